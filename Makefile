@@ -1,0 +1,27 @@
+# Two commands: `make demo` and `make test`. Each does all the set-up that a fresh machine needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test quality install clean
+
+demo: install
+	$(BIN)/smp-ray demo
+
+test: install
+	$(BIN)/python -m pytest
+
+quality: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "smp_ray needs Python 3.11 or newer: make PYTHON=python3.11 demo"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv runs .cache

@@ -1,0 +1,283 @@
+"""The configuration: one YAML file, checked key by key before anything starts.
+
+Every option has its default, unit and bounds here. Unknown keys, wrong types and values out of bounds raise
+`ConfigError` with the file, the dotted key, what was found and what is allowed, on one line a problem.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from smp_ray.errors import ConfigError
+
+Family = Literal["caption", "clip", "perplexity"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+#: The columns of the posts table that a `table` source may fill (besides any `user_<name>` number).
+TABLE_COLUMNS = (
+    "post_id", "user_id", "split", "title", "tags", "text_language", "media_type", "image", "posted_at",
+    "latitude", "longitude", "geo_accuracy", "category", "subcategory", "concept", "popularity",
+)  # fmt: skip
+
+
+class Section(BaseModel):
+    """A section of the configuration: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class DemoSource(Section):
+    """The built-in sample world: synthetic posts with rendered pictures."""
+
+    kind: Literal["demo"]
+    posts: int = Field(2000, ge=10, le=100_000_000, description="number of posts, train and test together")
+    seed: int = Field(0, ge=0, description="the same seed and size give the same world")
+    test_share: float = Field(0.1, ge=0, lt=1, description="share of posts without a published label")
+
+
+class SmpdImageSource(Section):
+    """SMPD-Image (Flickr) in its published layout."""
+
+    kind: Literal["smpd_image"]
+    path: str = Field(description="the dataset's root folder")
+    splits: tuple[Literal["train", "test"], ...] = Field(("train", "test"), min_length=1)
+
+
+class SmpdVideoSource(Section):
+    """SMPD-Video (TikTok): posts.jsonl, users.jsonl, videos.jsonl and, for labels, popularity.jsonl."""
+
+    kind: Literal["smpd_video"]
+    path: str = Field(description="the folder with the JSON-lines files")
+
+
+class TableSource(Section):
+    """One's own table of posts: CSV, Parquet or JSON-lines."""
+
+    kind: Literal["table"]
+    path: str = Field(description="a file or folder; local, s3:// or gs://")
+    format: Literal["auto", "csv", "parquet", "jsonl"] = "auto"
+    columns: dict[str, str] = Field(description="column of the posts table -> column of the file")
+    image_root: str | None = Field(None, description="folder of relative image paths; default: the table's folder")
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        if "post_id" not in columns:
+            raise ValueError("needs a 'post_id' entry")
+        for name in columns:
+            if name not in TABLE_COLUMNS and not name.startswith("user_"):
+                raise ValueError(f"'{name}' is not one of {', '.join(TABLE_COLUMNS)} or user_<number>")
+        return columns
+
+
+Source = Annotated[DemoSource | SmpdImageSource | SmpdVideoSource | TableSource, Field(discriminator="kind")]
+
+
+class ModelSection(Section):
+    """What the three model families share."""
+
+    dtype: Dtype = Field("auto", description="auto: float32 on a CPU; on a GPU see each family")
+    num_gpus: float | None = Field(None, ge=0, le=64, description="GPUs an actor takes; null: decided by placement")
+    num_cpus: float | None = Field(None, gt=0, le=1024, description="CPUs an actor takes; null: by placement")
+    min_actors: int = Field(1, ge=1, le=10_000, description="actors that must start (spread placement)")
+    max_actors: int | None = Field(None, ge=1, le=10_000, description="upper bound of the pool; null: by resources")
+
+    @model_validator(mode="after")
+    def _pool_bounds(self) -> ModelSection:
+        if self.max_actors is not None and self.max_actors < self.min_actors:
+            raise ValueError(f"max_actors ({self.max_actors}) is below min_actors ({self.min_actors})")
+        return self
+
+
+class CaptionerConfig(ModelSection):
+    """An image-to-text model of transformers. dtype auto on a GPU: bfloat16."""
+
+    model: str = Field("embedded", min_length=1, description="'embedded', a folder, or a hub id")
+    revision: str | None = Field(None, description="commit of a hub id")
+    prompt: str | None = Field(None, description="instruction, for models that take one")
+    max_new_tokens: int = Field(20, ge=1, le=512, description="tokens a caption may have")
+    num_beams: int = Field(1, ge=1, le=32)
+    batch_size: int = Field(16, ge=1, le=4096, description="images a forward pass")
+
+
+class ClipConfig(ModelSection):
+    """An open_clip model. dtype auto on a GPU: float16."""
+
+    model: str = Field("embedded", min_length=1, description="'embedded', a folder, or an open_clip name")
+    pretrained: str | None = Field(None, description="open_clip weights tag or a weights file")
+    batch_size: int = Field(64, ge=1, le=8192, description="images or texts a forward pass")
+
+
+class PerplexityConfig(ModelSection):
+    """A causal language model of transformers. dtype auto on a GPU: float32, the number is a measurement."""
+
+    model: str = Field("embedded", min_length=1, description="'embedded', a folder, or a hub id")
+    revision: str | None = Field(None, description="commit of a hub id")
+    gguf_file: str | None = Field(None, description="name of a GGUF file inside the model folder")
+    max_tokens: int = Field(256, ge=1, le=131_072, description="tokens of a text that are scored; the rest is cut")
+    batch_size: int = Field(64, ge=1, le=4096, description="texts a forward pass")
+
+
+class ImagesConfig(Section):
+    """How images are fetched and decoded."""
+
+    timeout_s: float = Field(20.0, gt=0, le=600, description="for one image over the network")
+    max_bytes: int = Field(64 * 2**20, ge=1024, description="largest encoded image taken")
+    max_pixels: int = Field(100_000_000, ge=1, description="largest image decoded, checked before decoding")
+    threads: int = Field(8, ge=1, le=256, description="parallel fetches of one worker")
+
+
+class FeaturesConfig(Section):
+    """The feature pass."""
+
+    families: tuple[Family, ...] = Field(("caption", "clip", "perplexity"))
+    captioner: CaptionerConfig = CaptionerConfig()
+    clip: ClipConfig = ClipConfig()
+    perplexity: PerplexityConfig = PerplexityConfig()
+    images: ImagesConfig = ImagesConfig()
+    placement: Literal["auto", "spread", "colocated"] = "auto"
+    workers: int | None = Field(None, ge=1, le=10_000, description="colocated actors; null: by resources")
+    rows_per_block: int | None = Field(
+        None, ge=1, le=1_000_000, description="posts a block and at least a file: the unit that is kept on a crash"
+    )
+
+    @field_validator("families")
+    @classmethod
+    def _no_repeats(cls, families: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(families)) != len(families):
+            raise ValueError("each family once, but the list names a family twice")
+        if not families:
+            raise ValueError("at least one of caption, clip, perplexity")
+        return families
+
+
+class RayConfig(Section):
+    """Where Ray runs."""
+
+    address: str | None = Field(None, description="null: RAY_ADDRESS if set (inside a job), else this machine alone")
+    num_cpus: int | None = Field(None, ge=1, description="logical CPUs of a local Ray; null: all, at least 4")
+    num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; null: all")
+    object_store_mb: int | None = Field(
+        None, ge=80, description="local object store; null: 30 % of memory, at most 2048"
+    )
+    env: dict[str, str] = Field({}, description="environment variables of the workers (HF_HOME, AWS_…)")
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    workspace: str = Field("runs/demo", min_length=1, description="a folder or s3://bucket/prefix")
+    source: Source
+    features: FeaturesConfig = FeaturesConfig()
+    ray: RayConfig = RayConfig()
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None, workspace: str | None = None) -> Config:
+    """Read and check a configuration file.
+
+    Args:
+        path: the YAML file. A relative `source.path` in it is taken from the current folder.
+        overrides: `KEY=VALUE` settings, KEY dotted (`features.clip.batch_size=64`), VALUE in YAML.
+        workspace: replaces the file's `workspace`.
+
+    Raises:
+        ConfigError: with every problem found, one line each.
+    """
+    return build_config(_read_yaml(Path(path)), overrides, workspace, name=str(path))
+
+
+def build_config(
+    raw: dict[str, Any], overrides: list[str] | None = None, workspace: str | None = None, name: str = "config"
+) -> Config:
+    """As `load_config`, from the mapping that a file would hold; `name` stands for the file in messages."""
+    origin: dict[str, str] = {}
+    for override in overrides or []:
+        origin[_apply_override(raw, override)] = "--set"
+    if workspace is not None:
+        raw["workspace"] = workspace
+        origin["workspace"] = "--workspace"
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error, name, origin))) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise ConfigError(f"{path}: {reason}; see configs/ for examples") from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: found {_shown(raw)}, allowed: a mapping with 'source' and 'features'")
+    return raw
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> str:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"--set {override}: found no KEY=VALUE, allowed: for example features.clip.batch_size=64")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not YAML") from None
+    node = raw
+    for depth, part in enumerate(parts[:-1], start=1):
+        child = node.setdefault(part, {})
+        if child is None:
+            child = node[part] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {'.'.join(parts[:depth])} is {_shown(child)}, not a section")
+        node = child
+    node[parts[-1]] = value
+    return ".".join(parts)
+
+
+def _lines(error: ValidationError, path: str, origin: dict[str, str]) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = _dotted(problem["loc"])
+        where = next((origin[set_key] for set_key in origin if f"{key}.".startswith(f"{set_key}.")), path)
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(_known_keys(problem["loc"]))
+            lines.append(f"{where}: {key}: unknown key, allowed: {known}" if known else f"{where}: {key}: unknown key")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: {key}: missing, it must be given")
+        else:
+            allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            lines.append(f"{where}: {key}: found {_shown(problem.get('input'))}, allowed: {allowed}")
+    return lines
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    # pydantic puts the discriminator's value into the location of a tagged union; users never wrote it.
+    parts = [str(part) for part in loc]
+    if len(parts) > 2 and parts[0] == "source":
+        del parts[1]
+    return ".".join(parts) or "(the whole file)"
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    model: Any = Config
+    for part in loc[:-1]:
+        if part == "source":
+            continue
+        kinds = {"demo": DemoSource, "smpd_image": SmpdImageSource, "smpd_video": SmpdVideoSource, "table": TableSource}
+        model = kinds.get(str(part)) or model.model_fields[str(part)].annotation
+        if not hasattr(model, "model_fields"):
+            return []
+    return list(model.model_fields)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

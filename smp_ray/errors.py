@@ -1,0 +1,31 @@
+"""The project's own errors: each says what was found, where, and what to do, and carries an exit status."""
+
+from __future__ import annotations
+
+
+class SmpRayError(Exception):
+    """An expected failure of a run; the command prints its one line and exits with `exit_status`."""
+
+    exit_status = 1
+
+
+class ConfigError(SmpRayError):
+    """The configuration or the command line is wrong: nothing was started."""
+
+    exit_status = 2
+
+
+class DataError(SmpRayError):
+    """The raw dataset cannot be read at all (a missing file, unreadable JSON): the file and position are named."""
+
+
+class ModelError(SmpRayError):
+    """A model cannot be loaded or does not fit its family (a missing folder, no tokenizer, no network)."""
+
+
+class WorkspaceError(SmpRayError):
+    """The workspace cannot be reached, or an artefact in it contradicts its manifest."""
+
+
+class FeaturePassError(SmpRayError):
+    """The Ray Data pass ended before every post had its row; what was finished is kept."""

@@ -1,0 +1,1 @@
+"""The Ray Data pass: posts in, feature families out."""

@@ -1,0 +1,139 @@
+"""Encoded image bytes to RGB pixels: one decode an image, every way it can go wrong a one-line reason.
+
+Choices made here, where formats leave room: transparency is laid over white (the page a photograph is shown on);
+16-bit and float pictures are scaled to 8 bits, not clipped; of an animation the first frame counts; the EXIF
+orientation is applied; colour profiles are ignored, as the published image processors ignore them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+#: What is decoded. EPS (it runs Ghostscript) and containers whose header does not bound the picture are left out.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA")
+
+_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+
+# Both are process-wide and set once, since PIL offers no per-call setting that is safe with several threads:
+# decode() bounds the pixels itself (images.max_pixels), and damaged metadata is no news to the user.
+Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class BadImage(ValueError):  # noqa: N818 - it names the status of a post (bad_image), not a failure of the run
+    """The bytes are not an image that can be decoded; `reason` says why, on one line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def content_hash(data: bytes) -> str:
+    """Identity of an encoded image: 32 hexadecimal digits of BLAKE2b over its bytes."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def decode(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode an encoded image into 8-bit RGB, upright.
+
+    Args:
+        data: the whole file.
+        max_pixels: largest width x height taken; checked on the header, before any pixel is decoded.
+
+    Returns:
+        An image of mode RGB without EXIF or alpha.
+
+    Raises:
+        BadImage: with the reason. No other exception leaves this function, whatever the bytes are.
+    """
+    if not data:
+        raise BadImage("empty file")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as error:  # PIL's plugins raise whatever the damage leads to
+        raise BadImage(_unreadable(data, error)) from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadImage(f"{width} x {height} pixels are more than images.max_pixels ({max_pixels})")
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except Exception as error:
+        detail = " ".join(str(error).split())[:200] or type(error).__name__
+        kind = "truncated" if "truncated" in detail.lower() or isinstance(error, EOFError) else "damaged"
+        raise BadImage(f"{kind} {image.format} image: {detail}") from None
+
+
+def _unreadable(data: bytes, error: Exception) -> str:
+    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "not an image: HTML text"
+    if head.startswith((b"<?xml", b"<svg")):
+        return "not an image: XML or SVG text"
+    try:
+        text = data[:512].decode("utf-8", errors="ignore")
+    except ValueError:
+        text = ""
+    if text and sum(character.isprintable() or character.isspace() for character in text) >= 0.97 * len(data[:512]):
+        return "not an image: plain text"
+    if data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")) or data[8:12] == b"WEBP":
+        detail = "" if isinstance(error, Image.UnidentifiedImageError) else f": {' '.join(str(error).split())[:200]}"
+        return f"damaged image header{detail}"
+    return "unknown image format"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # a damaged EXIF block says nothing of the orientation; the pixels are still good
+        return image
+    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    turned.info = image.info
+    turned.format = image.format
+    return turned
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image if type(image) is Image.Image else image.copy()
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_to_uint8(image)).convert("RGB")
+    palette_alpha = image.mode == "P" and image.palette is not None and image.palette.mode == "RGBA"
+    if image.mode in _ALPHA_MODES or "transparency" in image.info or palette_alpha:
+        layer = image.convert("RGBA")
+        page = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(page, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_uint8(image: Image.Image) -> np.ndarray:
+    """Scale a greyscale picture deeper than 8 bits to 0..255.
+
+    Whole numbers are taken as 16 bits (32-bit ones as a share of their largest value), floats as 0..1, as 0..255, or
+    as a share of their largest value, whichever is the first that holds them.
+    """
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+    largest = float(values.max())
+    if image.mode == "F":
+        scale = 1.0 if largest <= 1 else 255.0 if largest <= 255 else largest
+    else:
+        scale = max(65535.0, largest)
+    return np.floor(values * (255.0 / scale) + 0.5).astype(np.uint8)

@@ -1,0 +1,84 @@
+"""What the user sees while a stage works: a bar in a terminal, a plain line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+#: Seconds between two lines of a log that is not a terminal.
+LOG_EVERY = 15.0
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """One plain line to the user, on standard error."""
+    console.print(line, markup=False)
+
+
+class Reporter:
+    """Shows how far one stage is. `update` may be called as often as one likes."""
+
+    def __init__(self, stage: str, unit: str = "posts") -> None:
+        self._stage = stage
+        self._unit = unit
+        self._began = time.monotonic()
+        self._said = self._began
+        self._bar: Progress | None = None
+        self._task = None
+        self._base: int | None = None
+
+    def __enter__(self) -> Reporter:
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+                console=console, transient=True,
+            )  # fmt: skip
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, total: int | None, note: str = "") -> None:
+        """Say that `done` of `total` (None: unknown) are finished."""
+        if self._bar is not None:
+            if self._task is None:
+                self._task = self._bar.add_task(self._stage, total=total, note=note)  # type: ignore[assignment]
+            self._bar.update(self._task, completed=done, total=total, note=note)  # type: ignore[arg-type]
+            return
+        now = time.monotonic()
+        if now - self._said >= LOG_EVERY:
+            self._said = now
+            share = f"{done:,}" if total is None else f"{done:,}/{total:,}"
+            say(f"{self._stage}: {share} {self._unit} after {now - self._began:.0f} s{', ' + note if note else ''}")
+
+
+@contextmanager
+def polled(reporter: Reporter, ask: Callable[[], tuple[int, int | None, str]], every: float = 0.5) -> Iterator[None]:
+    """Call `ask` in a thread and show its answer until the block ends; a failing `ask` only ends the showing."""
+    stop = Event()
+
+    def poll() -> None:
+        while not stop.wait(every):
+            try:
+                reporter.update(*ask())
+            except Exception as error:  # the display must never end the work
+                print(f"progress display stopped: {error}", file=sys.stderr)
+                return
+
+    thread = Thread(target=poll, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)

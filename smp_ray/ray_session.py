@@ -1,0 +1,130 @@
+"""Starting Ray once for all stages of a command, quietly, and saying what the cluster has."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from smp_ray.config import RayConfig
+from smp_ray.errors import SmpRayError
+
+#: The least number of logical CPUs of a local Ray: its checkpoint filter takes one, readers and writers need room.
+LEAST_LOGICAL_CPUS = 4
+#: Imported by Ray's spare workers while the pass is being planned, so that actors need not wait for them.
+_PRELOAD = ["torch", "open_clip", "transformers", "smp_ray.features.actors"]
+
+
+@dataclass
+class RaySession:
+    """Ray, started when a stage first asks for it; `close` stops what this session started."""
+
+    settings: RayConfig
+    started: bool = False
+    #: Physical cores of a local Ray, None on a cluster.
+    cores: int | None = None
+    start_seconds: float = field(default=0.0)
+
+    def start(self) -> None:
+        """Start a local Ray or connect to the cluster; a no-op if that was done.
+
+        Raises:
+            SmpRayError: the cluster cannot be reached.
+        """
+        if self.started:
+            return
+        began = time.monotonic()
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        _quieten()
+        import ray
+
+        address = self.settings.address or os.environ.get("RAY_ADDRESS")
+        common: dict[str, Any] = {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "runtime_env": {"env_vars": dict(self.settings.env)} if self.settings.env else None,
+        }
+        try:
+            with _first_native_line_hidden():
+                if address and address != "local":
+                    ray.init(address=address, **common)
+                else:
+                    self._start_local(ray, common)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = address or "this machine"
+            raise SmpRayError(f"Ray at {where} cannot be reached: {' '.join(str(error).split())}") from error
+        self.started = True
+        self.start_seconds = time.monotonic() - began
+
+    def _start_local(self, ray: Any, common: dict[str, Any]) -> None:
+        self.cores = available_cores()
+        limit = self.settings.object_store_mb
+        ray.init(
+            address="local",
+            num_cpus=self.settings.num_cpus or max(LEAST_LOGICAL_CPUS, self.cores),
+            num_gpus=self.settings.num_gpus,
+            object_store_memory=limit * 2**20 if limit else min(2 * 2**30, int(_memory() * 0.3)),
+            include_dashboard=False,
+            _system_config={"preload_python_modules": _PRELOAD},
+            **common,
+        )
+
+    def close(self) -> None:
+        """Stop the local Ray or leave the cluster."""
+        if self.started:
+            import ray
+
+            ray.shutdown()
+            self.started = False
+
+
+@contextmanager
+def ray_session(settings: RayConfig) -> Iterator[RaySession]:
+    """A session that is closed whatever happens."""
+    session = RaySession(settings)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@contextmanager
+def _first_native_line_hidden() -> Iterator[None]:
+    """Ray's native code announces on standard error that it was told to be quiet; all else is passed on."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            for line in caught.read().splitlines(keepends=True):
+                if b"Set ray log level" not in line:
+                    os.write(2, line)
+
+
+def _quieten() -> None:
+    """Keep Ray's own chatter down; errors still come as exceptions."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray.data  # noqa: F401  (importing it configures its loggers, so it comes first)
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

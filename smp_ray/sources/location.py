@@ -1,0 +1,125 @@
+"""Where raw data lies: a folder or file on any pyarrow filesystem, and the addresses of what is inside it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from smp_ray.errors import DataError, WorkspaceError
+from smp_ray.workspace import open_location
+
+#: Raw files that are larger than this together are identified by size and time of change, not by their content.
+HASHED_BYTES = 2**30
+
+_READ_BUFFER = 2**20
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder of the raw data; `root` is its path on `filesystem`, `uri` what the user wrote."""
+
+    uri: str
+    filesystem: pafs.FileSystem
+    root: str
+
+    @classmethod
+    def open(cls, uri: str) -> Location:
+        """Open a local path or a URI.
+
+        Raises:
+            DataError: the address is not one that pyarrow can open.
+        """
+        try:
+            filesystem, root = open_location(uri)
+        except WorkspaceError as error:
+            raise DataError(str(error)) from None
+        return cls(uri=uri, filesystem=filesystem, root=root)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files inside are named by plain paths."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def path(self, relative: str) -> str:
+        """Path on `filesystem` of something inside."""
+        return f"{self.root.rstrip('/')}/{relative}" if relative else self.root
+
+    def parent(self) -> Location:
+        """The folder that holds this file."""
+        base, _, query = self.uri.partition("?")
+        uri = base.rstrip("/").rpartition("/")[0] + (f"?{query}" if query else "")
+        return Location(uri=uri, filesystem=self.filesystem, root=self.root.rpartition("/")[0] or "/")
+
+    def address(self, relative: str) -> str:
+        """Address of a file inside that any reader can open: an absolute local path, or the root's URI extended.
+
+        A remote root keeps its scheme and its query string, which may name the endpoint.
+        """
+        if self.is_local:
+            return self.path(relative)
+        base, _, query = self.uri.partition("?")
+        return f"{base.rstrip('/')}/{quote(relative)}" + (f"?{query}" if query else "")
+
+    def kind(self, relative: str = "") -> pafs.FileType:
+        """File, Directory or NotFound."""
+        with reading(self.address(relative) if relative else self.uri):
+            return self.filesystem.get_file_info(self.path(relative)).type
+
+    def is_file(self, relative: str) -> bool:
+        """Whether there is such a file inside."""
+        return bool(self.kind(relative) == pafs.FileType.File)
+
+    def stream(self, relative: str = "") -> BinaryIO:
+        """The bytes of a file, decompressed where its suffix says so (.gz, .bz2, .zst)."""
+        with reading(self.path(relative)):
+            raw = self.filesystem.open_input_stream(self.path(relative))
+        return cast(BinaryIO, io.BufferedReader(raw, _READ_BUFFER))
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn whatever a filesystem or a decompressor raises into one `DataError` line that names the file."""
+    try:
+        yield
+    except (OSError, EOFError, pa.ArrowException, UnicodeError) as error:
+        raise DataError(f"{name}: cannot be read: {' '.join(str(error).split())}") from None
+
+
+def files_identity(location: Location, names: Iterable[str]) -> list[dict[str, Any]]:
+    """What identifies the content of files: name, size and a hash (or the time of change beyond `HASHED_BYTES`)."""
+    names = sorted(names)
+    with reading(location.uri):
+        infos = location.filesystem.get_file_info([location.path(name) for name in names])
+    hashed = sum(info.size or 0 for info in infos) <= HASHED_BYTES
+    identity = []
+    for name, info in zip(names, infos, strict=True):
+        content = {"blake2b": _content_hash(location, name)} if hashed else {"mtime_ns": info.mtime_ns}
+        identity.append({"name": name, "size": info.size, **content})
+    return identity
+
+
+def _content_hash(location: Location, name: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with reading(location.path(name)), location.filesystem.open_input_file(location.path(name)) as file:
+        while chunk := file.read(_READ_BUFFER):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def inside(path: str) -> str | None:
+    """A relative path in its simplest form, or None where it is absolute or may lead out of its folder.
+
+    Any `..` is refused, even one that would come back: through a linked folder it need not.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if not parts or path.startswith("/") or ".." in parts or "\0" in path or "://" in path:
+        return None
+    return "/".join(parts)

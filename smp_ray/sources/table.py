@@ -1,0 +1,171 @@
+"""One's own table of posts: CSV, Parquet or JSON-lines files with mapped columns.
+
+Nothing is guessed: a row with a value that cannot be read is rejected with the column, what was found and what is
+allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from smp_ray.config import TABLE_COLUMNS, TableSource
+from smp_ray.errors import DataError
+from smp_ray.sources.base import Intake, RawPost
+from smp_ray.sources.location import Location, files_identity, inside
+from smp_ray.sources.table_files import read_table, table_files
+from smp_ray.sources.values import (
+    as_bounded,
+    as_flag,
+    as_id,
+    as_label,
+    as_number,
+    as_text,
+    as_texts,
+    as_time,
+)
+
+_SPLITS = ("train", "test")
+#: Addresses that are taken as they are; whoever fetches the image opens them.
+_FETCHED = ("http", "https", "s3", "gs")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_REPORT_EVERY = 10_000
+
+
+def _split(value: Any) -> str | None:
+    found = as_id(value)
+    if found is not None and found.lower() not in _SPLITS:
+        raise ValueError(f"found {found!r}, allowed: train or test")
+    return found.lower() if found else None
+
+
+def _tags(value: Any) -> list[str] | None:
+    return as_texts(value, "," if isinstance(value, str) and "," in value else None)
+
+
+#: How the value of each column is read; `user_<name>` columns that are not here are numbers.
+_READINGS: dict[str, Callable[[Any], Any]] = {
+    "post_id": as_id,
+    "user_id": as_id,
+    "split": _split,
+    "title": as_text,
+    "tags": _tags,
+    "text_language": as_id,
+    "media_type": as_id,
+    "posted_at": as_time,
+    "latitude": lambda value: as_bounded(value, -90, 90),
+    "longitude": lambda value: as_bounded(value, -180, 180),
+    "geo_accuracy": as_number,
+    "category": as_id,
+    "subcategory": as_id,
+    "concept": as_id,
+    "popularity": as_label,
+}
+
+
+class TableReader:
+    """Reads a file, or all files of one format in a folder, in the order of their names."""
+
+    namespace = ""
+
+    def __init__(self, source: TableSource) -> None:
+        self._columns = source.columns
+        self._location = Location.open(source.path)
+        self._files, self._format = table_files(self._location, source.format)
+        if source.image_root is not None:
+            self._images = Location.open(source.image_root)
+        else:
+            self._images = self._location.parent() if self._files == [""] else self._location
+
+    @property
+    def extra_fields(self) -> list[pa.Field]:
+        """The mapped `user_<name>` columns, as numbers."""
+        return [pa.field(name, pa.float64()) for name in sorted(self._columns) if name not in TABLE_COLUMNS]
+
+    def identity(self) -> Any:
+        """The content of the table's files, and the folder of relative image paths, because image_uri is absolute."""
+        files = files_identity(self._location, self._files)
+        return {"files": files, "images": self._images.address("") if "image" in self._columns else None}
+
+    def posts(self, intake: Intake) -> Iterator[RawPost]:
+        """All rows of all files; see `Reader.posts`."""
+        wanted = list(dict.fromkeys(self._columns.values()))
+        done = 0
+        for name in self._files:
+            shown = name or self._location.root.rpartition("/")[2]
+            for position, record in read_table(self._location, name, self._format, wanted, intake):
+                done += 1
+                if done % _REPORT_EVERY == 0:
+                    intake.progress(shown, done, None)
+                post = self._post(record, position, shown, intake)
+                if post is not None:
+                    yield post
+
+    def _post(self, record: dict[str, Any], position: str, shown: str, intake: Intake) -> RawPost | None:
+        values: dict[str, Any] = {}
+        reference: str | bytes | None = None
+        for column, name in self._columns.items():
+            try:
+                if column == "image":
+                    reference = _image(record.get(name))
+                    values.update(self._resolved(reference))
+                else:
+                    values[column] = _READINGS.get(column, as_flag)(record.get(name))
+            except ValueError as error:
+                kind = "label" if column == "popularity" else column
+                intake.reject(kind, shown, record, f"{position}: {column}: {error}")
+                return None
+        if values["post_id"] is None:
+            intake.reject("without_ids", shown, record, f"{position}: no {self._columns['post_id']}")
+            return None
+        if values.get("latitude") is None or values.get("longitude") is None:
+            values.update(latitude=None, longitude=None, geo_accuracy=None)
+        values["split"] = values.get("split") or ("test" if values.get("popularity") is None else "train")
+        return RawPost(values, reference, shown)
+
+    def _resolved(self, reference: str | bytes | None) -> dict[str, Any]:
+        """The image columns for a reference: bytes as they are, paths as addresses."""
+        if isinstance(reference, bytes):
+            return {"image_bytes": reference}
+        if reference is None:
+            return {}
+        scheme = _SCHEME.match(reference)
+        if scheme is not None and scheme[1].lower() in _FETCHED:
+            return {"image_uri": reference}
+        path = _file_path(reference) if scheme is not None else reference
+        if path.startswith("/"):
+            return {"image_uri": self._absolute(path)}
+        relative = inside(path)
+        if relative is None or path.lower().startswith("data:"):
+            raise ValueError(f"found {reference[:200]!r}, allowed: a path inside {self._images.uri}, or a URL")
+        return {"image_uri": self._images.address(relative)}
+
+    def _absolute(self, path: str) -> str:
+        root = self._images.root.rstrip("/") + "/"
+        if not self._images.is_local or not path.startswith(root) or inside(path.removeprefix(root)) is None:
+            allowed = f"a path inside {self._images.uri} (source.image_root widens that), or a URL"
+            raise ValueError(f"found {path[:200]!r}, allowed: {allowed}")
+        return path
+
+
+def _image(value: Any) -> str | bytes | None:
+    """What a row says of its image: bytes, a text, or Hugging Face's pair of both; empty means none."""
+    if isinstance(value, dict) and value.keys() & {"bytes", "path"}:
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value or None
+    return as_id(value)
+
+
+def _file_path(uri: str) -> str:
+    """Path of a file:// address."""
+    try:
+        location = Location.open(uri)
+    except DataError as error:
+        raise ValueError(f"found {uri[:200]!r}, allowed: a path, http, https, s3 or gs ({error})") from None
+    if not location.is_local:
+        raise ValueError(f"found {uri[:200]!r}, allowed: a path, or an address of {', '.join(_FETCHED)}")
+    return location.root

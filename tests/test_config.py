@@ -1,0 +1,89 @@
+"""The configuration: every mistake ends with file, key, what was found and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from smp_ray.config import build_config, load_config
+from smp_ray.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configs_are_valid(path: Path) -> None:
+    assert load_config(path).features.families
+
+
+def test_shipped_configs_are_found() -> None:
+    assert {"demo.yaml", "smpd.yaml", "smp-video.yaml", "cluster.yaml"} <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("features.clip.batchsize=3", "features.clip.batchsize: unknown key, allowed: dtype"),
+        ("features.clip.batch_size=0", "features.clip.batch_size: found 0, allowed: greater than or equal to 1"),
+        ("features.clip.batch_size=many", "features.clip.batch_size: found 'many', allowed: a valid integer"),
+        ("features.placement=somewhere", "allowed: 'auto', 'spread' or 'colocated'"),
+        ("features.families=[caption, caption]", "names a family twice"),
+        ("features.families=[smell]", "--set: features.families.0: found 'smell'"),
+        ("features.clip.min_actors=9", None),
+        ("source.kind=flickr", "source: found"),
+        ("source.seeds=3", "source.seeds: unknown key, allowed: kind, posts, seed, test_share"),
+        ("bar=1", "bar: unknown key, allowed: workspace, source, features, ray"),
+        ("features=3", "features: found 3"),
+        ("features.clip", "found no KEY=VALUE"),
+        ("features.clip.batch_size=[", "the value is not YAML"),
+        ("workspace.deep=1", "workspace is 'w', not a section"),
+    ],
+)
+def test_overrides(override: str, expected: str | None) -> None:
+    raw = {"workspace": "w", "source": {"kind": "demo"}}
+    if expected is None:
+        assert build_config(raw, [override]).features.clip.min_actors == 9
+        return
+    with pytest.raises(ConfigError) as caught:
+        build_config(raw, [override])
+    assert expected in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_problem_has_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("source: {kind: table, path: x}\nfeatures: {clip: {max_actors: 1, min_actors: 2}}\nworkspace: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(str(path)) for line in lines)
+    assert any("source.columns: missing" in line for line in lines)
+    assert any("max_actors (1) is below min_actors (2)" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("a: [", "not YAML"), ("- 1\n", "found [1]"), ("", "found None"), (b"\xff\xfe\x00", "codec")]
+)
+def test_rubbish_files(tmp_path: Path, text: str | bytes, expected: str) -> None:
+    path = tmp_path / "rubbish.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert expected in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_missing_file_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
+        load_config("nowhere.yaml")
+
+
+def test_table_columns_are_checked() -> None:
+    source = {"kind": "table", "path": "x.csv", "columns": {"post_id": "id", "likes": "n"}}
+    with pytest.raises(ConfigError, match="'likes' is not one of"):
+        build_config({"source": source})
+    source["columns"] = {"title": "t"}
+    with pytest.raises(ConfigError, match="needs a 'post_id' entry"):
+        build_config({"source": source})
