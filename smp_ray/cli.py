@@ -201,15 +201,12 @@ def _examples(path: str) -> None:
 
     columns = ["title", "caption", "similarity_title_caption", "title_perplexity"]
     with_all = pq.read_table(path, columns=columns).to_pandas().dropna().sort_values("similarity_title_caption")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("title", "caption of the picture", "similarity", "perplexity"):
-        table.add_column(name, justify="right" if name in ("similarity", "perplexity") else "left", no_wrap=True)
     picked = with_all.iloc[[round(part * (len(with_all) - 1)) for part in (0, 0.25, 0.5, 0.75, 1)]]
+    line = "{:<40.40}  {:<34.34} {:>10} {:>10}".format
+    console.print("\n" + line("title", "caption of the picture", "similarity", "perplexity"), style="bold")
     for row in picked.itertuples():
         numbers = f"{row.similarity_title_caption:.2f}", f"{row.title_perplexity:,.1f}"
-        table.add_row(row.title[:44], row.caption[:44], *numbers)
-    console.print()
-    console.print(table, markup=False)
+        console.print(line(row.title, row.caption, *numbers), markup=False)
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def run_pass(spec: PassSpec, placement: Placement, posts: Manifest, folder: Pass
     workspace.make_dir(folder.data)
     with _data_context(folder):
         dataset = _read(workspace, posts, block)
-        dataset = _compute(dataset, spec, placement)
+        dataset = _compute(dataset, spec, placement, blocks=math.ceil(posts.rows / block))
         try:
             dataset.write_parquet(
                 workspace.path(folder.data),
@@ -127,7 +127,7 @@ def _read(workspace: Workspace, posts: Manifest, block: int) -> Dataset:
     )
 
 
-def _compute(dataset: Dataset, spec: PassSpec, placement: Placement) -> Dataset:
+def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, blocks: int) -> Dataset:
     inside = placement.decode_cpus is None and placement.kind == "colocated"
     if not inside:
         dataset = dataset.map_batches(
@@ -139,11 +139,15 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement) -> Dataset:
             )
     for number, pool in enumerate(placement.pools):
         last = number == len(placement.pools) - 1
-        dataset = _map_pool(dataset, spec, pool, inside=inside, last=last)
+        # More actors than blocks would load models for nothing.
+        size = min(pool.min_actors, blocks), min(pool.max_actors, blocks)
+        dataset = _map_pool(dataset, spec, pool, size, inside=inside, last=last)
     return dataset
 
 
-def _map_pool(dataset: Dataset, spec: PassSpec, pool: Pool, *, inside: bool, last: bool) -> Dataset:
+def _map_pool(
+    dataset: Dataset, spec: PassSpec, pool: Pool, size: tuple[int, int], *, inside: bool, last: bool
+) -> Dataset:
     actor = ModelActor if len(pool.families) > 1 else ACTORS[pool.families[0]]
     device = "cuda" if pool.num_gpus else "cpu"
     with warnings.catch_warnings():
@@ -154,7 +158,7 @@ def _map_pool(dataset: Dataset, spec: PassSpec, pool: Pool, *, inside: bool, las
             fn_constructor_args=(spec, pool.families, device, pool.threads, inside, last),
             batch_format="pyarrow",
             batch_size=batch_rows(spec, pool.families),
-            compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
+            compute=ActorPoolStrategy(min_size=size[0], max_size=size[1]),
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus or None,
             max_restarts=MAX_RESTARTS,

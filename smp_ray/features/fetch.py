@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow.fs as pafs
 
@@ -104,7 +104,7 @@ class Fetcher:
                 filesystem, path = open_location(uri)
                 self._filesystems[key] = filesystem
                 return filesystem, path
-        return filesystem, (parts.netloc + parts.path) if parts.netloc else parts.path
+        return filesystem, parts.netloc + unquote(parts.path)
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from smp_ray.config import Config, Family
+from smp_ray.config import Config, Family, FeaturesConfig
 from smp_ray.errors import FeaturePassError
 from smp_ray.features.store import (
     PASSES,
@@ -144,7 +144,7 @@ class _Pass:
         block = rows_per_block(self.posts.rows, settings.rows_per_block, workers)
         before = time.monotonic() - self.began
         counter: Any = PassStats.remote()  # type: ignore[attr-defined]
-        spec = PassSpec(settings, self.missing, width, known, counter)
+        spec = PassSpec(self._pinned(settings), self.missing, width, known, counter)
 
         def ask() -> tuple[int, int | None, str]:
             now = ray.get(counter.snapshot.remote(), timeout=30)
@@ -157,6 +157,16 @@ class _Pass:
         with Reporter("features") as reporter, polled(reporter, ask):
             run_pass(spec, placement, self.posts, folder, block)
         return {**ray.get(counter.snapshot.remote()), "started_after_seconds": before}
+
+    def _pinned(self, settings: FeaturesConfig) -> FeaturesConfig:
+        """Hub models at the commit that the fingerprint names, so that workers cannot load a newer one."""
+        update: dict[str, Any] = {}
+        sections: dict[Family, str] = {"caption": "captioner", "perplexity": "perplexity"}
+        for family, name in sections.items():
+            revision = self.keys[family].model.get("revision") if family in self.keys else None
+            if revision:
+                update[name] = getattr(settings, name).model_copy(update={"revision": revision})
+        return settings.model_copy(update=update)
 
     def _publish(self, folder: Any, width: int, wall: float, stats: dict[str, Any]) -> dict[Family, Manifest]:
         import ray

@@ -76,7 +76,8 @@ def family_keys(config: Config) -> dict[Family, FamilyKey]:
         inputs = {"caption": keys["caption"].fingerprint} if family == "clip" and "caption" in keys else {}
         # A model is what its files are, not what its folder is called.
         what = {name: value for name, value in settings.items() if name not in ("model", "revision")}
-        key = fingerprint("features", family, STORE_VERSION, what, model, inputs)
+        identity = model.get("files") or model
+        key = fingerprint("features", family, STORE_VERSION, what, identity, inputs)
         keys[family] = FamilyKey(family, key, settings, model, inputs)
     return keys
 

@@ -139,8 +139,14 @@ class Captioner:
                 do_sample=False,
                 **prompt,
             )
-        tokens = tokens[:, self._echoed(tokens) :]
-        return [text.strip() for text in self._decode(tokens, skip_special_tokens=True)]
+        texts = self._decode(tokens, skip_special_tokens=True)
+        echoed = self._echoed(tokens)
+        if echoed:
+            # Decoded with the prompt before it, since the first token may go on with the prompt's last word; then cut
+            # by what exactly these prompt tokens decode to.
+            heads = self._decode(tokens[:, :echoed], skip_special_tokens=True)
+            texts = [text[len(head) :] for text, head in zip(texts, heads, strict=True)]
+        return [text.strip() for text in texts]
 
     def _echoed(self, tokens: torch.Tensor) -> int:
         """Length of the prompt at the front of the output: a decoder-only model repeats it, others do not."""
@@ -173,9 +179,8 @@ class Captioner:
         inputs.pop("pixel_values", None)
         unknown = set(inputs) - {"input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask"}
         if unknown:
-            raise ModelError(
-                f"captioner: inputs of '{self._settings.model}' not supported: {', '.join(sorted(unknown))}"
-            )
+            names = ", ".join(sorted(unknown))
+            raise ModelError(f"captioner: inputs of '{self._settings.model}' that are not supported: {names}")
         return {name: value.to(self.device) for name, value in inputs.items()}
 
 

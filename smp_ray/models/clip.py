@@ -211,6 +211,8 @@ def shorten(text: str, context_length: int) -> str:
 
 def _open_clip_names(settings: ClipConfig) -> tuple[str, str | None]:
     """The (model_name, pretrained) that open_clip takes."""
+    import open_clip
+
     folder = model_folder(settings.model, "clip")
     if folder is not None:
         return f"local-dir:{folder}", None
@@ -221,7 +223,15 @@ def _open_clip_names(settings: ClipConfig) -> tuple[str, str | None]:
     path = Path(settings.pretrained).expanduser()
     if settings.pretrained.startswith((".", "/", "~")) and not path.is_file():
         raise ModelError(f"clip: no weights file '{settings.pretrained}'")
-    return settings.model.replace("/", "-"), str(path) if path.is_file() else settings.pretrained
+    name = settings.model.replace("/", "-")
+    if path.is_file():
+        return name, str(path)
+    if not open_clip.get_pretrained_cfg(name, settings.pretrained):
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ModelError(
+            f"clip: '{settings.pretrained}' is neither a weights file nor a tag of '{settings.model}' (tags: {known})"
+        )
+    return name, settings.pretrained
 
 
 def _open_clip_config(settings: ClipConfig) -> dict[str, Any]:
@@ -267,10 +277,6 @@ def _preprocess_config(settings: ClipConfig) -> dict[str, Any]:
     merged = merge_preprocess_dict(PreprocessCfg(), config.get("preprocess_cfg", {}))
     name, pretrained = _open_clip_names(settings)
     if pretrained is not None:
-        tag = open_clip.get_pretrained_cfg(name, pretrained)
-        if not tag and not Path(pretrained).is_file():
-            known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-            raise ModelError(f"clip: '{pretrained}' is neither a weights file nor a tag of {name} (tags: {known})")
-        merged = merge_preprocess_dict(merged, tag)
+        merged = merge_preprocess_dict(merged, open_clip.get_pretrained_cfg(name, pretrained))
     merged["size"] = config["model_cfg"]["vision_cfg"].get("image_size", 224)
     return merged

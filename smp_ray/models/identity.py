@@ -86,7 +86,7 @@ def hub_commit(family: ModelFamily, repository: str, revision: str | None) -> st
         try:
             commit = huggingface_hub.HfApi().model_info(repository, revision=wanted, timeout=10).sha
             if commit:
-                return commit
+                return str(commit)
         except Exception as error:  # httpx, hub and validation errors share no base class
             problem = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     cached = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "refs" / wanted

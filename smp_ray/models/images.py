@@ -12,10 +12,15 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+Image.init()  # registers every plugin now; PIL would otherwise do so in the first thread that needs one
 #: What is decoded. EPS (it runs Ghostscript) and containers whose header does not bound the picture are left out.
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA")
+FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA")
+    if name in Image.OPEN
+)
 
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -92,7 +97,7 @@ def _unreadable(data: bytes, error: Exception) -> str:
     if text and sum(character.isprintable() or character.isspace() for character in text) >= 0.97 * len(data[:512]):
         return "not an image: plain text"
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")) or data[8:12] == b"WEBP":
-        detail = "" if isinstance(error, Image.UnidentifiedImageError) else f": {' '.join(str(error).split())[:200]}"
+        detail = "" if isinstance(error, UnidentifiedImageError) else f": {' '.join(str(error).split())[:200]}"
         return f"damaged image header{detail}"
     return "unknown image format"
 

@@ -107,6 +107,9 @@ def load_whole(auto_class: Any, source: str, family: ModelFamily, model: str, **
     Raises:
         ModelError: if a parameter of the model is not among the weights, or has another shape.
     """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # a bar for every actor of a cluster is noise
     loaded, report = auto_class.from_pretrained(source, trust_remote_code=False, output_loading_info=True, **options)
     parameters = {name for name, _ in loaded.named_parameters()}
     absent = sorted(set(report["missing_keys"]) & parameters)
@@ -167,6 +170,8 @@ def _missing_package(error: Exception, text: str) -> str | None:
 def _unreachable(error: Exception, text: str) -> bool:
     names = {type(cause).__name__ for cause in _chain(error)}
     if names & {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ConnectionError"}:
+        return True
+    if _offline() and "If you were trying to load it from 'https://huggingface.co" in text:
         return True
     return "couldn't connect to" in text or "offline mode" in text.lower() or "Failed to download weights" in text
 

@@ -25,7 +25,7 @@ class DemoReader:
     """Reads the sample world of one size and seed, and makes it first where `<workspace>/world` lacks it."""
 
     def __init__(self, source: DemoSource, workspace: Workspace) -> None:
-        from smp_ray.demo import world
+        from smp_ray.demo import world  # only this source draws pictures
 
         self._source = source
         self._workspace = workspace

@@ -90,6 +90,7 @@ class _Ingest:
         self._own = own
         self._schema = pa.schema([*POSTS, *reader.extra_fields])
         self._rejections: list[dict[str, str]] = []
+        self._rejected_characters = 0
         self._rejected = PartWriter(workspace, f"{STAGE}/{own}", "rejected.parquet", REJECTED)
         self._posts = PartWriter(workspace, f"{STAGE}/{own}/posts", "part-{:05d}.parquet", self._schema)
         self._intake = Intake(self._keep_rejected, progress)
@@ -158,12 +159,13 @@ class _Ingest:
 
     def _keep_rejected(self, source_file: str, record: str, reason: str) -> None:
         self._rejections.append({"source_file": source_file, "record": record, "reason": reason})
-        if len(self._rejections) >= _BATCH_POSTS:
+        self._rejected_characters += len(record)
+        if len(self._rejections) >= _BATCH_POSTS or self._rejected_characters >= _BATCH_BYTES // 4:
             self._flush_rejections()
 
     def _flush_rejections(self) -> None:
         self._rejected.write(self._rejections)
-        self._rejections = []
+        self._rejections, self._rejected_characters = [], 0
 
     def _nothing_taken(self) -> str:
         found = self._intake.counts["rejected"]

@@ -67,7 +67,8 @@ class JsonText:
             except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
                 raise self.failure(str(error)) from None
             else:
-                if end < len(self._buffer) or self._ended:
+                # "1" may go on as "1e+5": three more characters tell.
+                if end + 3 <= len(self._buffer) or self._ended:
                     text = self._buffer[self._at : end]
                     self._at = end
                     return value, text
@@ -151,7 +152,7 @@ def json_lines(location: Location, name: str) -> Iterator[tuple[int, dict[str, A
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line.rstrip("\r\n"))
         except (ValueError, RecursionError) as error:
             where = f" column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
             message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)

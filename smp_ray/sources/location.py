@@ -66,11 +66,11 @@ class Location:
         if self.is_local:
             return self.path(relative)
         base, _, query = self.uri.partition("?")
-        return f"{base.rstrip('/')}/{quote(relative)}" + (f"?{query}" if query else "")
+        return base.rstrip("/") + (f"/{quote(relative)}" if relative else "") + (f"?{query}" if query else "")
 
     def kind(self, relative: str = "") -> pafs.FileType:
         """File, Directory or NotFound."""
-        with reading(self.address(relative) if relative else self.uri):
+        with reading(self.address(relative)):
             return self.filesystem.get_file_info(self.path(relative)).type
 
     def is_file(self, relative: str) -> bool:

@@ -21,8 +21,8 @@ from smp_ray.sources.base import Intake, RawPost
 from smp_ray.sources.json_stream import JsonText, text_lines
 from smp_ray.sources.location import Location, files_identity, inside
 from smp_ray.sources.record_store import RecordStore
-from smp_ray.sources.smpd_image_fields import EXTRA_FIELDS, PARTS, fill_part, place
-from smp_ray.sources.values import as_id, as_label
+from smp_ray.sources.smpd_image_fields import EXTRA_FIELDS, PARTS, fill_part, place, record_ids
+from smp_ray.sources.values import as_label
 
 #: First lines of a label file that are a header whatever the number of lines.
 _HEADERS = frozenset({"label", "labels", "popularity", "popularity_score", "score"})
@@ -230,19 +230,8 @@ def _keyed(records: Iterator[tuple[Any, str]], name: str, intake: Intake) -> Ite
     for number, (record, text) in enumerate(records, start=1):
         if number % _REPORT_EVERY == 0:
             intake.progress(name.rpartition("/")[2], number, None)
-        ids = _record_ids(record)
+        ids = record_ids(record)
         if ids is None:
             intake.reject("without_ids", name, text, f"record {number}: no Uid or no Pid")
         else:
             yield "/".join(ids), text
-
-
-def _record_ids(record: Any) -> tuple[str, str] | None:
-    if not isinstance(record, dict):
-        return None
-    found: dict[str, Any] = {key.lower(): value for key, value in record.items()}
-    try:
-        user_id, post_id = as_id(found.get("uid")), as_id(found.get("pid"))
-    except ValueError:
-        return None
-    return (user_id, post_id) if user_id and post_id else None

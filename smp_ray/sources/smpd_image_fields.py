@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -77,16 +78,43 @@ def fill_part(part: str, record: dict[str, Any], values: dict[str, Any], intake:
 
     A field that cannot be read is null and counted as `unreadable_<column>`: the post itself is still good.
     """
-    fields = {key.lower(): value for key, value in record.items()}
-    for column, names, parse in PARTS[part]:
-        value = next((fields[name] for name in names if name in fields), None)
+    for column, key, parse in _fields(part, tuple(record)):
         try:
-            values[column] = parse(value)
+            values[column] = parse(record[key])
         except ValueError:
             values[column] = None
             intake.count(f"unreadable_{column}")
     if part == "user_data":
         _split_timezone(values)
+
+
+@lru_cache(maxsize=1024)
+def _fields(part: str, keys: tuple[str, ...]) -> list[tuple[str, str, Callable[[Any], Any]]]:
+    """Column, key and reading of the fields that records with these keys have; all records of a file have the same."""
+    written = {key.lower(): key for key in keys}
+    found = [
+        (column, next((written[name] for name in names if name in written), None), parse)
+        for column, names, parse in PARTS[part]
+    ]
+    return [(column, key, parse) for column, key, parse in found if key is not None]
+
+
+def record_ids(record: Any) -> tuple[str, str] | None:
+    """(Uid, Pid) of a record of any file, or None where it lacks one."""
+    if not isinstance(record, dict):
+        return None
+    user_key, post_key = _id_keys(tuple(record))
+    try:
+        user_id, post_id = as_id(record.get(user_key)), as_id(record.get(post_key))
+    except ValueError:
+        return None
+    return (user_id, post_id) if user_id and post_id else None
+
+
+@lru_cache(maxsize=1024)
+def _id_keys(keys: tuple[str, ...]) -> tuple[str, str]:
+    written = {key.lower(): key for key in keys}
+    return written.get("uid", "Uid"), written.get("pid", "Pid")
 
 
 def place(values: dict[str, Any]) -> None:

@@ -140,13 +140,13 @@ class TableReader:
             return {"image_uri": self._absolute(path)}
         relative = inside(path)
         if relative is None or path.lower().startswith("data:"):
-            raise ValueError(f"found {reference[:200]!r}, allowed: a path inside {self._images.uri}, or a URL")
+            raise ValueError(f"found {reference[:200]!r}, allowed: a path inside {self._images.address('')}, or a URL")
         return {"image_uri": self._images.address(relative)}
 
     def _absolute(self, path: str) -> str:
         root = self._images.root.rstrip("/") + "/"
         if not self._images.is_local or not path.startswith(root) or inside(path.removeprefix(root)) is None:
-            allowed = f"a path inside {self._images.uri} (source.image_root widens that), or a URL"
+            allowed = f"a path inside {self._images.address('')} (source.image_root widens that), or a URL"
             raise ValueError(f"found {path[:200]!r}, allowed: {allowed}")
         return path
 

@@ -91,6 +91,9 @@ def _listed(location: Location, recursive: bool) -> list[str]:
 
 
 def _need_columns(shown: str, there: list[str], columns: list[str]) -> None:
+    repeated = [name for name in columns if there.count(name) > 1]
+    if repeated:
+        raise DataError(f"{shown}: more than one column {', '.join(map(repr, repeated))}")
     missing = [name for name in columns if name not in there]
     if missing:
         has = ", ".join(there) if len(there) <= 30 else ", ".join(there[:30]) + f", … ({len(there)} in all)"
@@ -114,7 +117,7 @@ def _read_csv(
                 yield f"line {start}", dict(zip(header, row, strict=True))
             elif row:
                 reason = f"line {start}: found {len(row)} fields, the header has {len(header)}"
-                intake.reject("field_count", name or shown, row, reason)
+                intake.reject("field_count", name or shown.rpartition("/")[2], row, reason)
             start = rows.line_num + 1
 
 

@@ -178,13 +178,17 @@ def as_vector(value: Any) -> np.ndarray[Any, np.dtype[np.float32]] | None:
             value = json.loads(f"[{text}]")
         except (ValueError, RecursionError):
             raise ValueError(f"found {_shown(value)}, allowed: numbers separated by commas") from None
-    if not isinstance(value, list) or not all(isinstance(part, int | float) for part in value):
+    try:
+        vector = np.array(value, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        vector = None
+    if vector is None or vector.ndim != 1:
         raise ValueError(f"found {_shown(value)}, allowed: numbers separated by commas")
     with np.errstate(over="ignore"):
-        vector = np.array(value, dtype=np.float64).astype(np.float32) if value else None
-    if vector is not None and not np.isfinite(vector).all():
+        narrow = vector.astype(np.float32)
+    if not np.isfinite(narrow).all():
         raise ValueError(f"found {_shown(value)}, allowed: finite numbers")
-    return vector
+    return narrow if len(narrow) else None
 
 
 def as_texts(value: Any, separator: str | None = None) -> list[str] | None:

@@ -39,7 +39,7 @@ def table_config(folder: Path, table: Path, features: dict[str, Any] | None = No
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -62,5 +62,5 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "smp_ray.cli", *arguments]
 
 
-def smp_ray(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, env={**os.environ, **env}, check=False)

@@ -67,8 +67,12 @@ def test_embeddings_equal_open_clip_one_at_a_time(photographs: pd.DataFrame) -> 
     tokenizer = open_clip.get_tokenizer(f"local-dir:{MODELS / 'clip'}")
     model.eval()
     for row in photographs.itertuples():
-        image = model.encode_image(preprocess(Image.open(row.image_uri).convert("RGB"))[None], normalize=True)[0].numpy()
-        title, caption = (model.encode_text(tokenizer([text]), normalize=True)[0].numpy() for text in (row.title, row.caption))
+        image = model.encode_image(preprocess(Image.open(row.image_uri).convert("RGB"))[None], normalize=True)[
+            0
+        ].numpy()
+        title, caption = (
+            model.encode_text(tokenizer([text]), normalize=True)[0].numpy() for text in (row.title, row.caption)
+        )
         for stored, reference in ((row.clip_image, image), (row.clip_title, title), (row.clip_caption, caption)):
             stored = np.asarray(stored, dtype=np.float64)
             assert 1 - stored @ reference / np.linalg.norm(stored) / np.linalg.norm(reference) < 1e-5
@@ -138,14 +142,18 @@ def test_published_sizes(flickr_photos: Path, session: RaySession, tmp_path: Pat
 def _assert_reference(frame: pd.DataFrame, folder: Path) -> None:
     blip = AutoModelForImageTextToText.from_pretrained(folder / "blip", dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder / "blip")
-    clip, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32", pretrained=str(folder / "vit-b-32.safetensors"))
+    clip, _, preprocess = open_clip.create_model_and_transforms(
+        "ViT-B-32", pretrained=str(folder / "vit-b-32.safetensors")
+    )
     clip.eval()
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     gpt2 = AutoModelForCausalLM.from_pretrained(folder / "gpt2", dtype=torch.float32).eval()
     gpt2_tokenizer = AutoTokenizer.from_pretrained(folder / "gpt2")
     for row in frame.itertuples():
         image = Image.open(row.image_uri).convert("RGB")
-        tokens = blip.generate(**processor(images=image, return_tensors="pt"), max_new_tokens=20, num_beams=1, do_sample=False)
+        tokens = blip.generate(
+            **processor(images=image, return_tensors="pt"), max_new_tokens=20, num_beams=1, do_sample=False
+        )
         assert processor.decode(tokens[0], skip_special_tokens=True).strip() == row.caption
         vector = clip.encode_image(preprocess(image)[None], normalize=True)[0].numpy()
         title = clip.encode_text(tokenizer([row.title]), normalize=True)[0].numpy()

@@ -1,0 +1,127 @@
+"""Killed drivers and killed workers: every post exactly once, and finished work is not computed again."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from smp_ray.config import load_config
+from smp_ray.pipeline import export
+from smp_ray.workspace import Workspace
+from tests.features.conftest import command, write_table
+
+POSTS = 1200
+LIMIT = 240.0
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Enough text for a few dozen small blocks, so that a kill falls between the first and the last."""
+    words = ["boat", "lake", "red", "tree", "old", "bridge", "night", "harbour", "stone", "cat"]
+    rows = [
+        {"id": f"p{i}", "title": " ".join(words[(i * k) % 10] for k in range(1, 60)) + f" {i}", "image": ""}
+        for i in range(POSTS)
+    ]
+    table = write_table(tmp_path / "posts.csv", rows)
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"workspace: {tmp_path / 'run'}\n"
+        f"source: {{kind: table, path: {table}, columns: {{post_id: id, title: title, image: image}}}}\n"
+        "features:\n"
+        "  {families: [clip, perplexity], rows_per_block: 20, perplexity: {batch_size: 4}, clip: {batch_size: 8}}\n"
+    )
+    return path
+
+
+def written(config: Path) -> int:
+    """Blocks that Ray has recorded as finished."""
+    found = config.parent.glob("run/features/passes/*/checkpoint/*.parquet")
+    return sum(1 for path in found if ".pending." not in path.name)
+
+
+def start(config: Path, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as file:
+        return subprocess.Popen(command("run", str(config)), stderr=file, stdout=file, env={**os.environ})
+
+
+def wait_for(condition: Callable[[], bool], running: subprocess.Popen[bytes], log: Path) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert running.poll() is None, f"ended before the kill:\n{log.read_text()}"
+        assert time.monotonic() - began < LIMIT, f"nothing happened:\n{log.read_text()}"
+        time.sleep(0.05)
+
+
+def assert_every_post_once(config: Path) -> None:
+    loaded = load_config(config)
+    out = config.parent / "export.parquet"
+    assert export(loaded, Workspace.open(loaded.workspace), str(out)) == POSTS
+    frame = pd.read_parquet(out)
+    assert sorted(frame["post_id"]) == sorted(f"p{i}" for i in range(POSTS))
+    assert (frame["perplexity_status"] == "ok").all()
+    # The store itself holds each post once, not only the join.
+    parts = pd.concat(
+        pd.read_parquet(path, columns=["row_id"]) for path in config.parent.glob("run/features/passes/*/data/*.parquet")
+    )
+    assert len(parts) == POSTS
+    assert parts["row_id"].is_unique
+
+
+@pytest.mark.slow
+def test_sigkill_of_the_driver_then_again(config: Path, tmp_path: Path) -> None:
+    kept_before = 0
+    for attempt in range(2):
+        log = tmp_path / f"killed-{attempt}.log"
+        running = start(config, log)
+        wanted = written(config) + 4
+        wait_for(lambda wanted=wanted: written(config) >= wanted, running, log)
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        kept_before = written(config)
+    log = tmp_path / "last.log"
+    assert start(config, log).wait(timeout=LIMIT) == 0, log.read_text()
+    kept = re.search(r"interrupted run: ([\d,]+) posts kept", log.read_text())
+    computed = re.search(r"features: ([\d,]+) posts computed", log.read_text())
+    assert kept
+    assert computed
+    counts = [int(found.group(1).replace(",", "")) for found in (kept, computed)]
+    assert sum(counts) == POSTS
+    assert counts[0] >= 20 * (kept_before - 1)
+    assert_every_post_once(config)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_does_not_end_the_run(config: Path, tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    running = start(config, log)
+    wait_for(lambda: written(config) >= 3, running, log)
+    actors = [
+        child
+        for child in psutil.Process(running.pid).children(recursive=True)
+        if any("ray::MapWorker" in part for part in child.cmdline())
+    ]
+    assert actors, "no actor process found to kill"
+    actors[0].kill()
+    assert running.wait(timeout=LIMIT) == 0, log.read_text()
+    assert_every_post_once(config)
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(config: Path, tmp_path: Path) -> None:
+    log = tmp_path / "stopped.log"
+    running = start(config, log)
+    wait_for(lambda: written(config) >= 2, running, log)
+    running.send_signal(signal.SIGINT)
+    assert running.wait(timeout=60) == 130
+    lines = log.read_text().splitlines()
+    assert "run the same command again to go on" in lines[-1]
+    assert not any(line.startswith("Traceback") for line in lines)

@@ -1,0 +1,122 @@
+"""Only what is missing is computed: reruns, a changed model, appended posts, edited posts, statuses tried again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import smp_ray.demo
+from smp_ray.pipeline import status
+from smp_ray.ray_session import RaySession
+from tests.features.conftest import exported, run_command, run_features, table_config, write_table
+
+PERPLEXITY = Path(smp_ray.demo.__file__).parent / "models" / "perplexity"
+
+
+def rows(count: int) -> list[dict[str, str]]:
+    return [{"id": f"p{i}", "title": f"a red boat number {i}", "image": ""} for i in range(count)]
+
+
+def test_changed_model_appended_and_edited_posts(session: RaySession, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "posts.csv", rows(60))
+    config = table_config(tmp_path / "run", table)
+    first = run_features(config, session)
+    assert first.features.computed == {"caption": 60, "clip": 60, "perplexity": 60}
+    before = exported(first, tmp_path)
+    assert (before["clip_status"] == "no_image").all()
+    assert before["clip_title"].notna().all()
+
+    # Nothing changed: nothing to do, and a new Ray would not even be started.
+    again = run_features(config, RaySession(config.ray))
+    assert again.features.up_to_date
+    assert not again.session.started
+
+    # Another perplexity model (the same weights in another folder are the same model).
+    shutil.copytree(PERPLEXITY, tmp_path / "copy")
+    same = table_config(tmp_path / "run", table, {"perplexity": {"model": str(tmp_path / "copy")}})
+    assert run_features(same, session).features.up_to_date
+    changed = table_config(tmp_path / "run", table, {"perplexity": {"max_tokens": 3}})
+    states = {line.name: (line.state, line.why) for line in status(changed, first.workspace)}
+    assert states["clip"] == ("committed", "")
+    assert states["perplexity"] == ("stale", "max_tokens: 256 → 3")
+    other = run_features(changed, session)
+    assert other.features.computed == {"perplexity": 60}
+    frame = exported(other, tmp_path)
+    assert (frame["title_token_count"] == 3).all()
+    assert (frame["caption_status"] == before["caption_status"]).all()
+
+    # Ten appended posts are computed alone, whichever pass wrote the others; so is one edited title.
+    longer = rows(70)
+    longer[5]["title"] = "a green train"
+    write_table(table, longer)
+    assert {line.name: line.state for line in status(changed, first.workspace)}["clip"] == "stale"
+    appended = run_features(changed, session)
+    assert appended.features.computed == {"caption": 11, "clip": 11, "perplexity": 11}
+    frame = exported(appended, tmp_path).set_index("post_id")
+    assert len(frame) == 70
+    assert frame.index.is_unique
+    assert frame.loc["p5", "title"] == "a green train"
+    kept = before.set_index("post_id")["clip_title"]
+    assert not np.array_equal(frame.loc["p5", "clip_title"], kept["p5"])
+    assert np.array_equal(frame.loc["p6", "clip_title"], kept["p6"])
+    # And back to the first settings: those families know 60 of the 70 posts already.
+    assert run_features(table_config(tmp_path / "run", table), session).features.computed == {"perplexity": 11}
+
+
+def test_captions_from_the_store_feed_a_changed_clip(flickr_photos: Path, session: RaySession, tmp_path: Path) -> None:
+    lines = (flickr_photos / "posts.csv").read_text().splitlines()[:21]
+    (tmp_path / "posts.csv").write_text("\n".join(lines) + "\n")
+    source = {"post_id": "photo_id"}
+    base = table_config(tmp_path / "run", tmp_path / "posts.csv", **source)
+    base = base.model_copy(update={"source": base.source.model_copy(update={"image_root": str(flickr_photos)})})
+    before = exported(run_features(base, session), tmp_path)
+    features = base.features.model_copy(update={"clip": base.features.clip.model_copy(update={"dtype": "float32"})})
+    changed = run_features(base.model_copy(update={"features": features}), session)
+    assert changed.features.computed == {"clip": 20}
+    after = exported(changed, tmp_path)
+    assert before["caption"].notna().all()
+    assert (after["caption"] == before["caption"]).all()
+    np.testing.assert_allclose(after["similarity_title_caption"], before["similarity_title_caption"], atol=1e-5)
+
+
+def test_a_status_can_be_tried_again(flickr_photos: Path, session: RaySession, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    table = write_table(tmp_path / "posts.csv", [{"id": i, "title": "t", "image": f"images/{i}.jpg"} for i in range(3)])
+    config = table_config(tmp_path / "run", table)
+    assert exported(run_features(config, session), tmp_path)["clip_status"].tolist() == ["no_image"] * 3
+    photograph = next((flickr_photos / "images").glob("*.jpg"))
+    shutil.copy(photograph, tmp_path / "images" / "1.jpg")
+    assert run_features(config, session).features.up_to_date
+    retried = run_features(config, session, retry=("no_image",))
+    assert retried.features.computed == {"caption": 3, "clip": 3}
+    frame = exported(retried, tmp_path)
+    assert frame["clip_status"].tolist() == ["no_image", "ok", "no_image"]
+    assert frame["perplexity_status"].tolist() == ["ok"] * 3
+
+
+def test_a_rerun_says_up_to_date_quickly_and_loads_no_model(session: RaySession, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "posts.csv", rows(10))
+    run_features(table_config(tmp_path / "run", table), session)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"workspace: {tmp_path / 'run'}\n"
+        f"source: {{kind: table, path: {table}, columns: {{post_id: id, title: title, image: image}}}}\n"
+    )
+    began = time.monotonic()
+    done = run_command("run", str(config), PYTHONVERBOSE="1")
+    assert time.monotonic() - began < 10
+    assert done.returncode == 0
+    assert "features: up to date" in done.stderr
+    for library in ("torch", "transformers", "open_clip", "ray"):
+        assert f"import '{library}' #" not in done.stderr
+
+
+@pytest.mark.parametrize("status_name", ["fine", "OK"])
+def test_unknown_retry_status_is_bad_usage(status_name: str) -> None:
+    done = run_command("run", "configs/demo.yaml", "--retry", status_name)
+    assert done.returncode == 2
+    assert "allowed: ok, no_image, bad_image, no_text, error" in done.stderr

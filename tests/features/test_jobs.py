@@ -1,0 +1,67 @@
+"""`ray job submit`: the same export as the local run, and a missing config fails with one clear line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.features.conftest import command
+
+ROOT = Path(__file__).resolve().parents[2]
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A head node on loopback; yields the environment in which `ray job submit` reaches it."""
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    start = [*RAY, "start", "--head", "--node-ip-address=127.0.0.1", "--port=16379", "--dashboard-host=127.0.0.1"]
+    start += ["--dashboard-port=18265", "--num-cpus=4", "--object-store-memory=500000000", "--disable-usage-stats"]
+    done = subprocess.run(start, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield {**env, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:18265"}
+    subprocess.run([*RAY, "stop", "--force"], env=env, capture_output=True, check=False)
+
+
+def submit(env: dict[str, str], *entrypoint: str) -> tuple[str, str, str]:
+    """Submit a job and wait: its status, its log and what the command printed."""
+    from ray.job_submission import JobSubmissionClient
+
+    name = f"test-{time.monotonic_ns()}"
+    call = [*RAY, "job", "submit", "--submission-id", name, "--working-dir", ".", "--", *entrypoint]
+    done = subprocess.run(call, env=env, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    client = JobSubmissionClient(env["RAY_API_SERVER_ADDRESS"])
+    return str(client.get_job_status(name).value), client.get_job_logs(name), done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_features_as_a_job(cluster: dict[str, str], tmp_path: Path) -> None:
+    settings = ["--set", "source.posts=120"]
+    entrypoint = ["python", "jobs/features.py", "--config", "configs/demo.yaml", "--workspace", str(tmp_path / "job")]
+    status, log, printed = submit(cluster, *entrypoint, *settings)
+    assert status == "SUCCEEDED", log + printed
+    local = ["features", "configs/demo.yaml", "--workspace", str(tmp_path / "local"), *settings]
+    subprocess.run(command(*local), cwd=ROOT, check=True, capture_output=True)
+    frames = []
+    for name in ("job", "local"):
+        out = tmp_path / f"{name}.parquet"
+        export = ["export", "configs/demo.yaml", "--workspace", str(tmp_path / name), "--out", str(out), *settings]
+        subprocess.run(command(*export), cwd=ROOT, check=True, capture_output=True)
+        # The pictures lie in each run's own workspace; all else must agree.
+        frames.append(pd.read_parquet(out).drop(columns="image_uri"))
+    pd.testing.assert_frame_equal(*frames, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_missing_config_fails_with_one_line(cluster: dict[str, str]) -> None:
+    status, log, printed = submit(cluster, "python", "jobs/features.py", "--config", "configs/nowhere.yaml")
+    assert status == "FAILED", printed
+    assert "Error: configs/nowhere.yaml: no such file" in log
+    assert "Traceback" not in log

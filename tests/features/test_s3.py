@@ -1,0 +1,100 @@
+"""The workspace on an object store: moto's S3 server on loopback gives the same export, and a killed run goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.fs as pafs
+import pytest
+
+from smp_ray.config import load_config
+from smp_ray.features.feature_pass import PassFolder
+from smp_ray.pipeline import export
+from smp_ray.workspace import Workspace
+from tests.features.conftest import command, write_table
+
+POSTS = 400
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of an empty bucket, as a `workspace:` would give it."""
+    from moto.server import ThreadedMotoServer
+
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    filesystem = pafs.S3FileSystem(endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True)
+    filesystem.create_dir("bucket")
+    yield f"s3://bucket/{{}}?endpoint_override=127.0.0.1:{port}&scheme=http"
+    server.stop()
+
+
+def write_config(folder: Path, workspace: str) -> Path:
+    rows = [{"id": f"p{i}", "title": f"a red boat on the lake at night {i} " * 8, "image": ""} for i in range(POSTS)]
+    table = write_table(folder / "posts.csv", rows)
+    path = folder / "config.yaml"
+    path.write_text(
+        f"workspace: {workspace}\n"
+        f"source: {{kind: table, path: {table}, columns: {{post_id: id, title: title, image: image}}}}\n"
+        "features: {rows_per_block: 10, workers: 1}\n"
+    )
+    return path
+
+
+def frame(config: Path, name: str) -> pd.DataFrame:
+    loaded = load_config(config)
+    out = config.parent / name
+    export(loaded, Workspace.open(loaded.workspace), str(out))
+    return pd.read_parquet(out)
+
+
+@pytest.mark.slow
+def test_the_same_export_from_s3_after_a_kill(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "local").mkdir()
+    remote = write_config(tmp_path / "remote", bucket.format("run"))
+    workspace = Workspace.open(bucket.format("run"))
+    running = subprocess.Popen(command("run", str(remote)), env={**os.environ})
+    began = time.monotonic()
+    while len([info for info in workspace.files("features/passes") if "/data/" in info.path]) < 3:
+        assert running.poll() is None, "ended before the kill"
+        assert time.monotonic() - began < 240
+        time.sleep(0.1)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    again = subprocess.run(command("run", str(remote)), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "posts kept, not computed again" in again.stderr
+    local = write_config(tmp_path / "local", str(tmp_path / "local" / "run"))
+    subprocess.run(command("run", str(local)), check=True, capture_output=True)
+    pd.testing.assert_frame_equal(frame(remote, "remote.parquet"), frame(local, "local.parquet"), rtol=1e-4, atol=1e-3)
+
+
+def test_mending_a_commit_that_was_killed_between_copy_and_delete(bucket: str) -> None:
+    """The pending twin of a committed checkpoint goes, so that Ray does not delete the data of both."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    workspace = Workspace.open(bucket.format("mend"))
+    folder = PassFolder(workspace, "features/passes/x")
+    ids = pa.table({"row_id": pa.array([1, 2, 3], pa.int64())})
+    for name in ("a.parquet", "a.pending.parquet", "b.pending.parquet"):
+        pq.write_table(ids, workspace.path(folder.checkpoint, name), filesystem=workspace.filesystem)
+    assert folder.mend() == 3
+    names = [info.base_name for info in workspace.files(folder.checkpoint)]
+    assert names == ["a.parquet", "b.pending.parquet"]
