@@ -56,7 +56,10 @@ def main() -> int:
     (chosen.out / "figures.json").write_text(json.dumps(report, indent=2) + "\n")
     for name, value in figures.items():
         print(f"{name:32} {value:10.4f}" + (f"  at least {THRESHOLDS[name]}" if name in THRESHOLDS else ""))
-    size = sum(file.stat().st_size for file in chosen.out.rglob("*") if file.is_file()) / 1e6
+    files = [file for file in chosen.out.rglob("*") if file.is_file()]
+    for file in files:
+        file.chmod(0o644)  # safetensors are written for their owner alone
+    size = sum(file.stat().st_size for file in files) / 1e6
     print(f"trained in {minutes:.1f} minutes on {torch.get_num_threads()} threads, {size:.1f} MB in all")
     missed = below_threshold(figures)
     print("\n".join(missed) or "every threshold is reached")

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -102,7 +102,7 @@ def run_pass(spec: PassSpec, placement: Placement, posts: Manifest, folder: Pass
     workspace.make_dir(folder.data)
     with _data_context(folder):
         dataset = _read(workspace, posts, block)
-        dataset = _compute(dataset, spec, placement, blocks=math.ceil(posts.rows / block))
+        dataset = _compute(dataset, spec, placement, posts.rows, block)
         try:
             dataset.write_parquet(
                 workspace.path(folder.data),
@@ -127,7 +127,7 @@ def _read(workspace: Workspace, posts: Manifest, block: int) -> Dataset:
     )
 
 
-def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, blocks: int) -> Dataset:
+def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, rows: int, block: int) -> Dataset:
     inside = placement.decode_cpus is None and placement.kind == "colocated"
     if not inside:
         dataset = dataset.map_batches(
@@ -135,19 +135,24 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, blocks: int
         )
         if placement.decode_cpus is not None:
             dataset = dataset.map_batches(
-                decode, fn_args=(spec,), batch_format="pyarrow", batch_size=64, num_cpus=placement.decode_cpus
+                decode,
+                fn_args=(spec,),
+                batch_format="pyarrow",
+                batch_size=min(64, block),
+                num_cpus=placement.decode_cpus,
             )
     for number, pool in enumerate(placement.pools):
         last = number == len(placement.pools) - 1
         # More actors than blocks would load models for nothing.
-        size = min(pool.min_actors, blocks), min(pool.max_actors, blocks)
-        dataset = _map_pool(dataset, spec, pool, size, inside=inside, last=last)
+        blocks = math.ceil(rows / block)
+        pool = replace(pool, min_actors=min(pool.min_actors, blocks), max_actors=min(pool.max_actors, blocks))
+        # Nor may a batch reach over several blocks: a small run would end up in one actor.
+        batch = min(batch_rows(spec, pool.families), block)
+        dataset = _map_pool(dataset, spec, pool, batch, inside=inside, last=last)
     return dataset
 
 
-def _map_pool(
-    dataset: Dataset, spec: PassSpec, pool: Pool, size: tuple[int, int], *, inside: bool, last: bool
-) -> Dataset:
+def _map_pool(dataset: Dataset, spec: PassSpec, pool: Pool, batch: int, *, inside: bool, last: bool) -> Dataset:
     actor = ModelActor if len(pool.families) > 1 else ACTORS[pool.families[0]]
     device = "cuda" if pool.num_gpus else "cpu"
     with warnings.catch_warnings():
@@ -157,8 +162,8 @@ def _map_pool(
             actor,
             fn_constructor_args=(spec, pool.families, device, pool.threads, inside, last),
             batch_format="pyarrow",
-            batch_size=batch_rows(spec, pool.families),
-            compute=ActorPoolStrategy(min_size=size[0], max_size=size[1]),
+            batch_size=batch,
+            compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus or None,
             max_restarts=MAX_RESTARTS,

@@ -279,4 +279,4 @@ def _preprocess_config(settings: ClipConfig) -> dict[str, Any]:
     if pretrained is not None:
         merged = merge_preprocess_dict(merged, open_clip.get_pretrained_cfg(name, pretrained))
     merged["size"] = config["model_cfg"]["vision_cfg"].get("image_size", 224)
-    return merged
+    return dict(merged)

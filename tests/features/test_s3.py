@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -32,6 +33,8 @@ CREDENTIALS = {
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of an empty bucket, as a `workspace:` would give it."""
     from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)

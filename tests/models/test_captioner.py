@@ -133,7 +133,7 @@ def test_pictures_without_a_fixed_size_are_refused(folder, tmp_path):
 
 
 def test_caption_does_not_depend_on_the_batch(folder):
-    settings = CaptionerConfig(model=str(folder), batch_size=16, prompt="a photo of")
+    settings = CaptionerConfig(model=str(folder), batch_size=16, prompt="a photo of", max_new_tokens=6)
     transform, captioner = CaptionTransform(settings), Captioner(settings, device="cpu")
     pixels = np.stack([transform.pixels(image) for image in pictures(9)])
     together = captioner.caption(pixels)

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+# Models this small only wait for a second thread, above all on a busy machine.
+torch.set_num_threads(1)
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "flickr-photos"
 
@@ -25,7 +29,6 @@ HARD_TEXTS = [
 def write_clip_folder(folder: Path, own_tokenizer: bool = False, **preprocess: object) -> Path:
     """An open_clip `local-dir:` folder of about 2 M parameters, with open_clip's tokenizer or one of its own."""
     import open_clip
-    import torch
     from safetensors.torch import save_file
 
     from smp_ray.models.random_weights import write_random_language_model
