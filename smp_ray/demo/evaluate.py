@@ -38,9 +38,15 @@ def evaluate(models: Path, scenes: int = 500, seed: int = 0) -> dict[str, float]
     rng = stream_rng("figures", seed)
     drawn = [draw_scene(rng, "evaluate") for _ in range(scenes)]
     pictures = [_photograph(scene, rng) for scene in drawn]
-    figures = _caption_figures(models / "captioner", drawn, pictures)
-    figures |= _clip_figures(models / "clip", drawn, pictures, rng)
-    figures |= _perplexity_figures(models / "perplexity", drawn, rng)
+    threads = torch.get_num_threads()
+    # Thousands of tiny operations: more threads only wait for each other, for minutes where others use the cores too.
+    torch.set_num_threads(1)
+    try:
+        figures = _caption_figures(models / "captioner", drawn, pictures)
+        figures |= _clip_figures(models / "clip", drawn, pictures, rng)
+        figures |= _perplexity_figures(models / "perplexity", drawn, rng)
+    finally:
+        torch.set_num_threads(threads)
     return {name: round(value, 4) for name, value in figures.items()}
 
 

@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 WEIGHTS: dict[str, float] = {
     name: share**0.5
     for name, share in {
-        "user": 0.32, "time": 0.05, "category": 0.07, "content": 0.10, "quality": 0.13, "mismatch": 0.13,
+        "user": 0.30, "time": 0.05, "category": 0.07, "content": 0.10, "quality": 0.15, "mismatch": 0.13,
     }.items()
 }  # fmt: skip
 NOISE = 0.20**0.5

@@ -27,8 +27,8 @@ SLIPS: tuple[float, ...] = (0.55, 0.3, 0.15)
 """Chances of 0, 1 and 2 misspelt words in a describing or an off-topic title."""
 
 QUALITY: dict[str, tuple[float, float, float]] = {
-    "describing": (0.55, 0.4, 0.25),
-    "off_topic": (0.55, 0.4, 0.25),
+    "describing": (0.65, 0.3, 0.05),
+    "off_topic": (0.65, 0.3, 0.05),
     "low_quality": (0.0, 0.0, 0.0),
     "careful": (1.0, 1.0, 1.0),
 }

@@ -16,10 +16,11 @@ from smp_ray.models.loading import explained, load_whole, model_folder, resolve_
 if TYPE_CHECKING:
     import torch
 
-#: Padded tokens of one forward pass at most: bounds the activations.
-TOKENS_A_BATCH = 8192
-#: Float32 logits held at once at most (256 MiB, twice during the log-softmax).
-LOGITS_A_SLICE = 2**26
+#: Padded tokens of one forward pass at most, by kind of device: bounds the activations. A CPU is fastest while they
+#: stay in its cache (measured with a model of 135 M parameters: 8,192 tokens at once take twice as long as 512).
+TOKENS_A_BATCH = {"cpu": 512, "cuda": 16_384}
+#: Float32 logits held at once at most, by kind of device (16 and 256 MiB, twice during the log-softmax).
+LOGITS_A_SLICE = {"cpu": 2**22, "cuda": 2**26}
 #: Models whose forward pass is exactly base model, then one linear layer; the others take their own full forward.
 HEAD_IS_LINEAR = {"GPT2LMHeadModel", "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
 
@@ -48,6 +49,8 @@ class PerplexityScorer:
         set_threads(threads)
         self.device = resolve_device(device)
         self._batch_size = settings.batch_size
+        self._token_budget = TOKENS_A_BATCH.get(self.device.type, TOKENS_A_BATCH["cpu"])
+        self._logits_budget = LOGITS_A_SLICE.get(self.device.type, LOGITS_A_SLICE["cpu"])
         dtype = resolve_dtype(settings.dtype, "perplexity", self.device)
         with explained("perplexity", settings.model):
             self._tokenizer, self._model = _load(settings, dtype)
@@ -84,7 +87,7 @@ class PerplexityScorer:
             stop = start + 1
             while stop < len(order) and stop - start < self._batch_size:
                 # Sorted ascending, so the next text is the longest of the batch; one more for the start token.
-                if (stop - start + 1) * (int(counts[order[stop]]) + 1) > TOKENS_A_BATCH:
+                if (stop - start + 1) * (int(counts[order[stop]]) + 1) > self._token_budget:
                     break
                 stop += 1
             batches.append(order[start:stop])
@@ -116,7 +119,7 @@ class PerplexityScorer:
         import torch
 
         wanted = targets[real]
-        slice_rows = max(1, LOGITS_A_SLICE // self._vocabulary)
+        slice_rows = max(1, self._logits_budget // self._vocabulary)
         if self._linear_head:
             hidden = self._model.base_model(
                 input_ids=inputs, attention_mask=real.long(), use_cache=False

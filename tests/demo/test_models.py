@@ -27,13 +27,6 @@ LIMIT = 16_000_000
 """Bytes all models may take together."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def offline() -> None:
-    import os
-
-    os.environ["HF_HUB_OFFLINE"] = "1"
-
-
 @pytest.fixture(scope="module")
 def figures() -> dict[str, float]:
     return evaluate(MODELS, scenes=500, seed=0)

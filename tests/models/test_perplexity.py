@@ -84,8 +84,8 @@ def test_a_text_has_the_same_numbers_in_any_batch(folder, tmp_path, kind, monkey
     config = getattr(transformers, f"{kind}Config")(**sizes, bos_token_id=1999, eos_token_id=1999, pad_token_id=None)
     architecture = f"{kind}LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM"
     model = save_other(folder, tmp_path, getattr(transformers, architecture)(config))
-    monkeypatch.setattr(perplexity_module, "LOGITS_A_SLICE", 20 * 2000)  # so that logits come in slices
-    monkeypatch.setattr(perplexity_module, "TOKENS_A_BATCH", 150)
+    monkeypatch.setattr(perplexity_module, "LOGITS_A_SLICE", {"cpu": 20 * 2000})  # so that logits come in slices
+    monkeypatch.setattr(perplexity_module, "TOKENS_A_BATCH", {"cpu": 150})
     scorer = PerplexityScorer(PerplexityConfig(model=model, batch_size=6), device="cpu")
     means, counts = scorer.score(HARD_TEXTS)
     np.testing.assert_allclose(means, plain(model, HARD_TEXTS, scorer.longest)[0], rtol=1e-4)
