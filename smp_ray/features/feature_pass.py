@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 READ_COLUMNS = ["row_id", "post_id", "title", "image_uri", "image_bytes"]
 #: A post that kills its worker (not one that raises) ends the pass after this many tries instead of looping.
 MAX_RESTARTS = 2
+#: Tasks whose results are written together as one file.
+TASKS_PER_BLOCK = 4
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,16 @@ class PassFolder:
 
 
 def rows_per_block(posts: int, configured: int | None, workers: int) -> int:
-    """Posts a block: enough blocks to keep the workers busy and lose little in a crash, few enough to be cheap.
+    """Posts a file, which is what a crash can cost: few enough to lose little, many enough that writing is cheap.
 
-    At 20,000 posts a block a file of three families under ViT-L-14 has about 100 MB.
+    At 20,000 posts a file of three families under ViT-L-14 has about 100 MB.
     """
-    return configured or min(20_000, max(32, math.ceil(posts / (12 * max(1, workers)))))
+    return configured or min(20_000, max(64, math.ceil(posts / (4 * max(1, workers)))))
+
+
+def rows_per_task(block: int) -> int:
+    """Posts an actor is given at once: a part of a file, so that no actor is left alone with a whole one at the end."""
+    return math.ceil(block / TASKS_PER_BLOCK)
 
 
 def cluster_resources(cores: int | None) -> Resources:
@@ -101,8 +108,9 @@ def run_pass(spec: PassSpec, placement: Placement, posts: Manifest, folder: Pass
     workspace = folder.workspace
     workspace.make_dir(folder.data)
     with _data_context(folder):
-        dataset = _read(workspace, posts, block)
-        dataset = _compute(dataset, spec, placement, posts.rows, block)
+        task = rows_per_task(block)
+        dataset = _read(workspace, posts, task)
+        dataset = _compute(dataset, spec, placement, posts.rows, task)
         try:
             dataset.write_parquet(
                 workspace.path(folder.data),
@@ -115,19 +123,19 @@ def run_pass(spec: PassSpec, placement: Placement, posts: Manifest, folder: Pass
             raise FeaturePassError(f"the feature pass stopped: {explain(error)}") from error
 
 
-def _read(workspace: Workspace, posts: Manifest, block: int) -> Dataset:
+def _read(workspace: Workspace, posts: Manifest, rows: int) -> Dataset:
     paths = [workspace.path(fragment.path) for fragment in posts.fragments]
     return ray.data.read_parquet(
         paths,
         filesystem=workspace.filesystem,
         columns=READ_COLUMNS,
         partitioning=None,
-        override_num_blocks=max(len(paths), math.ceil(posts.rows / block)),
+        override_num_blocks=max(len(paths), math.ceil(posts.rows / rows)),
         num_cpus=IO_CPUS,
     )
 
 
-def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, rows: int, block: int) -> Dataset:
+def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int, rows: int) -> Dataset:
     inside = placement.decode_cpus is None and placement.kind == "colocated"
     if not inside:
         dataset = dataset.map_batches(
@@ -138,16 +146,16 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, rows: int, 
                 decode,
                 fn_args=(spec,),
                 batch_format="pyarrow",
-                batch_size=min(64, block),
+                batch_size=min(64, rows),
                 num_cpus=placement.decode_cpus,
             )
     for number, pool in enumerate(placement.pools):
         last = number == len(placement.pools) - 1
-        # More actors than blocks would load models for nothing.
-        blocks = math.ceil(rows / block)
-        pool = replace(pool, min_actors=min(pool.min_actors, blocks), max_actors=min(pool.max_actors, blocks))
-        # Nor may a batch reach over several blocks: a small run would end up in one actor.
-        batch = min(batch_rows(spec, pool.families), block)
+        # More actors than tasks would load models for nothing.
+        tasks = math.ceil(posts / rows)
+        pool = replace(pool, min_actors=min(pool.min_actors, tasks), max_actors=min(pool.max_actors, tasks))
+        # Nor may a batch reach over several tasks: a small run would end up in one actor.
+        batch = min(batch_rows(spec, pool.families), rows)
         dataset = _map_pool(dataset, spec, pool, batch, inside=inside, last=last)
     return dataset
 
@@ -163,7 +171,10 @@ def _map_pool(dataset: Dataset, spec: PassSpec, pool: Pool, batch: int, *, insid
             fn_constructor_args=(spec, pool.families, device, pool.threads, inside, last),
             batch_format="pyarrow",
             batch_size=batch,
-            compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
+            # Two tasks an actor: one computes, one waits. More would be stuck behind a busy actor at the end.
+            compute=ActorPoolStrategy(
+                min_size=pool.min_actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=2
+            ),
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus or None,
             max_restarts=MAX_RESTARTS,

@@ -117,6 +117,8 @@ class ClipEmbedder:
         import open_clip
         import torch
 
+        from smp_ray.models.clip_tower import shorten_last_block
+
         set_threads(threads)
         self.device = resolve_device(device)
         self._batch_size = settings.batch_size
@@ -136,6 +138,7 @@ class ClipEmbedder:
                 weights_only=True,
             ).eval()
             self._tokenizer = open_clip.get_tokenizer(name)
+        shorten_last_block(self._model.visual)
         self._dtype = dtype
         self.width = clip_width(settings)
         self._context = int(getattr(self._tokenizer, "context_length", None) or 77)

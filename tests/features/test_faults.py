@@ -37,7 +37,7 @@ def config(tmp_path: Path) -> Path:
         f"workspace: {tmp_path / 'run'}\n"
         f"source: {{kind: table, path: {table}, columns: {{post_id: id, title: title, image: image}}}}\n"
         "features:\n"
-        "  {families: [clip, perplexity], rows_per_block: 20, perplexity: {batch_size: 4}, clip: {batch_size: 8}}\n"
+        "  {families: [clip, perplexity], rows_per_block: 40, perplexity: {batch_size: 4}, clip: {batch_size: 8}}\n"
     )
     return path
 
@@ -95,7 +95,7 @@ def test_sigkill_of_the_driver_then_again(config: Path, tmp_path: Path) -> None:
     assert computed
     counts = [int(found.group(1).replace(",", "")) for found in (kept, computed)]
     assert sum(counts) == POSTS
-    assert counts[0] >= 20 * (kept_before - 1)
+    assert counts[0] >= 40 * (kept_before - 1)
     assert_every_post_once(config)
 
 

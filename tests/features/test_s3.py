@@ -54,7 +54,7 @@ def write_config(folder: Path, workspace: str) -> Path:
     path.write_text(
         f"workspace: {workspace}\n"
         f"source: {{kind: table, path: {table}, columns: {{post_id: id, title: title, image: image}}}}\n"
-        "features: {rows_per_block: 10, workers: 1}\n"
+        "features: {rows_per_block: 20, workers: 1}\n"
     )
     return path
 

@@ -1,0 +1,107 @@
+"""The command: exit statuses, one clear line for an expected error, and what starts neither Ray nor a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from smp_ray.cli import app, job
+
+runner = CliRunner()
+ROOT = Path(__file__).parents[1]
+
+
+def write_config(folder: Path, **extra: object) -> Path:
+    (folder / "posts.csv").write_text("id,title\n1,a boat\n2,\n2,again\n,nobody\n", encoding="utf-8")
+    source = {"kind": "table", "path": str(folder / "posts.csv"), "columns": {"post_id": "id", "title": "title"}}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({"workspace": str(folder / "run"), "source": source, **extra}))
+    return path
+
+
+def test_help_names_every_command() -> None:
+    shown = runner.invoke(app, ["--help"]).output
+    for command in ("demo", "run", "ingest", "features", "status", "export", "validate"):
+        assert command in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["validate", "nowhere.yaml"], 2, "Error: nowhere.yaml: no such file"),
+        (["run", "configs/demo.yaml", "--set", "features.clip.colour=red"], 2, "features.clip.colour: unknown key"),
+        (["run"], 2, "Missing argument"),
+        (["fly", "configs/demo.yaml"], 2, "No such command"),
+        (["demo", "--set", "source.posts=3"], 2, "source.posts: found 3, allowed: greater than or equal to 10"),
+    ],
+)
+def test_bad_usage(arguments: list[str], status: int, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == status
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+def test_validate_prints_every_default() -> None:
+    done = runner.invoke(app, ["validate", str(ROOT / "configs" / "demo.yaml"), "--set", "features.clip.batch_size=7"])
+    assert done.exit_code == 0
+    shown = yaml.safe_load(done.stdout)
+    assert shown["features"]["clip"]["batch_size"] == 7
+    assert shown["features"]["captioner"]["max_new_tokens"] == 20
+
+
+def test_ingest_status_and_export(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    before = runner.invoke(app, ["status", str(config)])
+    assert before.exit_code == 1
+    assert "never ingested" in before.output
+    early = runner.invoke(app, ["export", str(config), "--out", str(tmp_path / "x.parquet")])
+    assert early.exit_code == 1
+    assert "run `smp-ray ingest`" in early.output
+
+    done = runner.invoke(app, ["ingest", str(config)])
+    assert done.exit_code == 0
+    assert "2 posts" in done.output
+    assert "2 rejected" in done.output
+    (manifest,) = (tmp_path / "run" / "ingest").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["counts"]["rejected_duplicate_post_id"] == 1
+    assert "ingest: up to date" in runner.invoke(app, ["ingest", str(config)]).output
+
+    half = runner.invoke(app, ["export", str(config), "--out", str(tmp_path / "x.parquet")])
+    assert half.exit_code == 1
+    assert "caption: not computed for these posts" in half.output
+    assert not (tmp_path / "x.parquet").exists()
+    (tmp_path / "posts.csv").write_text("id,title\n1,a boat\n", encoding="utf-8")
+    stale = runner.invoke(app, ["status", str(config)])
+    assert "stale" in stale.output
+    assert "the raw data changed" in stale.output
+
+
+def test_missing_data_is_one_line(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    (tmp_path / "posts.csv").unlink()
+    done = runner.invoke(app, ["ingest", str(config)])
+    assert done.exit_code == 1
+    assert done.output.count("Error:") == 1
+    assert "posts.csv" in done.output
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    done = runner.invoke(app, ["validate", "nowhere.yaml", "--debug"])
+    assert done.exception is not None
+    assert type(done.exception).__name__ == "ConfigError"
+
+
+def test_a_job_takes_its_config_as_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        job("ingest", ["--config", str(write_config(tmp_path))])
+    assert caught.value.code == 0
+    with pytest.raises(SystemExit) as caught:
+        job("features", ["--config", "nowhere.yaml"])
+    assert caught.value.code == 2
+    assert "Error: nowhere.yaml: no such file" in capsys.readouterr().err
