@@ -64,14 +64,14 @@ def _errors(debug: bool) -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _stages(config: Config, names: tuple[str, ...], retry: list[str] | None = None) -> None:
+def _stages(config: Config, names: tuple[str, ...], debug: bool, retry: list[str] | None = None) -> None:
     from smp_ray.pipeline import Run, run_stages
     from smp_ray.ray_session import ray_session
 
     unknown = sorted(set(retry or ()) - set(STATUSES))
     if unknown:
         raise ConfigError(f"--retry: found {', '.join(unknown)}, allowed: {', '.join(STATUSES)}")
-    with ray_session(config.ray) as session:
+    with ray_session(config.ray, debug) as session:
         run = Run(config, session, tuple(retry or ()))
         run_stages(run, names)
     print_summary(config)
@@ -105,11 +105,11 @@ def demo(
     with _errors(debug):
         config = build_config({"source": {"kind": "demo"}}, sets, workspace, name="demo")
         say("The sample world is synthetic: made-up posts, rendered pictures, planted effects.")
-        _stages(config, ("ingest", "features"))
+        _stages(config, ("ingest", "features"), debug)
         out = os.path.join(workspace, "features.parquet")
         _export(config, out)
         _examples(out)
-        say(f"look at it: python -c \"import pandas; print(pandas.read_parquet('{out}').iloc[0])\"")
+        say(f"look at it: {sys.executable} -c \"import pandas; print(pandas.read_parquet('{out}').iloc[0])\"")
 
 
 @app.command()
@@ -122,7 +122,7 @@ def run(
 ) -> None:
     """Every stage that the config enables, in order."""
     with _errors(debug):
-        _stages(load_config(config, sets, workspace), ("ingest", "features"), retry)
+        _stages(load_config(config, sets, workspace), ("ingest", "features"), debug, retry)
 
 
 @app.command()
@@ -131,7 +131,7 @@ def ingest(
 ) -> None:
     """Raw dataset → posts."""
     with _errors(debug):
-        _stages(load_config(config, sets, workspace), ("ingest",))
+        _stages(load_config(config, sets, workspace), ("ingest",), debug)
 
 
 @app.command()
@@ -144,7 +144,7 @@ def features(
 ) -> None:
     """Posts → feature store (ingests first where that was not done)."""
     with _errors(debug):
-        _stages(load_config(config, sets, workspace), ("features",), retry)
+        _stages(load_config(config, sets, workspace), ("features",), debug, retry)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import sys
@@ -10,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 from smp_ray.config import RayConfig
 from smp_ray.errors import SmpRayError
@@ -31,6 +33,8 @@ class RaySession:
     """Ray, started when a stage first asks for it; `close` stops what this session started."""
 
     settings: RayConfig
+    #: Show Ray's own log as well.
+    debug: bool = False
     started: bool = False
     #: Physical cores of a local Ray, None on a cluster.
     cores: int | None = None
@@ -45,7 +49,8 @@ class RaySession:
         if self.started:
             return
         began = time.monotonic()
-        _quieten()
+        if not self.debug:
+            _quieten()
         import ray
 
         address = self.settings.address or os.environ.get("RAY_ADDRESS")
@@ -89,13 +94,33 @@ class RaySession:
 
 
 @contextmanager
-def ray_session(settings: RayConfig) -> Iterator[RaySession]:
+def ray_session(settings: RayConfig, debug: bool = False) -> Iterator[RaySession]:
     """A session that is closed whatever happens."""
-    session = RaySession(settings)
-    try:
+    session = RaySession(settings, debug)
+    with contextlib.ExitStack() as stack:
+        if not debug:
+            stack.enter_context(contextlib.redirect_stdout(_WithoutRaylet(sys.stdout)))
+        stack.callback(session.close)
         yield session
-    finally:
-        session.close()
+
+
+class _WithoutRaylet(io.TextIOBase):
+    """Standard output without the tracebacks that Ray prints there of errors that it raises as well."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._dropped = False
+
+    def write(self, text: str) -> int:
+        # Ray prints a whole message in one call and its line end in another.
+        if "(raylet)" in text[:24] or (self._dropped and text == "\n"):
+            self._dropped = text != "\n"
+            return len(text)
+        self._dropped = False
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def available_cores() -> int:
@@ -127,8 +152,8 @@ def _first_native_line_hidden() -> Iterator[None]:
 
 
 def _quieten() -> None:
-    """Keep Ray's own chatter down; errors still come as exceptions."""
+    """Keep Ray's own chatter down. What it logs of an error comes as an exception, too, and that is shown."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray.data  # noqa: F401  (importing it configures its loggers, so it comes first)
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import io
+import shutil
 import struct
 import threading
 import zlib
@@ -15,8 +16,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from smp_ray.demo import MODELS
 from smp_ray.ray_session import RaySession
-from tests.features.conftest import exported, run_features, table_config, write_table
+from tests.features.conftest import exported, run_command, run_features, table_config, write_table
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -180,3 +182,22 @@ def test_model_that_is_not_there_is_one_line(tmp_path: Path, session: RaySession
     with pytest.raises(ModelError, match="nowhere") as caught:
         run_features(config, session)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_damaged_model_ends_with_one_line(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(MODELS / "perplexity", model)
+    (model / "model.safetensors").write_bytes(b"not weights" * 100)
+    table = write_table(tmp_path / "posts.csv", [{"id": 1, "title": "t"}, {"id": 2, "title": "u"}])
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"workspace: {tmp_path / 'run'}\n"
+        f"source: {{kind: table, path: {table}, columns: {{post_id: id, title: title}}}}\n"
+        f"features: {{families: [perplexity], perplexity: {{model: {model}}}}}\n"
+    )
+    done = run_command("run", str(config))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    errors = [line for line in done.stderr.splitlines() if not line.startswith(("ingest:", "features:"))]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"Error: the feature pass stopped: perplexity: model '{model}': cannot be loaded")

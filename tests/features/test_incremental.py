@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import smp_ray.demo
+from smp_ray.demo import MODELS
 from smp_ray.pipeline import status
 from smp_ray.ray_session import RaySession
 from tests.features.conftest import exported, run_command, run_features, table_config, write_table
 
-PERPLEXITY = Path(smp_ray.demo.__file__).parent / "models" / "perplexity"
+PERPLEXITY = MODELS / "perplexity"
 
 
 def rows(count: int) -> list[dict[str, str]]:

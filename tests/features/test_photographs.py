@@ -13,11 +13,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-import smp_ray.demo
+from smp_ray.demo import MODELS
 from smp_ray.ray_session import RaySession
 from tests.features.conftest import exported, run_features, table_config
-
-MODELS = Path(smp_ray.demo.__file__).parent / "models"
 
 
 @pytest.fixture(scope="module")
