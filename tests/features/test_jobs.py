@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from tests.features.conftest import command
@@ -22,14 +24,32 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A head node on loopback; yields the environment in which `ray job submit` reaches it."""
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    env = {**os.environ, **token, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    start = [*RAY, "start", "--head", "--node-ip-address=127.0.0.1", "--port=6399", "--dashboard-host=127.0.0.1"]
-    start += ["--dashboard-port=8299", "--num-cpus=4", "--object-store-memory=500000000", "--disable-usage-stats"]
-    done = subprocess.run(start, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    yield {**env, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8299"}
-    subprocess.run([*RAY, "stop", "--force"], env=env, capture_output=True, check=False)
+    # A Ray that other tests of this process have running must not be joined, nor stopped: no `ray stop` here.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    env |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    env |= {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8299"}
+    start = [*RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--port=6399"]
+    start += ["--dashboard-host=127.0.0.1", "--dashboard-port=8299"]
+    # Not the default port, on which the agent of another local Ray may listen.
+    start += ["--dashboard-agent-listen-port=52399", "--num-cpus=4"]
+    start += ["--object-store-memory=500000000", "--disable-usage-stats"]
+    log = tmp_path_factory.mktemp("cluster") / "head.log"
+    with log.open("wb") as file:
+        head = subprocess.Popen(start, env=env, stdout=file, stderr=file, start_new_session=True)
+    for _ in range(120):
+        listed = subprocess.run([*RAY, "job", "list"], env=env, capture_output=True, check=False)
+        if listed.returncode == 0:
+            break
+        assert head.poll() is None, log.read_text()
+        time.sleep(0.5)
+    yield env
+    children = psutil.Process(head.pid).children(recursive=True)
+    head.terminate()
+    head.wait(timeout=60)
+    for process in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def submit(env: dict[str, str], *entrypoint: str) -> tuple[str, str, str]:
