@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from smp_ray import __version__
 from smp_ray.config import Config, build_config, load_config
 from smp_ray.errors import ConfigError, SmpRayError
 from smp_ray.progress import console, say
@@ -27,6 +28,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"smp-ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    pass
+
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, see configs/")]
 WorkspaceOption = Annotated[
@@ -104,7 +121,8 @@ def demo(
     """Run everything on the built-in sample world: synthetic posts, small built-in models, no network."""
     with _errors(debug):
         config = build_config({"source": {"kind": "demo"}}, sets, workspace, name="demo")
-        say("The sample world is synthetic: made-up posts, rendered pictures, planted effects.")
+        say("The sample world is synthetic: made-up posts, rendered pictures, planted effects. As in SMPD, about one")
+        say("post in nine has no picture.")
         _stages(config, ("ingest", "features"), debug)
         out = os.path.join(workspace, "features.parquet")
         _export(config, out)

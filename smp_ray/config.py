@@ -170,10 +170,28 @@ class RayConfig(Section):
 class Config(Section):
     """The whole configuration."""
 
-    workspace: str = Field("runs/demo", min_length=1, description="a folder or s3://bucket/prefix")
+    workspace: str = Field(min_length=1, description="a folder or s3://bucket/prefix")
     source: Source
     features: FeaturesConfig = FeaturesConfig()
     ray: RayConfig = RayConfig()
+
+    @field_validator("workspace")
+    @classmethod
+    def _known_place(cls, workspace: str) -> str:
+        if "://" in workspace and not workspace.startswith(("s3://", "file://")):
+            raise ValueError("a folder or s3://bucket/prefix")
+        return workspace
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without keys given twice, of which the last would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' is given twice", node.start_mark)
+        return dict(super().construct_mapping(node, deep))
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None, workspace: str | None = None) -> Config:
@@ -213,7 +231,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ConfigError(f"{path}: {reason}; see configs/ for examples") from None
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
@@ -250,6 +268,9 @@ def _lines(error: ValidationError, path: str, origin: dict[str, str]) -> list[st
         if problem["type"] == "extra_forbidden":
             known = ", ".join(_known_keys(problem["loc"]))
             lines.append(f"{where}: {key}: unknown key, allowed: {known}" if known else f"{where}: {key}: unknown key")
+        elif problem["type"] == "union_tag_invalid":
+            kinds = problem["ctx"]["expected_tags"]
+            lines.append(f"{where}: {key}.kind: found '{problem['ctx']['tag']}', allowed: {kinds}")
         elif problem["type"] == "missing":
             lines.append(f"{where}: {key}: missing, it must be given")
         else:

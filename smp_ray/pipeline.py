@@ -88,7 +88,12 @@ def committed_posts(config: Config, workspace: Workspace) -> Manifest:
     """
     manifest = workspace.manifest("ingest", posts_fingerprint(config, workspace))
     if manifest is None:
-        raise SmpRayError("no posts for this configuration; run `smp-ray ingest` (or `smp-ray run`) first")
+        before = (
+            "the raw data or its settings changed since the last ingest"
+            if workspace.manifests("ingest")
+            else "no posts"
+        )
+        raise SmpRayError(f"{before}; run `smp-ray run` first")
     return manifest
 
 
@@ -138,12 +143,16 @@ def _family_status(
         if not earlier:
             return StageStatus(name, key.fingerprint, "missing", why="never computed")
         why = _changes(earlier[-1].config, key.settings) or _other_cause(earlier[-1], key)
-        return StageStatus(name, key.fingerprint, "stale", earlier[-1].rows, earlier[-1].counts, why)
+        return StageStatus(name, key.fingerprint, "stale", sum(earlier[-1].counts.values()), earlier[-1].counts, why)
     if posts is None:
-        return StageStatus(name, key.fingerprint, "stale", manifest.rows, manifest.counts, "the posts are stale")
+        return StageStatus(
+            name, key.fingerprint, "stale", sum(manifest.counts.values()), manifest.counts, "the posts are stale"
+        )
     counts = manifest.details["covers"].get(posts.fingerprint)
     if counts is None:
-        return StageStatus(name, key.fingerprint, "stale", manifest.rows, manifest.counts, "the posts changed since")
+        return StageStatus(
+            name, key.fingerprint, "stale", sum(manifest.counts.values()), manifest.counts, "the posts changed since"
+        )
     if not covers(manifest, posts.fingerprint):
         why = f"{counts['error']:,} posts with status error are tried again"
         return StageStatus(name, key.fingerprint, "stale", posts.rows, counts, why)

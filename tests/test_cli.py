@@ -62,7 +62,7 @@ def test_ingest_status_and_export(tmp_path: Path) -> None:
     assert "never ingested" in before.output
     early = runner.invoke(app, ["export", str(config), "--out", str(tmp_path / "x.parquet")])
     assert early.exit_code == 1
-    assert "run `smp-ray ingest`" in early.output
+    assert "no posts; run `smp-ray run` first" in early.output
 
     done = runner.invoke(app, ["ingest", str(config)])
     assert done.exit_code == 0
@@ -80,6 +80,11 @@ def test_ingest_status_and_export(tmp_path: Path) -> None:
     stale = runner.invoke(app, ["status", str(config)])
     assert "stale" in stale.output
     assert "the raw data changed" in stale.output
+    assert "changed since the last ingest" in runner.invoke(app, ["export", str(config), "--out", "x.parquet"]).output
+
+
+def test_version() -> None:
+    assert runner.invoke(app, ["--version"]).output.startswith("smp-ray 0.")
 
 
 def test_missing_data_is_one_line(tmp_path: Path) -> None:

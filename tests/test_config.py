@@ -31,7 +31,8 @@ def test_shipped_configs_are_found() -> None:
         ("features.families=[caption, caption]", "names a family twice"),
         ("features.families=[smell]", "--set: features.families.0: found 'smell'"),
         ("features.clip.min_actors=9", None),
-        ("source.kind=flickr", "source: found"),
+        ("source.kind=flickr", "source.kind: found 'flickr', allowed: 'demo', 'smpd_image', 'smpd_video', 'table'"),
+        ("workspace=gs://bucket/x", "workspace: found 'gs://bucket/x', allowed: a folder or s3://bucket/prefix"),
         ("source.seeds=3", "source.seeds: unknown key, allowed: kind, posts, seed, test_share"),
         ("bar=1", "bar: unknown key, allowed: workspace, source, features, ray"),
         ("features=3", "features: found 3"),
@@ -64,7 +65,14 @@ def test_every_problem_has_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("a: [", "not YAML"), ("- 1\n", "found [1]"), ("", "found None"), (b"\xff\xfe\x00", "codec")]
+    ("text", "expected"),
+    [
+        ("a: [", "not YAML"),
+        ("a: 1\na: 2\n", "the key 'a' is given twice"),
+        ("- 1\n", "found [1]"),
+        ("", "found None"),
+        (b"\xff\xfe\x00", "codec"),
+    ],
 )
 def test_rubbish_files(tmp_path: Path, text: str | bytes, expected: str) -> None:
     path = tmp_path / "rubbish.yaml"
@@ -83,7 +91,7 @@ def test_missing_file_is_one_line() -> None:
 def test_table_columns_are_checked() -> None:
     source = {"kind": "table", "path": "x.csv", "columns": {"post_id": "id", "likes": "n"}}
     with pytest.raises(ConfigError, match="'likes' is not one of"):
-        build_config({"source": source})
+        build_config({"workspace": "w", "source": source})
     source["columns"] = {"title": "t"}
     with pytest.raises(ConfigError, match="needs a 'post_id' entry"):
-        build_config({"source": source})
+        build_config({"workspace": "w", "source": source})

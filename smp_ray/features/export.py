@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from smp_ray.config import Config, Family
-from smp_ray.errors import SmpRayError
+from smp_ray.errors import ConfigError, SmpRayError
 from smp_ray.features.store import FamilyReader, covers, family_keys, iter_posts
 from smp_ray.workspace import Manifest, Workspace, open_location
 
@@ -45,7 +45,20 @@ def export(config: Config, workspace: Workspace, posts: Manifest, out: str) -> i
         FamilyReader(workspace, manifest, family)
         for family, manifest in finished_families(config, workspace, posts).items()
     ]
+    if not out.split("?")[0].endswith((".parquet", ".pq")):
+        raise ConfigError(f"--out: found {out}, allowed: a name that ends in .parquet")
     filesystem, path = open_location(out)
+    if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+        raise ConfigError(f"--out: found the folder {out}, allowed: the name of a file")
+    try:
+        return _write(workspace, posts, readers, filesystem, path)
+    except OSError as error:
+        raise SmpRayError(f"{out}: cannot be written: {' '.join(str(error).split())}") from error
+
+
+def _write(
+    workspace: Workspace, posts: Manifest, readers: list[FamilyReader], filesystem: pafs.FileSystem, path: str
+) -> int:
     local = isinstance(filesystem, pafs.LocalFileSystem)
     if local:
         os.makedirs(os.path.dirname(path), exist_ok=True)

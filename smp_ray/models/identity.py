@@ -44,6 +44,8 @@ def model_identity(family: ModelFamily, settings: CaptionerConfig | ClipConfig |
     name = "embedded" if settings.model == "embedded" else "folder"
     gguf_file = getattr(settings, "gguf_file", None)
     if gguf_file is None:
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{family}: no config.json in '{folder}', so it is no model folder of transformers")
         return {"name": name, "files": _folder_digests(family, folder)}
     # transformers takes the weights, the configuration and the tokenizer all from that one file.
     weights = folder / gguf_file

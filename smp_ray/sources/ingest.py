@@ -91,6 +91,7 @@ class _Ingest:
         self._schema = pa.schema([*POSTS, *reader.extra_fields])
         self._rejections: list[dict[str, str]] = []
         self._rejected_characters = 0
+        self._first_reason = ""
         self._rejected = PartWriter(workspace, f"{STAGE}/{own}", "rejected.parquet", REJECTED)
         self._posts = PartWriter(workspace, f"{STAGE}/{own}/posts", "part-{:05d}.parquet", self._schema)
         self._intake = Intake(self._keep_rejected, progress)
@@ -158,6 +159,7 @@ class _Ingest:
         self._intake.progress("posts", counts["accepted"], None)
 
     def _keep_rejected(self, source_file: str, record: str, reason: str) -> None:
+        self._first_reason = self._first_reason or reason
         self._rejections.append({"source_file": source_file, "record": record, "reason": reason})
         self._rejected_characters += len(record)
         if len(self._rejections) >= _BATCH_POSTS or self._rejected_characters >= _BATCH_BYTES // 4:
@@ -172,7 +174,10 @@ class _Ingest:
         if not found:
             return f"{self._config.source.kind}: the dataset holds no posts"
         path = self._workspace.path(self._rejected.fragments[0].path)
-        return f"{self._config.source.kind}: no post could be taken, {found} were rejected; {path} says why"
+        return (
+            f"{self._config.source.kind}: no post could be taken, {found} were rejected, the first because: "
+            f"{self._first_reason}; all reasons are in {path}"
+        )
 
 
 def _batches(posts: Iterator[RawPost]) -> Iterator[list[RawPost]]:

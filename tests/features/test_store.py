@@ -85,7 +85,7 @@ def test_errors_are_not_finished() -> None:
 
 
 def keys(**features: object) -> dict[str, str]:
-    config = build_config({"source": {"kind": "demo"}, "features": features})
+    config = build_config({"workspace": "w", "source": {"kind": "demo"}, "features": features})
     return {family: key.fingerprint for family, key in family_keys(config).items()}
 
 

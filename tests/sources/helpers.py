@@ -32,7 +32,7 @@ class Taken:
 def take(workspace: str | Path, **source: Any) -> Taken:
     """Ingest a source section into a workspace and read back what it wrote."""
     place = Workspace.open(str(workspace))
-    manifest = ingest(Config.model_validate({"source": source}), place)
+    manifest = ingest(Config.model_validate({"workspace": "unused", "source": source}), place)
     rows: list[dict[str, Any]] = []
     for fragment in manifest.fragments:
         table = pq.read_table(place.path(fragment.path), filesystem=place.filesystem)

@@ -103,7 +103,7 @@ def test_dataset_and_workspace_on_s3(tmp_path: Path, bucket: str) -> None:
     image_filesystem, path = open_location(uri)
     assert image_filesystem.open_input_stream(path).read() == b"an image"
     workspace = Workspace.open(bucket.format("ws"))
-    config = Config.model_validate({"source": source})
+    config = Config.model_validate({"workspace": "unused", "source": source})
     assert ingest(config, workspace) == taken.manifest
     assert posts_fingerprint(config, workspace) == taken.manifest.fingerprint
     expected = take(tmp_path / "ws", kind="smpd_image", path=str(local.root), splits=("train",))

@@ -22,7 +22,9 @@ COLUMNS = {"post_id": "id", "title": "t"}
 
 
 def table_config(path: Path) -> Config:
-    return Config.model_validate({"source": {"kind": "table", "path": str(path), "columns": COLUMNS}})
+    return Config.model_validate(
+        {"workspace": "unused", "source": {"kind": "table", "path": str(path), "columns": COLUMNS}}
+    )
 
 
 @pytest.fixture
@@ -142,7 +144,8 @@ def test_nothing_taken_is_an_error_and_no_artefact(tmp_path: Path, workspace: Wo
     write_lines(tmp_path / "posts.jsonl", [{"id": None, "t": "a"}, {"id": "", "t": "b"}])
     config = table_config(tmp_path / "posts.jsonl")
     with pytest.raises(
-        DataError, match=r"no post could be taken, 2 were rejected; (.*rejected\.parquet) says why"
+        DataError,
+        match=r"no post could be taken, 2 were rejected, the first because: line 1: no id; all reasons are in (.*rejected\.parquet)",
     ) as error:
         ingest(config, workspace)
     rejected = pq.read_table(str(error.value).split("; ")[1].removesuffix(" says why"))

@@ -309,5 +309,8 @@ def test_no_such_root(tmp_path: Path) -> None:
 
 def test_empty_list_of_images_is_no_post(files: SmpdFiles) -> None:
     files.paths, files.labels = [], []
-    with pytest.raises(DataError, match=r"no post could be taken, 3 were rejected; .*rejected\.parquet says why"):
+    with pytest.raises(
+        DataError,
+        match=r"no post could be taken, 3 were rejected, the first because: post 1@N0/1 is not in .*rejected\.parquet",
+    ):
         take_smpd(files)
