@@ -94,8 +94,12 @@ def _stages(config: Config, names: tuple[str, ...], debug: bool, retry: list[str
     print_summary(config)
 
 
-def print_summary(config: Config) -> None:
-    """The table at the end of a command: what is committed, how many posts by status, and where it lies."""
+def print_summary(config: Config) -> bool:
+    """The table at the end of a command: what is committed, how many posts by status, and where it lies.
+
+    Returns:
+        Whether everything is committed.
+    """
     from smp_ray.pipeline import status
     from smp_ray.workspace import Workspace
 
@@ -103,13 +107,15 @@ def print_summary(config: Config) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("artefact", "state", "posts", "by status", ""):
         table.add_column(column, justify="right" if column == "posts" else "left", overflow="fold")
-    for line in status(config, workspace):
+    lines = status(config, workspace)
+    for line in lines:
         counts = {name: count for name, count in line.counts.items() if name in STATUSES or name == "rejected"}
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         table.add_row(line.name, line.state, "" if line.rows is None else f"{line.rows:,}", shown, line.why)
     console.print()
     console.print(table)
     console.print(f"\nworkspace: {workspace.root if '://' not in workspace.uri else workspace.uri}", markup=False)
+    return all(line.state == "committed" for line in lines)
 
 
 @app.command()
@@ -171,12 +177,7 @@ def status(
 ) -> None:
     """What is committed, posts by status, what is stale and why. Exit status 1 if anything is not committed."""
     with _errors(debug):
-        from smp_ray.pipeline import status as stage_status
-        from smp_ray.workspace import Workspace
-
-        loaded = load_config(config, sets, workspace)
-        print_summary(loaded)
-        if any(line.state != "committed" for line in stage_status(loaded, Workspace.open(loaded.workspace))):
+        if not print_summary(load_config(config, sets, workspace)):
             raise typer.Exit(1)
 
 

@@ -8,10 +8,9 @@ import logging
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any
 
 from smp_ray.config import RayConfig
@@ -38,7 +37,6 @@ class RaySession:
     started: bool = False
     #: Physical cores of a local Ray, None on a cluster.
     cores: int | None = None
-    start_seconds: float = field(default=0.0)
 
     def start(self) -> None:
         """Start a local Ray or connect to the cluster; a no-op if that was done.
@@ -48,7 +46,6 @@ class RaySession:
         """
         if self.started:
             return
-        began = time.monotonic()
         if not self.debug:
             _quieten()
         import ray
@@ -66,7 +63,6 @@ class RaySession:
             where = address or "this machine"
             raise SmpRayError(f"Ray at {where} cannot be reached: {' '.join(str(error).split())}") from error
         self.started = True
-        self.start_seconds = time.monotonic() - began
 
     def _start_local(self, ray: Any, common: dict[str, Any]) -> None:
         self.cores = available_cores()
