@@ -7,7 +7,7 @@ Every option has its default, unit and bounds here. Unknown keys, wrong types an
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -16,6 +16,8 @@ from smp_ray.errors import ConfigError
 
 Family = Literal["caption", "clip", "perplexity"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+MatrixFamily = Literal["metadata", "text", "clip", "adapted", "similarity", "perplexity"]
+Baseline = Literal["mean", "user_mean", "lightgbm_default", "ncku_dart"]
 
 #: The columns of the posts table that a `table` source may fill (besides any `user_<name>` number).
 TABLE_COLUMNS = (
@@ -155,6 +157,170 @@ class FeaturesConfig(Section):
         return families
 
 
+class SplitConfig(Section):
+    """How labelled posts are divided into folds; stored once, so that every stage uses the same."""
+
+    kind: Literal["user", "time", "random"] = Field(
+        "user", description="user: no user in two folds; time: trained on the past only; random: neither"
+    )
+    folds: int = Field(5, ge=2, le=50, description="number of folds; time has one more block, the first, never judged")
+    seed: int = Field(0, ge=0)
+
+
+class AdapterConfig(Section):
+    """CLIP-Adapter on image and title embeddings with a regression head, cross-fitted over the folds."""
+
+    bottleneck: int = Field(64, ge=1, le=8192, description="hidden width of each modality's adapter")
+    residual_ratio: float = Field(0.6, ge=0, le=1, description="share of the adapter's output in the adapted vector")
+    head_width: int = Field(64, ge=0, le=8192, description="hidden width of the regression head; 0: a linear head")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    loss: Literal["huber", "l1", "l2"] = "huber"
+    huber_delta: float = Field(1.0, gt=0, description="in standard deviations of the training labels")
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    batch_size: int = Field(256, ge=1, le=65_536, description="posts a step over all workers together")
+    max_epochs: int = Field(30, ge=1, le=10_000)
+    patience: int = Field(4, ge=1, description="epochs without a better held-out loss before an adapter stops")
+    holdout: float = Field(0.1, gt=0, lt=0.9, description="share of an adapter's own training part for early stopping")
+    seed: int = Field(0, ge=0)
+    workers: int | None = Field(None, ge=1, le=10_000, description="Ray Train workers; null: one a GPU, else one")
+    use_gpu: bool | None = Field(None, description="null: where the cluster has GPUs")
+    cpus_per_worker: float = Field(1.0, gt=0, le=1024)
+    max_failures: int = Field(3, ge=0, description="lost workers that are survived")
+
+
+class MatrixConfig(Section):
+    """The columns that LightGBM sees, in families that an ablation can take away."""
+
+    families: tuple[MatrixFamily, ...] | None = Field(
+        None, min_length=1, description="null: metadata, text and all that the configured features allow"
+    )
+    embeddings: Literal["pca", "raw"] = Field("pca", description="pca is fitted on training folds only")
+    pca_dimensions: int = Field(32, ge=1, le=4096, description="kept of each embedding")
+    text_dimensions: int = Field(32, ge=0, le=1024, description="TF-IDF reduced by truncated SVD; 0: none")
+    max_bin: int = Field(255, ge=3, le=65_535, description="LightGBM's histogram bins a column")
+
+    @field_validator("families")
+    @classmethod
+    def _no_repeats(cls, families: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if families is not None and len(set(families)) != len(families):
+            raise ValueError("each family once, but the list names a family twice")
+        return families
+
+
+class FloatRange(Section):
+    """A real-valued hyperparameter."""
+
+    type: Literal["float"]
+    low: float
+    high: float
+    log: bool = Field(False, description="drawn evenly on the log scale")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> FloatRange:
+        return _check_bounds(self)
+
+
+class IntRange(Section):
+    """A whole-numbered hyperparameter; both bounds are included."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    log: bool = Field(False, description="drawn evenly on the log scale")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> IntRange:
+        return _check_bounds(self)
+
+
+class Choice(Section):
+    """A hyperparameter that is one of a list."""
+
+    type: Literal["choice"]
+    values: tuple[bool | int | float | str, ...] = Field(min_length=1)
+
+
+AnyRange = TypeVar("AnyRange", FloatRange, IntRange)
+
+
+def _check_bounds(bounds: AnyRange) -> AnyRange:
+    if bounds.low > bounds.high:
+        raise ValueError(f"low ({bounds.low}) must not be above high ({bounds.high})")
+    if bounds.log and bounds.low <= 0:
+        raise ValueError(f"low ({bounds.low}) must be above 0 where log is true")
+    return bounds
+
+
+SearchRange = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+
+#: LightGBM's parameters that are searched unless `training.tune.space` says otherwise.
+DEFAULT_SPACE: dict[str, SearchRange] = {
+    "learning_rate": FloatRange(type="float", low=0.01, high=0.2, log=True),
+    "num_leaves": IntRange(type="int", low=8, high=256, log=True),
+    "min_data_in_leaf": IntRange(type="int", low=5, high=100, log=True),
+    "feature_fraction": FloatRange(type="float", low=0.2, high=1.0),
+    "bagging_fraction": FloatRange(type="float", low=0.5, high=1.0),
+    "lambda_l1": FloatRange(type="float", low=1e-3, high=10.0, log=True),
+    "lambda_l2": FloatRange(type="float", low=1e-3, high=10.0, log=True),
+}
+
+
+class AshaConfig(Section):
+    """Asynchronous successive halving: a trial that is among the worse at a rung ends there."""
+
+    grace_rounds: int = Field(100, ge=1, description="boosting rounds that every trial gets")
+    reduction_factor: float = Field(3.0, gt=1, description="one in this many goes on from rung to rung")
+
+
+class TuneConfig(Section):
+    """The LightGBM sweep: Ray Tune with Optuna's TPE and ASHA."""
+
+    objective: Literal["mae", "mape"] = Field("mae", description="averaged over the folds; it also picks the loss")
+    trials: int = Field(40, ge=1, le=100_000)
+    time_budget_s: float | None = Field(None, gt=0, description="wall clock of the sweep; null: until all trials ran")
+    max_concurrent: int | None = Field(None, ge=1, le=10_000, description="null: as many as the cluster's CPUs hold")
+    cpus_per_trial: int = Field(1, ge=1, le=1024, description="also LightGBM's threads")
+    max_rounds: int = Field(2000, ge=1, le=1_000_000, description="boosting rounds of a trial at most")
+    early_stopping_rounds: int = Field(100, ge=1, description="rounds without a better mean over the folds")
+    asha: AshaConfig | None = AshaConfig()
+    models: int = Field(1, ge=1, le=100, description="the final predictor is the mean of the best trials' models")
+    seed: int = Field(0, ge=0)
+    space: dict[str, SearchRange] = Field(DEFAULT_SPACE, description="LightGBM parameter -> range")
+    params: dict[str, bool | int | float | str] = Field({}, description="fixed LightGBM parameters")
+
+    @model_validator(mode="after")
+    def _no_overlap(self) -> TuneConfig:
+        both = sorted(set(self.space) & set(self.params))
+        if both:
+            raise ValueError(f"{', '.join(both)} in 'space' and in 'params'; give each once")
+        reserved = sorted({*self.space, *self.params} & _RESERVED)
+        if reserved:
+            raise ValueError(f"{', '.join(reserved)} set by smp_ray itself (rounds, threads, seed, metric)")
+        return self
+
+
+_RESERVED = {"num_iterations", "n_estimators", "num_threads", "n_jobs", "seed", "random_state", "metric", "verbosity"}
+
+
+class AblationConfig(Section):
+    """The ablation: every variant gets the same folds and the same candidate settings."""
+
+    candidates: int = Field(4, ge=1, le=1000, description="settings tried by each variant: LightGBM's own, then drawn")
+
+
+class TrainingConfig(Section):
+    """From stored features to a predictor."""
+
+    split: SplitConfig = SplitConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    matrix: MatrixConfig = MatrixConfig()
+    tune: TuneConfig = TuneConfig()
+    baselines: tuple[Baseline, ...] = Field(("mean", "user_mean", "lightgbm_default", "ncku_dart"))
+    ablation: AblationConfig = AblationConfig()
+    resamples: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of users for the intervals")
+
+
 class RayConfig(Section):
     """Where Ray runs."""
 
@@ -173,6 +339,7 @@ class Config(Section):
     workspace: str = Field(min_length=1, description="a folder or s3://bucket/prefix")
     source: Source
     features: FeaturesConfig = FeaturesConfig()
+    training: TrainingConfig = TrainingConfig()
     ray: RayConfig = RayConfig()
 
     @field_validator("workspace")

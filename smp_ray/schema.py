@@ -6,7 +6,7 @@ Embedding widths depend on the CLIP model, so the clip family is a function of t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import get_args
+from typing import Literal, get_args
 
 import pyarrow as pa
 
@@ -16,6 +16,8 @@ from smp_ray.config import Family
 OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR = "ok", "no_image", "bad_image", "no_text", "error"
 STATUSES = (OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR)
 FAMILIES: tuple[Family, ...] = get_args(Family)
+#: What the store holds: the families of the feature pass, and what the cross-fitted adapters make of clip.
+StoredFamily = Family | Literal["adapted"]
 
 #: The core of the posts table; a source may add `user_*` and `video_*` columns behind it.
 POSTS = pa.schema(
@@ -55,8 +57,8 @@ REJECTED = pa.schema(
 KEYS = pa.schema([pa.field("row_id", pa.int64(), nullable=False), pa.field("post_id", pa.string(), nullable=False)])
 
 
-def family_fields(family: Family, clip_width: int = 0) -> list[pa.Field]:
-    """Columns of one feature family; `clip_width` is the CLIP embedding width, needed by `clip` alone."""
+def family_fields(family: StoredFamily, clip_width: int = 0) -> list[pa.Field]:
+    """Columns of one feature family; `clip_width` is the CLIP embedding width, for clip and adapted."""
     if family == "caption":
         own = [pa.field("caption", pa.string())]
     elif family == "clip":
@@ -66,6 +68,10 @@ def family_fields(family: Family, clip_width: int = 0) -> list[pa.Field]:
             pa.field(name, pa.float32())
             for name in ("similarity_title_caption", "similarity_image_title", "similarity_image_caption")
         ]
+    elif family == "adapted":
+        vector = pa.list_(pa.float16(), clip_width)
+        own = [pa.field(name, vector) for name in ("adapted_image", "adapted_title")]
+        own += [pa.field(name, pa.float32()) for name in ("adapted_similarity", "adapted_prediction")]
     else:
         own = [
             pa.field("title_perplexity", pa.float32()),

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from smp_ray.config import Config, Family
 from smp_ray.errors import ConfigError, SmpRayError
-from smp_ray.features.store import FamilyReader, covers, family_keys, iter_posts
+from smp_ray.features.store import covers, family_keys
+from smp_ray.store import FamilyReader, iter_posts
 from smp_ray.workspace import Manifest, Workspace, open_location
 
 #: Posts joined at a time: memory stays at some hundred megabytes whatever the size of the store.

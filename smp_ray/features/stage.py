@@ -12,18 +12,11 @@ import pyarrow as pa
 
 from smp_ray.config import Config, Family, FeaturesConfig
 from smp_ray.errors import FeaturePassError
-from smp_ray.features.store import (
-    PASSES,
-    FamilyIndex,
-    FamilyKey,
-    covers,
-    family_keys,
-    post_row_ids,
-    read_fragment,
-)
+from smp_ray.features.store import PASSES, FamilyKey, covers, family_keys
 from smp_ray.progress import Reporter, polled, say
 from smp_ray.ray_session import RaySession
 from smp_ray.schema import ERROR, FAMILIES
+from smp_ray.store import FamilyIndex, post_row_ids, read_fragment
 from smp_ray.workspace import Fragment, Manifest, Workspace, fingerprint
 
 logger = logging.getLogger(__name__)

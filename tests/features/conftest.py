@@ -1,4 +1,4 @@
-"""What the tests of the pass share: one Ray for those in this process, small tables, a runner for the command."""
+"""What the tests of the pass share: small tables, a runner for the command."""
 
 from __future__ import annotations
 
@@ -6,25 +6,16 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
 
-from smp_ray.config import Config, RayConfig, build_config
+from smp_ray.config import Config, build_config
 from smp_ray.pipeline import Run, export, run_stages
-from smp_ray.ray_session import RaySession, ray_session
+from smp_ray.ray_session import RaySession
 
 EMBEDDED = {"families": ["caption", "clip", "perplexity"]}
-
-
-@pytest.fixture(scope="session")
-def session() -> Iterator[RaySession]:
-    """One local Ray for all tests of this process."""
-    with ray_session(RayConfig()) as shared:
-        yield shared
 
 
 def table_config(folder: Path, table: Path, features: dict[str, Any] | None = None, **columns: str) -> Config:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from smp_ray.config import build_config
 from smp_ray.errors import WorkspaceError
-from smp_ray.features.store import FamilyIndex, FamilyReader, covers, family_keys, read_fragment
+from smp_ray.features.store import covers, family_keys
 from smp_ray.schema import feature_schema
+from smp_ray.store import FamilyIndex, FamilyReader, read_fragment
 from smp_ray.workspace import Fragment, Manifest, Workspace
 
 Row = tuple[int, str | None, float | None]

@@ -1,0 +1,1 @@
+"""From stored features to a predictor: splits, adapters, LightGBM, and how well they do."""

@@ -1,0 +1,196 @@
+"""Folds over the labelled posts: made once from the config, stored, and read by every later stage.
+
+`splits/<fingerprint>/splits.parquet` has one row a labelled post: row_id, post_id, user_id, popularity, fold. A post of
+fold k >= 0 is judged by what was trained without it; fold -1 (the first block of a `time` split) only trains.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from smp_ray.config import Config, SplitConfig
+from smp_ray.errors import DataError
+from smp_ray.workspace import Fragment, Manifest, Workspace
+
+STAGE = "splits"
+#: Fold of a post that only trains.
+TRAINS_ONLY = -1
+
+SCHEMA = pa.schema(
+    [
+        pa.field("row_id", pa.int64(), nullable=False),
+        pa.field("post_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string()),
+        pa.field("popularity", pa.float64(), nullable=False),
+        pa.field("fold", pa.int16(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The labelled posts and their folds, in the order of ingest.
+
+    Attributes:
+        kind: `user`, `time` or `random`.
+        count: number of folds.
+        row_ids: int64 (posts,).
+        post_ids: object (posts,).
+        users: int64 (posts,), a code a user; a post without a user is a user of its own.
+        popularity: float64 (posts,).
+        folds: int16 (posts,), see the module.
+    """
+
+    kind: str
+    count: int
+    row_ids: np.ndarray
+    post_ids: np.ndarray
+    users: np.ndarray
+    popularity: np.ndarray
+    folds: np.ndarray
+    fingerprint: str = field(default="", compare=False)
+
+    def training(self, fold: int) -> np.ndarray:
+        """Posts that what judges `fold` may learn from, bool (posts,): the past under `time`, else all other folds."""
+        return self.folds < fold if self.kind == "time" else self.folds != fold
+
+    def validation(self, fold: int) -> np.ndarray:
+        """Posts of a fold, bool (posts,)."""
+        return self.folds == fold
+
+    @property
+    def judged(self) -> np.ndarray:
+        """Posts that have an out-of-fold prediction, bool (posts,)."""
+        return self.folds >= 0
+
+
+def make_splits(config: Config, workspace: Workspace, posts: Manifest, key: str) -> Manifest:
+    """Divide the labelled training posts into folds, stored under the fingerprint `key`; a no-op where that was done.
+
+    Raises:
+        DataError: no labelled posts, labels that are all equal or not finite, fewer users (or moments) than folds.
+    """
+    if (done := workspace.manifest(STAGE, key)) is not None:
+        return done
+    began = time.monotonic()
+    labelled = _labelled(workspace, posts)
+    folds, warnings = divide(labelled, config.training.split)
+    table = labelled.drop_columns(["posted_at"]).append_column(SCHEMA.field("fold"), pa.array(folds))
+    table = table.cast(SCHEMA)
+    path = f"{STAGE}/{key}/splits.parquet"
+    workspace.make_dir(STAGE, key)
+    pq.write_table(table, workspace.path(path), filesystem=workspace.filesystem, compression="zstd")
+    size = workspace.filesystem.get_file_info(workspace.path(path)).size
+    counts = {f"fold {fold}" if fold >= 0 else "trains only": int((folds == fold).sum()) for fold in np.unique(folds)}
+    return workspace.commit(
+        Manifest(
+            stage=STAGE, fingerprint=key, config=config.training.split.model_dump(mode="json"),
+            inputs={"posts": posts.fingerprint}, rows=table.num_rows, counts=counts,
+            wall_seconds=round(time.monotonic() - began, 3),
+            fragments=[Fragment(path, table.num_rows, size)], details={"warnings": warnings},
+        )
+    )  # fmt: skip
+
+
+def load_splits(workspace: Workspace, manifest: Manifest) -> Splits:
+    """Read what `make_splits` stored."""
+    table = pq.read_table(workspace.path(manifest.fragments[0].path), filesystem=workspace.filesystem)
+    return Splits(
+        kind=str(manifest.config["kind"]),
+        count=int(manifest.config["folds"]),
+        row_ids=table["row_id"].to_numpy(),
+        post_ids=table["post_id"].to_numpy(zero_copy_only=False),
+        users=user_codes(table["user_id"]),
+        popularity=table["popularity"].to_numpy(),
+        folds=table["fold"].to_numpy(),
+        fingerprint=manifest.fingerprint,
+    )
+
+
+def user_codes(users: pa.ChunkedArray) -> np.ndarray:
+    """A code for each user, int64 (posts,); a post without a user gets one of its own."""
+    encoded = users.combine_chunks().dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    alone = codes < 0
+    codes[alone] = len(encoded.dictionary) + np.arange(int(alone.sum()))
+    return codes
+
+
+def divide(labelled: pa.Table, settings: SplitConfig) -> tuple[np.ndarray, list[str]]:
+    """Folds of labelled posts.
+
+    Args:
+        labelled: columns user_id and posted_at.
+        settings: kind, folds and seed.
+
+    Returns:
+        int16 (posts,) folds, and warnings about the data in words.
+
+    Raises:
+        DataError: the posts cannot be divided so.
+    """
+    if settings.kind == "time":
+        return _by_time(labelled, settings.folds), []
+    warnings = []
+    users = user_codes(labelled["user_id"])
+    if settings.kind == "user":
+        known = labelled.num_rows - labelled["user_id"].null_count
+        if not known:
+            warnings.append("no post names its user, so the folds are random and not disjoint by user")
+        found = len(np.unique(users))
+        if found < settings.folds:
+            raise DataError(
+                f"training.split: {found} user{'s' if found != 1 else ''} for {settings.folds} folds that are disjoint "
+                "by user; set training.split.folds lower, or training.split.kind to random or time"
+            )
+    elif labelled.num_rows < settings.folds:
+        raise DataError(f"training.split: {labelled.num_rows} labelled posts for {settings.folds} folds")
+    from sklearn.model_selection import GroupKFold, KFold
+
+    kind = GroupKFold if settings.kind == "user" else KFold
+    splitter = kind(n_splits=settings.folds, shuffle=True, random_state=settings.seed)
+    folds = np.full(labelled.num_rows, TRAINS_ONLY, dtype=np.int16)
+    for fold, (_, validation) in enumerate(splitter.split(users, groups=users)):
+        folds[validation] = fold
+    return folds, warnings
+
+
+def _by_time(labelled: pa.Table, count: int) -> np.ndarray:
+    """Blocks of equal size in the order of posting; posts of the same moment stay together."""
+    missing = labelled["posted_at"].null_count
+    if missing:
+        raise DataError(
+            f"training.split: kind time needs a time of posting, which {missing:,} of {labelled.num_rows:,} posts lack"
+        )
+    moments = labelled["posted_at"].cast(pa.int64()).to_numpy()
+    before = np.searchsorted(np.sort(moments), moments, side="left")
+    blocks = before * (count + 1) // labelled.num_rows
+    if len(np.unique(blocks)) < count + 1:
+        raise DataError(
+            f"training.split: the posts have too few different moments for {count} folds in time and a first block"
+        )
+    return (blocks - 1).astype(np.int16)
+
+
+def _labelled(workspace: Workspace, posts: Manifest) -> pa.Table:
+    """Posts of split `train` with a label."""
+    columns = ["row_id", "post_id", "user_id", "popularity", "posted_at", "split"]
+    parts = []
+    for fragment in posts.fragments:
+        path = workspace.path(fragment.path)
+        part = pq.read_table(path, columns=columns, filesystem=workspace.filesystem, partitioning=None)
+        keep = pa.compute.and_(pa.compute.equal(part["split"], "train"), part["popularity"].is_valid())
+        parts.append(part.filter(keep).drop_columns(["split"]))
+    if not parts or not (table := pa.concat_tables(parts)).num_rows:
+        raise DataError("no post of split train has a popularity, so there is nothing to learn from")
+    labels = table["popularity"].to_numpy()
+    if not np.isfinite(labels).all():
+        raise DataError(f"{int((~np.isfinite(labels)).sum()):,} labels are not finite numbers")
+    if (labels == labels[0]).all():
+        raise DataError(f"all {len(labels):,} labels are {labels[0]:g}, so there is nothing to learn")
+    return table
