@@ -6,6 +6,7 @@ Ctrl-C.
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,18 @@ from smp_ray.config import Config, build_config, load_config
 from smp_ray.errors import ConfigError, SmpRayError
 from smp_ray.progress import console, say
 from smp_ray.schema import STATUSES
+
+#: What `smp-ray demo` runs, as configs/demo.yaml says it to those who start from there.
+DEMO = {
+    "source": {"kind": "demo"},
+    "training": {
+        "matrix": {"pca_dimensions": 16, "text_dimensions": 16, "max_bin": 63},
+        "tune": {"trials": 12, "max_rounds": 600, "early_stopping_rounds": 50},
+        "ablation": {"candidates": 1},
+    },
+}
+#: What `run` and `demo` go through.
+STAGES = ("ingest", "features", "adapt", "tune", "predict", "ablate")
 
 app = typer.Typer(
     name="smp-ray",
@@ -91,6 +104,8 @@ def _stages(config: Config, names: tuple[str, ...], debug: bool, retry: list[str
     with ray_session(config.ray, debug) as session:
         run = Run(config, session, tuple(retry or ()))
         run_stages(run, names)
+    if run.training is not None:
+        run.training.show()
     print_summary(config)
 
 
@@ -126,10 +141,10 @@ def demo(
 ) -> None:
     """Run everything on the built-in sample world: synthetic posts, small built-in models, no network."""
     with _errors(debug):
-        config = build_config({"source": {"kind": "demo"}}, sets, workspace, name="demo")
+        config = build_config(copy.deepcopy(DEMO), sets, workspace, name="demo")
         say("The sample world is synthetic: made-up posts, rendered pictures, planted effects. As in SMPD, about one")
         say("post in nine has no picture.")
-        _stages(config, ("ingest", "features"), debug)
+        _stages(config, STAGES, debug)
         out = os.path.join(workspace, "features.parquet")
         _export(config, out)
         _examples(out)
@@ -146,7 +161,7 @@ def run(
 ) -> None:
     """Every stage that the config enables, in order."""
     with _errors(debug):
-        _stages(load_config(config, sets, workspace), ("ingest", "features"), debug, retry)
+        _stages(load_config(config, sets, workspace), STAGES, debug, retry)
 
 
 @app.command()
@@ -169,6 +184,42 @@ def features(
     """Posts → feature store (ingests first where that was not done)."""
     with _errors(debug):
         _stages(load_config(config, sets, workspace), ("features",), debug, retry)
+
+
+@app.command()
+def adapt(
+    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
+) -> None:
+    """Cross-fitted CLIP-adapters on Ray Train; adapted features into the store."""
+    with _errors(debug):
+        _stages(load_config(config, sets, workspace), ("adapt",), debug)
+
+
+@app.command()
+def tune(
+    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
+) -> None:
+    """LightGBM hyperparameter sweep on Ray Tune over the stored features, beside the baselines."""
+    with _errors(debug):
+        _stages(load_config(config, sets, workspace), ("tune",), debug)
+
+
+@app.command()
+def predict(
+    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
+) -> None:
+    """predictions.parquet, and the challenge's submission.json for the unlabelled posts."""
+    with _errors(debug):
+        _stages(load_config(config, sets, workspace), ("predict",), debug)
+
+
+@app.command()
+def ablate(
+    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
+) -> None:
+    """What each family of features is worth: the ablation table."""
+    with _errors(debug):
+        _stages(load_config(config, sets, workspace), ("ablate",), debug)
 
 
 @app.command()

@@ -6,6 +6,7 @@ Every option has its default, unit and bounds here. Unknown keys, wrong types an
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -171,7 +172,9 @@ class AdapterConfig(Section):
     """CLIP-Adapter on image and title embeddings with a regression head, cross-fitted over the folds."""
 
     bottleneck: int = Field(64, ge=1, le=8192, description="hidden width of each modality's adapter")
+    title_bottleneck: int | None = Field(None, ge=1, le=8192, description="of the title's adapter; null: as bottleneck")
     residual_ratio: float = Field(0.6, ge=0, le=1, description="share of the adapter's output in the adapted vector")
+    title_residual_ratio: float | None = Field(None, ge=0, le=1, description="of the title; null: as residual_ratio")
     head_width: int = Field(64, ge=0, le=8192, description="hidden width of the regression head; 0: a linear head")
     dropout: float = Field(0.1, ge=0, lt=1)
     loss: Literal["huber", "l1", "l2"] = "huber"
@@ -182,6 +185,9 @@ class AdapterConfig(Section):
     max_epochs: int = Field(30, ge=1, le=10_000)
     patience: int = Field(4, ge=1, description="epochs without a better held-out loss before an adapter stops")
     holdout: float = Field(0.1, gt=0, lt=0.9, description="share of an adapter's own training part for early stopping")
+    memory_mb: int = Field(
+        2048, ge=1, description="a worker keeps so much of the posts; more are streamed anew each epoch, in such parts"
+    )
     seed: int = Field(0, ge=0)
     workers: int | None = Field(None, ge=1, le=10_000, description="Ray Train workers; null: one a GPU, else one")
     use_gpu: bool | None = Field(None, description="null: where the cluster has GPUs")
@@ -321,6 +327,44 @@ class TrainingConfig(Section):
     resamples: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of users for the intervals")
 
 
+class CleaningConfig(Section):
+    """Which posts count as low quality in the analysis (Figure 2); predictions are made for all posts regardless."""
+
+    min_characters: int = Field(3, ge=0, description="a shorter title is too short")
+    max_symbol_share: float = Field(0.5, ge=0, le=1, description="of a title's characters that are no letter or digit")
+    camera_names: tuple[str, ...] = Field(
+        (r"(?i)^(img|dsc|dscn|dscf|pict|image|photo|p|mvi|gopr|dji|sam|cimg|wp|screenshot)[ _-]*\d{2,}.*$",
+         r"^[\d _.-]+$", r"(?i)^.*\.(jpe?g|png|gif|mp4|mov)$"),
+        description="regular expressions of titles that are file names",
+    )  # fmt: skip
+    duplicates: bool = Field(True, description="a title that the same user has given before")
+    no_image: bool = True
+    bad_image: bool = True
+
+
+class ReportConfig(Section):
+    """The HTML report."""
+
+    edges: tuple[float, ...] = Field(
+        (2.0, 4.0, 6.0, 8.0, 10.0, 12.0), min_length=1, description="inner edges of the popularity intervals"
+    )
+    few_posts: int = Field(30, ge=1, description="intervals with fewer are shown as such")
+    projection_posts: int = Field(1000, ge=50, le=20_000, description="sample of the t-SNE")
+    neighbours: int = Field(20, ge=1, le=1000, description="of the regressor that compares the spaces")
+    scatter_posts: int = Field(3000, ge=100, le=100_000, description="points of a scatter plot at most")
+    gallery_posts: int = Field(8, ge=1, le=100, description="of each kind")
+    shap_posts: int = Field(2000, ge=10, le=1_000_000, description="sample of the SHAP importances")
+    cleaning: CleaningConfig = CleaningConfig()
+    seed: int = Field(0, ge=0)
+
+    @field_validator("edges")
+    @classmethod
+    def _rising(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
+        if any(low >= high for low, high in itertools.pairwise(edges)):
+            raise ValueError("edges in rising order, each once")
+        return edges
+
+
 class RayConfig(Section):
     """Where Ray runs."""
 
@@ -340,6 +384,7 @@ class Config(Section):
     source: Source
     features: FeaturesConfig = FeaturesConfig()
     training: TrainingConfig = TrainingConfig()
+    report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
 
     @field_validator("workspace")

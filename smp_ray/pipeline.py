@@ -14,6 +14,8 @@ from smp_ray.features.store import covers, family_keys
 from smp_ray.progress import Reporter, say
 from smp_ray.ray_session import RaySession
 from smp_ray.sources import ingest, posts_fingerprint
+from smp_ray.training.keys import matrix_families, training_keys
+from smp_ray.training.stages import Training
 from smp_ray.workspace import Manifest, Workspace
 
 
@@ -27,6 +29,7 @@ class Run:
     workspace: Workspace = field(init=False)
     posts: Manifest | None = None
     features: FeatureResult | None = None
+    training: Training | None = None
 
     def __post_init__(self) -> None:
         self.workspace = Workspace.open(self.config.workspace)
@@ -70,14 +73,65 @@ def features_stage(run: Run) -> None:
         raise SmpRayError(f"posts with status error: {counts} (reasons in <family>_error); run again to retry them")
 
 
+def adapt_stage(run: Run) -> None:
+    """Cross-fitted CLIP-adapters; adapted features into the store."""
+    _training(run).adapt()
+
+
+def tune_stage(run: Run) -> None:
+    """Baselines, the LightGBM sweep over the stored features, and the final model."""
+    _training(run).tune()
+
+
+def predict_stage(run: Run) -> None:
+    """Predictions of every post and the challenge's submission of the unlabelled ones."""
+    _training(run).predict()
+
+
+def ablate_stage(run: Run) -> None:
+    """The ablation: what each family of columns is worth."""
+    _training(run).ablate()
+
+
+def _training(run: Run) -> Training:
+    """The training stages, on features that are committed first where they were not."""
+    if run.training is None:
+        matrix_families(run.config)  # a family that cannot be there is found before anything is computed
+        if run.features is None:
+            features_stage(run)
+        assert run.posts is not None
+        assert run.features is not None
+        run.training = Training(run.config, run.workspace, run.posts, run.features.manifests, run.session)
+    return run.training
+
+
 #: Name and function of each stage, in the order in which `run` goes through them.
-STAGES: dict[str, Callable[[Run], None]] = {"ingest": ingest_stage, "features": features_stage}
+STAGES: dict[str, Callable[[Run], None]] = {
+    "ingest": ingest_stage,
+    "features": features_stage,
+    "adapt": adapt_stage,
+    "tune": tune_stage,
+    "predict": predict_stage,
+    "ablate": ablate_stage,
+}
+#: Stages that need labels.
+TRAINING_STAGES = ("adapt", "tune", "predict", "ablate")
 
 
 def run_stages(run: Run, names: Sequence[str] = tuple(STAGES)) -> None:
-    """Go through the stages in order; each is a no-op where its artefact is there."""
+    """Go through the stages in order; each is a no-op where its artefact is there.
+
+    Where all stages are asked for and no post has a label, those that need labels are left out.
+    """
     for name in names:
+        if name in TRAINING_STAGES and tuple(names) == tuple(STAGES) and not _labelled(run.posts):
+            say(f"no post has a popularity, so there is nothing to learn: {', '.join(TRAINING_STAGES)} left out")
+            return
         STAGES[name](run)
+
+
+def _labelled(posts: Manifest | None) -> bool:
+    return posts is not None and posts.counts.get("labelled", 0) > 0
 
 
 def committed_posts(config: Config, workspace: Workspace) -> Manifest:
@@ -122,6 +176,37 @@ def status(config: Config, workspace: Workspace) -> list[StageStatus]:
     for family, key in family_keys(config).items():
         manifest = workspace.manifest(key.stage, key.fingerprint)
         lines.append(_family_status(workspace, key, manifest, posts, family))
+    if _labelled(posts) or posts is None:
+        lines += _training_status(config, workspace, posts, committed=all(x.state == "committed" for x in lines))
+    return lines
+
+
+def _training_status(
+    config: Config, workspace: Workspace, posts: Manifest | None, committed: bool
+) -> list[StageStatus]:
+    """A line for each stage that needs labels; what they are called is only known once the features are there."""
+    folders = {"adapt": "features/adapted", "tune": "tune", "predict": "predict", "ablate": "ablate"}
+    if posts is None or not committed:
+        why = "its inputs are not there"
+        states = {name: "stale" if workspace.manifests(folder) else "missing" for name, folder in folders.items()}
+        return [StageStatus(name, "", state, why=why) for name, state in states.items()]
+    families = {
+        family: manifest
+        for family, key in family_keys(config).items()
+        if (manifest := workspace.manifest(key.stage, key.fingerprint)) is not None
+    }
+    keys = training_keys(config, posts, families)
+    lines = []
+    for name, folder in folders.items():
+        key = keys.adapted if name == "adapt" else getattr(keys, name)
+        if key is None:
+            continue
+        if (manifest := workspace.manifest(folder, key)) is not None:
+            lines.append(StageStatus(name, key, "committed", manifest.rows, manifest.counts))
+        elif workspace.manifests(folder):
+            lines.append(StageStatus(name, key, "stale", why="its settings or inputs changed"))
+        else:
+            lines.append(StageStatus(name, key, "missing", why=f"never run: smp-ray {name}"))
     return lines
 
 

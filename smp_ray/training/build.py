@@ -21,10 +21,14 @@ from smp_ray.training.columns import Columns, load_columns
 from smp_ray.training.encoder import encode
 from smp_ray.training.keys import matrix_families
 from smp_ray.training.matrix import Matrix
+from smp_ray.training.metrics import src
 from smp_ray.training.splits import Splits
 from smp_ray.workspace import Fragment, Manifest, Workspace
 
 STAGE = "matrix"
+#: No honest column of the published datasets comes near it; the mean label of a user over all rows reaches .97.
+SUSPICIOUS_SRC = 0.95
+LEAST_POSTS_OF_A_SUSPICION = 30
 
 
 def build_matrix(
@@ -58,6 +62,7 @@ def build_matrix(
         "columns": {name: family for part in done_parts for name, family in part["columns"].items()},
         "levels": {part["name"]: part["levels"] for part in done_parts},
         "families": list(families),
+        "warnings": [warning for part in done_parts for warning in part["warnings"]],
     }
     return workspace.commit(
         Manifest(
@@ -82,6 +87,7 @@ def _encode_part(
         part = training | judged
         columns, training, popularity, users = columns.rows(part), training[part], popularity[part], users[part]
     settings, split = config.training.matrix, config.training.split
+    trained = popularity[training]
     matrix = encode(columns, training, popularity, users, settings, split.seed)
     path = f"{STAGE}/{key}/{name}.parquet"
     table = _as_table(matrix, columns, training)
@@ -92,7 +98,27 @@ def _encode_part(
         "fragment": Fragment(path, table.num_rows, size),
         "columns": dict(zip(matrix.names, matrix.families, strict=True)),
         "levels": {column: list(texts) for column, texts in matrix.levels.items()},
+        "warnings": suspicious(matrix.rows(training), trained) if fold is None else [],
     }
+
+
+def suspicious(matrix: Matrix, popularity: np.ndarray) -> list[str]:
+    """Warnings of columns that rank the labels almost perfectly on their own: they probably hold them.
+
+    Args:
+        matrix: labelled posts.
+        popularity: float64 (posts,).
+    """
+    found = []
+    for place, name in enumerate(matrix.names):
+        values = matrix.values[:, place]
+        present = np.isfinite(values)
+        if name in matrix.categorical or present.sum() < LEAST_POSTS_OF_A_SUSPICION:
+            continue
+        ranks = src(popularity[present], values[present])
+        if ranks is not None and abs(ranks) > SUSPICIOUS_SRC:
+            found.append(f"{name} alone ranks popularity with SRC {ranks:.2f}: does it hold the label?")
+    return found
 
 
 def aligned(row_ids: np.ndarray, splits: Splits, fold: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

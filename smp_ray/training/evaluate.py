@@ -5,7 +5,8 @@ Every variant is judged on the same posts and the same resamples of users, so th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -88,14 +89,14 @@ def read_out_of_fold(workspace: Workspace, fragment: Fragment, splits: Splits, c
 
 
 def gather_metrics(
-    workspace: Workspace, splits: Splits, parts: Mapping[str, Manifest], warnings: list[str]
+    workspace: Workspace, splits: Splits, parts: Mapping[str, dict[str, Any]], warnings: list[str]
 ) -> dict[str, Any]:
-    """Write `metrics.json` from the artefacts that hold metrics (`details["metrics"]`), and return it.
+    """Write `metrics.json` at the workspace's root from what each part measured, and return it.
 
     Args:
         workspace: where to.
         splits: the protocol's folds.
-        parts: artefact by name (baselines, tune, ablate), those that are there.
+        parts: by name (baselines, tune, ablate), those that are there: `fingerprint`, `variants`, `differences`.
         warnings: facts of the data that a reader of the numbers must know.
     """
     metrics: dict[str, Any] = {
@@ -104,11 +105,58 @@ def gather_metrics(
             "judged_posts": int(splits.judged.sum()), "users": len(np.unique(splits.users)),
             "intervals": "95 %, bootstrap over users", "warnings": warnings,
         },
-        "variants": {}, "differences": [], "artefacts": {name: part.fingerprint for name, part in parts.items()},
+        "variants": {}, "differences": [], "artefacts": {name: part["fingerprint"] for name, part in parts.items()},
     }  # fmt: skip
     for name, part in parts.items():
-        for variant, values in part.details["metrics"].items():
+        for variant, values in part["variants"].items():
             metrics["variants"][variant] = {"from": name, **values}
-        metrics["differences"] += part.details.get("differences", [])
+        metrics["differences"] += part["differences"]
     workspace.write_json(metrics, METRICS_FILE)
     return metrics
+
+
+def measured(
+    workspace: Workspace,
+    manifest: Manifest,
+    splits: Splits,
+    resamples: int,
+    variants: Mapping[str, str],
+    pairs: Sequence[tuple[str, str]],
+    others: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What an artefact's out-of-fold predictions are worth; kept beside it and read again while nothing changed.
+
+    Args:
+        workspace: where the artefact lies.
+        manifest: it holds an `out_of_fold.parquet` with one column a variant.
+        splits: labels, users and folds.
+        resamples: bootstrap resamples of users.
+        variants: name of each variant that is judged -> its column.
+        pairs: variant and reference whose difference is taken.
+        others: predictions from elsewhere that `pairs` may name, float64 (posts,) in the order of `splits`.
+        seed: of the resamples.
+    """
+    asked = {
+        "fingerprint": manifest.fingerprint, "resamples": resamples, "seed": seed, "compared": [list(p) for p in pairs],
+        "others": {n: hashlib.blake2b(v.tobytes(), digest_size=8).hexdigest() for n, v in (others or {}).items()},
+    }  # fmt: skip
+    place = (manifest.stage, manifest.fingerprint, METRICS_FILE)
+    known = workspace.read_json(*place)
+    if known is not None and all(known.get(name) == value for name, value in asked.items()):
+        return dict(known)
+    fragment = out_of_fold_fragment(manifest)
+    predictions = {name: read_out_of_fold(workspace, fragment, splits, column) for name, column in variants.items()}
+    every = {**(others or {}), **predictions}
+    result = {
+        **asked,
+        "variants": judge(splits, predictions, resamples, seed),
+        "differences": differences(splits, {p: (every[p[0]], every[p[1]]) for p in pairs}, resamples, seed),
+    }
+    workspace.write_json(result, *place)
+    return result
+
+
+def out_of_fold_fragment(manifest: Manifest) -> Fragment:
+    """The file of an artefact that holds its out-of-fold predictions."""
+    return next(f for f in manifest.fragments if f.path.endswith("/out_of_fold.parquet"))

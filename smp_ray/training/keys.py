@@ -77,16 +77,12 @@ def training_keys(config: Config, posts: Manifest, families: Mapping[Family, Man
     matrix = fingerprint(
         "matrix", VERSIONS["matrix"], wanted, columns, splits, adapted, {family: stored[family] for family in used}
     )
-    max_bin, resamples, objective = training.matrix.max_bin, training.resamples, training.tune.objective
-    stop = [training.tune.max_rounds, training.tune.early_stopping_rounds]
-    baselines = fingerprint(
-        "baselines", VERSIONS["baselines"], matrix, max_bin, resamples, objective, stop, training.baselines
-    )
-    tuned = fingerprint(
-        "tune", VERSIONS["tune"], matrix, max_bin, resamples, training.tune.model_dump(mode="json", exclude=_TUNE_HOW)
-    )
-    ablate = fingerprint(
-        "ablate", VERSIONS["ablate"], tuned, training.ablation.model_dump(mode="json"), training.tune.seed
-    )
+    sweep, max_bin = training.tune, training.matrix.max_bin
+    rounds = [sweep.objective, sweep.max_rounds, sweep.early_stopping_rounds, sweep.seed]
+    baselines = fingerprint("baselines", VERSIONS["baselines"], matrix, max_bin, rounds, training.baselines)
+    tuned = fingerprint("tune", VERSIONS["tune"], matrix, max_bin, sweep.model_dump(mode="json", exclude=_TUNE_HOW))
+    drawn = sweep.model_dump(mode="json", include={"space", "params"})
+    candidates = training.ablation.model_dump(mode="json")
+    ablate = fingerprint("ablate", VERSIONS["ablate"], matrix, max_bin, rounds, drawn, candidates)
     predict = fingerprint("predict", VERSIONS["predict"], tuned)
     return TrainingKeys(splits, adapted, matrix, baselines, tuned, predict, ablate)

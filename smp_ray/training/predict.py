@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from smp_ray.config import Config
 from smp_ray.errors import WorkspaceError
 from smp_ray.store import iter_posts
-from smp_ray.training.evaluate import read_out_of_fold
+from smp_ray.training.evaluate import out_of_fold_fragment, read_out_of_fold
 from smp_ray.training.matrix import Matrix, load_final
 from smp_ray.training.splits import Splits
 from smp_ray.workspace import Fragment, Manifest, Workspace
@@ -49,7 +49,7 @@ def predict(
     prediction = np.full(len(row_ids), np.nan)
     unseen = ~training
     prediction[unseen] = predict_matrix(workspace, tuned, final.rows(unseen))
-    out_of_fold = read_out_of_fold(workspace, _out_of_fold_of(tuned), splits, "prediction")
+    out_of_fold = read_out_of_fold(workspace, out_of_fold_fragment(tuned), splits, "prediction")
     order = np.argsort(row_ids)
     prediction[order[np.searchsorted(row_ids, splits.row_ids, sorter=order)]] = out_of_fold
     workspace.make_dir(STAGE, key)
@@ -86,10 +86,6 @@ def predict_matrix(workspace: Workspace, tuned: Manifest, matrix: Matrix) -> np.
         if len(matrix.values):
             total += np.asarray(booster.predict(matrix.values))
     return total / len(models)
-
-
-def _out_of_fold_of(tuned: Manifest) -> Fragment:
-    return next(f for f in tuned.fragments if f.path.endswith("/out_of_fold.parquet"))
 
 
 def _table(

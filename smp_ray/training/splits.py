@@ -152,10 +152,10 @@ def divide(labelled: pa.Table, settings: SplitConfig) -> tuple[np.ndarray, list[
         raise DataError(f"training.split: {labelled.num_rows} labelled posts for {settings.folds} folds")
     from sklearn.model_selection import GroupKFold, KFold
 
-    kind = GroupKFold if settings.kind == "user" else KFold
-    splitter = kind(n_splits=settings.folds, shuffle=True, random_state=settings.seed)
+    by_user = settings.kind == "user"
+    splitter = (GroupKFold if by_user else KFold)(n_splits=settings.folds, shuffle=True, random_state=settings.seed)
     folds = np.full(labelled.num_rows, TRAINS_ONLY, dtype=np.int16)
-    for fold, (_, validation) in enumerate(splitter.split(users, groups=users)):
+    for fold, (_, validation) in enumerate(splitter.split(users, groups=users if by_user else None)):
         folds[validation] = fold
     return folds, warnings
 

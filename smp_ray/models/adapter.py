@@ -1,0 +1,227 @@
+"""CLIP-Adapters with a regression head, K of them in one batched module (one for each fold, trained at once).
+
+An adapter is the bottleneck of Gao et al., "CLIP-Adapter" (arXiv 2110.04544): a(x) = ReLU(ReLU(x W1) W2), and the
+adapted embedding is the normalised mixture r a(x) + (1 - r) x. Each of the K has one for the image and one for the
+title, and a head that predicts popularity from both. Every parameter has K as its leading dimension.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+#: Key of the shape in the metadata of a safetensors file.
+METADATA = "smp_ray.adapters"
+#: Vectors shorter than this are left as they are: a missing embedding is zero and stays zero.
+SHORTEST = 1e-6
+
+
+@dataclass(frozen=True)
+class BankShape:
+    """What a bank is made of.
+
+    Attributes:
+        adapters: K, how many adapters there are.
+        folds: the first so many adapters are averaged for posts that belong to no fold.
+        width: of the CLIP embeddings.
+        image_bottleneck, title_bottleneck: hidden width of each modality's adapter.
+        image_ratio, title_ratio: share of the adapter's output in the adapted embedding.
+        head_width: hidden width of the regression head; 0 for a linear head.
+    """
+
+    adapters: int
+    folds: int
+    width: int
+    image_bottleneck: int
+    title_bottleneck: int
+    image_ratio: float
+    title_ratio: float
+    head_width: int
+
+    @property
+    def head_inputs(self) -> int:
+        """Adapted image, adapted title, their product, and a flag for the presence of each."""
+        return 3 * self.width + 2
+
+    @property
+    def dropped(self) -> int:
+        """Units that dropout acts on: what goes into the head's last layer."""
+        return self.head_width or self.head_inputs
+
+
+class BankOutput(NamedTuple):
+    """What all K adapters make of a batch.
+
+    Attributes:
+        image, title: float32 (K, B, W) adapted embeddings, unit norm; zero where the embedding is missing.
+        standardised: float32 (K, B), popularity in standard deviations of each adapter's own training labels.
+    """
+
+    image: Tensor
+    title: Tensor
+    standardised: Tensor
+
+
+class Adapted(NamedTuple):
+    """What a post's own adapter makes of it.
+
+    Attributes:
+        image, title: float32 (B, W), unit norm; zero where the embedding is missing.
+        similarity: float32 (B,), cosine of both; zero unless both are there.
+        prediction: float32 (B,), popularity; says nothing of the post where both embeddings are missing.
+    """
+
+    image: Tensor
+    title: Tensor
+    similarity: Tensor
+    prediction: Tensor
+
+
+class ModalityAdapter(nn.Module):
+    """K bottleneck adapters for one kind of embedding, without biases as published."""
+
+    def __init__(self, adapters: int, width: int, bottleneck: int, ratio: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.down = _weights(adapters, width, bottleneck, generator)
+        self.up = _weights(adapters, bottleneck, width, generator)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """(B, W) → (K, B, W) of unit norm."""
+        hidden = torch.relu(torch.einsum("bw,kwh->kbh", embedding, self.down))
+        adapted = torch.relu(torch.bmm(hidden, self.up))
+        return unit(self.ratio * adapted + (1 - self.ratio) * embedding)
+
+
+class AdapterBank(nn.Module):
+    """K adapters of both modalities, their heads, and the mean and deviation of each one's training labels.
+
+    Args:
+        shape: sizes and ratios.
+        seed: of the initial weights, which are the same for all K: adapters that start together stay comparable, so
+            that a feature means the same whichever fold's adapter made it, and their mean is meaningful.
+    """
+
+    label_mean: Tensor
+    label_std: Tensor
+
+    def __init__(self, shape: BankShape, seed: int = 0) -> None:
+        super().__init__()
+        self.shape = shape
+        generator = torch.Generator().manual_seed(seed)
+        k = shape.adapters
+        self.image = ModalityAdapter(k, shape.width, shape.image_bottleneck, shape.image_ratio, generator)
+        self.title = ModalityAdapter(k, shape.width, shape.title_bottleneck, shape.title_ratio, generator)
+        if shape.head_width:
+            self.head = _weights(k, shape.head_inputs, shape.head_width, generator)
+            self.head_bias = nn.Parameter(torch.zeros(k, shape.head_width))
+        self.last = _weights(k, shape.dropped, 1, generator)
+        self.last_bias = nn.Parameter(torch.zeros(k))
+        self.register_buffer("label_mean", torch.zeros(k))
+        self.register_buffer("label_std", torch.ones(k))
+
+    def forward(
+        self, image: Tensor, title: Tensor, has_image: Tensor, has_title: Tensor, kept: Tensor | None = None
+    ) -> BankOutput:
+        """All adapters over one batch.
+
+        Args:
+            image: float32 (B, W), zero where missing.
+            title: float32 (B, W), zero where missing.
+            has_image: float32 (B,), 1 where the image's embedding is there, else 0.
+            has_title: float32 (B,), the same of the title.
+            kept: dropout's factors, float32 (B, shape.dropped), 0 or 1 / (1 - dropout), shared by all adapters; None
+                for none. It is given, not drawn here, so that it does not depend on how a batch is divided.
+        """
+        adapted_image, adapted_title = self.image(image), self.title(title)
+        # Coordinates of a unit vector are about 1 / sqrt(width) and their products 1 / width, too small beside the
+        # flags for any one learning rate; so scaled, all are about 1 whatever the width.
+        scale = math.sqrt(self.shape.width)
+        x, y = adapted_image * scale, adapted_title * scale
+        flags = torch.stack([has_image, has_title], dim=1).expand(self.shape.adapters, -1, -1)
+        hidden = torch.cat([x, y, x * y, flags], dim=2)
+        if self.shape.head_width:
+            hidden = F.gelu(torch.baddbmm(self.head_bias[:, None], hidden, self.head))
+        if kept is not None:
+            hidden = hidden * kept
+        standardised = torch.bmm(hidden, self.last)[:, :, 0] + self.last_bias[:, None]
+        return BankOutput(adapted_image, adapted_title, standardised)
+
+    def popularity(self, standardised: Tensor) -> Tensor:
+        """Standardised predictions (K, B) in the unit of the labels."""
+        return standardised * self.label_std[:, None] + self.label_mean[:, None]
+
+    def select(self, adapters: Sequence[int]) -> AdapterBank:
+        """A bank of some of the adapters."""
+        chosen = torch.as_tensor(list(adapters), dtype=torch.long)
+        bank = AdapterBank(BankShape(**{**asdict(self.shape), "adapters": len(chosen), "folds": len(chosen)}))
+        bank.load_state_dict(
+            {name: value.detach()[chosen.to(value.device)] for name, value in self.state_dict().items()}
+        )
+        return bank
+
+    @torch.inference_mode()
+    def apply_to(self, adapter: Tensor, image: Tensor, title: Tensor, has_image: Tensor, has_title: Tensor) -> Adapted:
+        """What each post's own adapter makes of it.
+
+        Args:
+            adapter: int64 (B,), which adapter; -1 for the mean over the folds' adapters: of the adapted embeddings
+                (normalised again) and of the predictions.
+            image: as in `forward`, like the rest.
+            title: see there.
+            has_image: see there.
+            has_title: see there.
+        """
+        result = Adapted(torch.zeros_like(image), torch.zeros_like(title), image.new_zeros(len(image)),
+                         image.new_zeros(len(image)))  # fmt: skip
+        for number in adapter.unique().tolist():
+            rows = torch.nonzero(adapter == number)[:, 0]
+            bank = self.select(range(self.shape.folds) if number < 0 else [number])
+            out = bank(image[rows], title[rows], has_image[rows], has_title[rows])
+            result.image[rows] = unit(out.image.mean(dim=0))
+            result.title[rows] = unit(out.title.mean(dim=0))
+            result.prediction[rows] = bank.popularity(out.standardised).mean(dim=0)
+        result.similarity[:] = (result.image * result.title).sum(dim=1).clamp(-1, 1)
+        return result
+
+    def to_bytes(self) -> bytes:
+        """The bank as a safetensors file that holds its own shape."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        return bytes(save(tensors, {METADATA: json.dumps(asdict(self.shape))}))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> AdapterBank:
+        """The inverse of `to_bytes`.
+
+        Raises:
+            ValueError: the bytes are not such a file.
+        """
+        # A safetensors file begins with the length of a JSON header; the library's reader of bytes hides it.
+        try:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            shape = BankShape(**json.loads(header["__metadata__"][METADATA]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"not a safetensors file of adapters ({error})") from None
+        bank = cls(shape)
+        bank.load_state_dict(load(data))
+        return bank
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors (..., W) scaled to unit norm; a zero vector stays zero."""
+    return vectors / vectors.square().sum(dim=-1, keepdim=True).clamp_min(SHORTEST**2).sqrt()
+
+
+def _weights(adapters: int, inputs: int, outputs: int, generator: torch.Generator) -> nn.Parameter:
+    """The initial weights of a linear layer as in `nn.Linear`, repeated for all adapters: (K, inputs, outputs)."""
+    bound = 1 / math.sqrt(inputs)
+    drawn = torch.rand(inputs, outputs, generator=generator) * 2 * bound - bound
+    return nn.Parameter(drawn.expand(adapters, -1, -1).clone())

@@ -1,0 +1,136 @@
+"""Which adapter learns from which post, is stopped by which, and is applied to which: decided before anything runs.
+
+No post is adapted by what saw its label. Under `user` and `random` folds adapter k learns from all other folds and is
+applied to fold k. Under `time` it learns from the folds before k; the first block, which has no past, is halved by
+user, and two more adapters learn from one half each and are applied to the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from smp_ray.config import AdapterConfig
+from smp_ray.errors import DataError
+from smp_ray.training.splits import TRAINS_ONLY, Splits
+
+#: What a post is to an adapter.
+UNSEEN, TRAINS, HELD_OUT = 0, 1, 2
+#: The adapter of a post that belongs to no fold: the mean over the folds' adapters.
+MEAN_OF_FOLDS = -1
+#: The two adapters of the first block of a `time` split, counted from the number of folds.
+_HALVES = 2
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """Who learns from whom.
+
+    Attributes:
+        roles: uint8 (posts, adapters), UNSEEN, TRAINS or HELD_OUT (for early stopping), over the labelled posts.
+        label_mean: float64 (adapters,), of the labels that the adapter learns from.
+        label_std: float64 (adapters,), above 0.
+    """
+
+    roles: np.ndarray
+    label_mean: np.ndarray
+    label_std: np.ndarray
+
+    @property
+    def trains(self) -> np.ndarray:
+        """Number of posts that each adapter learns from, int64 (adapters,)."""
+        return np.asarray((self.roles == TRAINS).sum(axis=0))
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """Number of posts that stop each adapter, int64 (adapters,)."""
+        return np.asarray((self.roles == HELD_OUT).sum(axis=0))
+
+
+def adapter_count(splits: Splits) -> int:
+    """Number of adapters: one a fold, and two for the first block of a `time` split."""
+    return splits.count + (_HALVES if splits.kind == "time" else 0)
+
+
+def assign(splits: Splits, seed: int) -> np.ndarray:
+    """The adapter that is applied to each labelled post, int16 (posts,)."""
+    adapter = splits.folds.astype(np.int16)
+    first = splits.folds == TRAINS_ONLY
+    if first.any():
+        adapter[first] = splits.count + _halves(splits, first, seed)
+    return adapter
+
+
+def plan_adapters(splits: Splits, settings: AdapterConfig, present: np.ndarray) -> AdapterPlan:
+    """Divide the labelled posts among the adapters.
+
+    Args:
+        splits: the folds.
+        settings: holdout and seed.
+        present: bool (posts,), whether a post has an embedding at all; one that has none teaches nothing.
+
+    Raises:
+        DataError: an adapter would have fewer than two posts.
+    """
+    applied = assign(splits, settings.seed)
+    roles = np.full((len(applied), adapter_count(splits)), UNSEEN, dtype=np.uint8)
+    for adapter in range(roles.shape[1]):
+        if adapter < splits.count:
+            sees = splits.training(adapter)
+        else:  # the other half of the first block
+            sees = (splits.folds == TRAINS_ONLY) & (applied != adapter)
+        sees = np.flatnonzero(sees & present)
+        if len(sees) < 2:
+            raise DataError(
+                f"training.adapter: adapter {adapter} would learn from {len(sees)} posts that have an image or a "
+                "title; set training.split.folds lower or training.split.kind to random"
+            )
+        held = _held_out(splits, sees, settings, adapter)
+        roles[sees, adapter] = np.where(held, HELD_OUT, TRAINS)
+    labels = [splits.popularity[roles[:, adapter] == TRAINS] for adapter in range(roles.shape[1])]
+    deviations = np.array([values.std() for values in labels])
+    # All labels equal is possible in a small block; there is nothing to scale then.
+    return AdapterPlan(roles, np.array([values.mean() for values in labels]), np.where(deviations > 0, deviations, 1.0))
+
+
+def mixed(values: np.ndarray, *salts: int) -> np.ndarray:
+    """A hash of each whole number, uint64 (n,), different for different salts (splitmix64: no two values meet)."""
+    state = values.astype(np.uint64)
+    with np.errstate(over="ignore"):
+        for salt in (*salts, 0):
+            state = state + np.uint64(0x9E3779B97F4A7C15 * (salt + 1) % 2**64)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def _held_out(splits: Splits, sees: np.ndarray, settings: AdapterConfig, adapter: int) -> np.ndarray:
+    """Which of the posts `sees` stop the adapter, bool: whole users where folds are whole users. Some, never all."""
+    units = splits.users[sees] if splits.kind == "user" else splits.row_ids[sees]
+    if len(np.unique(units)) < 2:
+        units = splits.row_ids[sees]
+    return _share_of_units(units, mixed(units, settings.seed, 1 + adapter), settings.holdout)
+
+
+def _halves(splits: Splits, first: np.ndarray, seed: int) -> np.ndarray:
+    """0 or 1 for each post of the first block, whole users together where there are several."""
+    units = splits.users[first]
+    if len(np.unique(units)) < 2:
+        units = splits.row_ids[first]
+    return _share_of_units(units, mixed(units, seed, 0), 0.5).astype(np.int16)
+
+
+def _share_of_units(units: np.ndarray, order: np.ndarray, share: float) -> np.ndarray:
+    """Rows of units (users, or single posts) picked in a given order until they make up a share, bool (n,).
+
+    A unit too large for the share is passed over; where all are, the smallest is picked.
+    """
+    names, index, sizes = np.unique(units, return_index=True, return_counts=True)
+    ranked = np.lexsort((names, order[index]))
+    fits = ranked[sizes[ranked] <= share * len(units)]
+    picked = fits[np.cumsum(sizes[fits]) <= share * len(units)]
+    if not len(picked):
+        picked = ranked[[np.argmin(sizes[ranked])]]
+    return np.asarray(np.isin(units, names[picked]))
