@@ -27,10 +27,12 @@ DEMO = {
     "source": {"kind": "demo"},
     "training": {
         "matrix": {"pca_dimensions": 16, "text_dimensions": 16, "max_bin": 63},
-        "tune": {"trials": 12, "max_rounds": 600, "early_stopping_rounds": 50},
+        "tune": {
+            "trials": 12, "max_rounds": 600, "early_stopping_rounds": 50, "models": 3, "asha": {"grace_rounds": 200},
+        },
         "ablation": {"candidates": 1},
     },
-}
+}  # fmt: skip
 #: What `run` and `demo` go through.
 STAGES = ("ingest", "features", "adapt", "tune", "predict", "ablate")
 

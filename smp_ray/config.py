@@ -176,14 +176,14 @@ class AdapterConfig(Section):
     residual_ratio: float = Field(0.6, ge=0, le=1, description="share of the adapter's output in the adapted vector")
     title_residual_ratio: float | None = Field(None, ge=0, le=1, description="of the title; null: as residual_ratio")
     head_width: int = Field(64, ge=0, le=8192, description="hidden width of the regression head; 0: a linear head")
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.3, ge=0, lt=1)
     loss: Literal["huber", "l1", "l2"] = "huber"
     huber_delta: float = Field(1.0, gt=0, description="in standard deviations of the training labels")
     learning_rate: float = Field(1e-3, gt=0, le=1)
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1.0, ge=0, description="AdamW's, taken off per step times the learning rate")
     batch_size: int = Field(256, ge=1, le=65_536, description="posts a step over all workers together")
-    max_epochs: int = Field(30, ge=1, le=10_000)
-    patience: int = Field(4, ge=1, description="epochs without a better held-out loss before an adapter stops")
+    max_epochs: int = Field(60, ge=1, le=10_000)
+    patience: int = Field(8, ge=1, description="epochs without a better held-out loss before an adapter stops")
     holdout: float = Field(0.1, gt=0, lt=0.9, description="share of an adapter's own training part for early stopping")
     memory_mb: int = Field(
         2048, ge=1, description="a worker keeps so much of the posts; more are streamed anew each epoch, in such parts"
@@ -262,21 +262,26 @@ SearchRange = Annotated[FloatRange | IntRange | Choice, Field(discriminator="typ
 
 #: LightGBM's parameters that are searched unless `training.tune.space` says otherwise.
 DEFAULT_SPACE: dict[str, SearchRange] = {
-    "learning_rate": FloatRange(type="float", low=0.01, high=0.2, log=True),
-    "num_leaves": IntRange(type="int", low=8, high=256, log=True),
-    "min_data_in_leaf": IntRange(type="int", low=5, high=100, log=True),
-    "feature_fraction": FloatRange(type="float", low=0.2, high=1.0),
-    "bagging_fraction": FloatRange(type="float", low=0.5, high=1.0),
+    "learning_rate": FloatRange(type="float", low=0.02, high=0.1, log=True),
+    "num_leaves": IntRange(type="int", low=5, high=128, log=True),
+    "min_data_in_leaf": IntRange(type="int", low=5, high=60, log=True),
+    "feature_fraction": FloatRange(type="float", low=0.1, high=0.8),
+    "bagging_fraction": FloatRange(type="float", low=0.5, high=0.95),
     "lambda_l1": FloatRange(type="float", low=1e-3, high=10.0, log=True),
-    "lambda_l2": FloatRange(type="float", low=1e-3, high=10.0, log=True),
+    "lambda_l2": FloatRange(type="float", low=1e-2, high=30.0, log=True),
+    "extra_trees": Choice(type="choice", values=(False, True)),
 }
 
 
 class AshaConfig(Section):
     """Asynchronous successive halving: a trial that is among the worse at a rung ends there."""
 
-    grace_rounds: int = Field(100, ge=1, description="boosting rounds that every trial gets")
-    reduction_factor: float = Field(3.0, gt=1, description="one in this many goes on from rung to rung")
+    grace_rounds: int = Field(
+        600,
+        ge=1,
+        description="boosting rounds that every trial gets; at 300, slow learners that win in the end rank last",
+    )
+    reduction_factor: float = Field(2.0, gt=1, description="one in this many goes on from rung to rung")
 
 
 class TuneConfig(Section):
@@ -290,7 +295,7 @@ class TuneConfig(Section):
     max_rounds: int = Field(2000, ge=1, le=1_000_000, description="boosting rounds of a trial at most")
     early_stopping_rounds: int = Field(100, ge=1, description="rounds without a better mean over the folds")
     asha: AshaConfig | None = AshaConfig()
-    models: int = Field(1, ge=1, le=100, description="the final predictor is the mean of the best trials' models")
+    models: int = Field(5, ge=1, le=100, description="the final predictor is the mean of the best trials' models")
     seed: int = Field(0, ge=0)
     space: dict[str, SearchRange] = Field(DEFAULT_SPACE, description="LightGBM parameter -> range")
     params: dict[str, bool | int | float | str] = Field({}, description="fixed LightGBM parameters")

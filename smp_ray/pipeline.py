@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from smp_ray.config import Config
+from smp_ray.config import Config, Family
 from smp_ray.errors import SmpRayError
 from smp_ray.features.export import export as export_features
 from smp_ray.features.stage import FeatureResult, compute_features
@@ -153,7 +153,22 @@ def committed_posts(config: Config, workspace: Workspace) -> Manifest:
 
 def export(config: Config, workspace: Workspace, out: str) -> int:
     """Posts joined with all feature families into one Parquet file; returns its rows."""
-    return export_features(config, workspace, committed_posts(config, workspace), out)
+    posts = committed_posts(config, workspace)
+    return export_features(config, workspace, posts, out, _adapted(config, workspace, posts))
+
+
+def _adapted(config: Config, workspace: Workspace, posts: Manifest) -> Manifest | None:
+    """The adapted features of this configuration, if they are committed."""
+    families = _committed_families(config, workspace)
+    if len(families) < len(config.features.families):
+        return None
+    key = training_keys(config, posts, families).adapted
+    return None if key is None else workspace.manifest("features/adapted", key)
+
+
+def _committed_families(config: Config, workspace: Workspace) -> dict[Family, Manifest]:
+    found = {family: workspace.manifest(key.stage, key.fingerprint) for family, key in family_keys(config).items()}
+    return {family: manifest for family, manifest in found.items() if manifest is not None}
 
 
 @dataclass(frozen=True)
@@ -190,12 +205,7 @@ def _training_status(
         why = "its inputs are not there"
         states = {name: "stale" if workspace.manifests(folder) else "missing" for name, folder in folders.items()}
         return [StageStatus(name, "", state, why=why) for name, state in states.items()]
-    families = {
-        family: manifest
-        for family, key in family_keys(config).items()
-        if (manifest := workspace.manifest(key.stage, key.fingerprint)) is not None
-    }
-    keys = training_keys(config, posts, families)
+    keys = training_keys(config, posts, _committed_families(config, workspace))
     lines = []
     for name, folder in folders.items():
         key = keys.adapted if name == "adapt" else getattr(keys, name)

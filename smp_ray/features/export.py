@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from smp_ray.config import Config, Family
 from smp_ray.errors import ConfigError, SmpRayError
 from smp_ray.features.store import covers, family_keys
+from smp_ray.schema import StoredFamily
 from smp_ray.store import FamilyReader, iter_posts
 from smp_ray.workspace import Manifest, Workspace, open_location
 
@@ -36,16 +37,16 @@ def finished_families(config: Config, workspace: Workspace, posts: Manifest) -> 
     return found
 
 
-def export(config: Config, workspace: Workspace, posts: Manifest, out: str) -> int:
+def export(config: Config, workspace: Workspace, posts: Manifest, out: str, adapted: Manifest | None = None) -> int:
     """Write the join to `out` (a local path or a URI) and return its number of rows.
 
-    Columns: those of the posts table (without `image_bytes`), then caption, clip and perplexity as configured. The
-    file appears under its name only when it is complete.
+    Columns: those of the posts table (without `image_bytes`), then caption, clip and perplexity as configured, then
+    what the adapters made of them, where that is given. The file appears under its name only when it is complete.
     """
-    readers = [
-        FamilyReader(workspace, manifest, family)
-        for family, manifest in finished_families(config, workspace, posts).items()
-    ]
+    found: dict[StoredFamily, Manifest] = dict(finished_families(config, workspace, posts).items())
+    if adapted is not None:
+        found["adapted"] = adapted
+    readers = [FamilyReader(workspace, manifest, family) for family, manifest in found.items()]
     if not out.split("?")[0].endswith((".parquet", ".pq")):
         raise ConfigError(f"--out: found {out}, allowed: a name that ends in .parquet")
     filesystem, path = open_location(out)

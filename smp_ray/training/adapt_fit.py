@@ -16,7 +16,7 @@ from ray.data import DataContext, ExecutionOptions
 from ray.train.torch import TorchTrainer
 
 from smp_ray.config import AdapterConfig
-from smp_ray.errors import ConfigError, SmpRayError
+from smp_ray.errors import ConfigError, SmpRayError, WorkspaceError
 from smp_ray.training.adapt_data import FILE_BYTES, TRAIN
 from smp_ray.training.adapt_worker import DATASET, AdaptTask, train_worker
 
@@ -80,6 +80,8 @@ def fit(task: AdaptTask, workers: Workers, *, alone: bool) -> None:
     Raises:
         SmpRayError: workers failed more often than `max_failures`.
     """
+    name = task.folder.rsplit("/", 1)[-1]
+    _mend(task, name)
     with _data_context(), _default_environment({**_HEALTH_CHECK, **(_ALONE if alone else {})}):
         trainer = (_LocalTrainer if alone else TorchTrainer)(
             train_worker,
@@ -95,7 +97,7 @@ def fit(task: AdaptTask, workers: Workers, *, alone: bool) -> None:
                 resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if workers.use_gpu else {})},
             ),
             run_config=ray.train.RunConfig(
-                name=task.folder.rsplit("/", 1)[-1],
+                name=name,
                 storage_path=task.workspace.path(task.folder, TRAIN),
                 storage_filesystem=task.workspace.filesystem,
                 failure_config=ray.train.FailureConfig(max_failures=task.settings.max_failures),
@@ -108,6 +110,17 @@ def fit(task: AdaptTask, workers: Workers, *, alone: bool) -> None:
             raise SmpRayError(
                 f"the adapters' training stopped: {_cause(error)}; running again goes on from its last epoch"
             ) from error
+
+
+def _mend(task: AdaptTask, name: str) -> None:
+    """Begin anew where Ray Train could not resume: its record was torn by a kill, or is of another version of Ray."""
+    try:
+        record = task.workspace.read_json(task.folder, TRAIN, name, "checkpoint_manager_snapshot.json")
+        if record is None or record.get("ray_version") == ray.__version__:
+            return
+    except WorkspaceError:
+        pass
+    task.workspace.delete_dir(task.folder, TRAIN)
 
 
 class _LocalTrainer(TorchTrainer):
@@ -187,4 +200,6 @@ def _cause(error: BaseException) -> str:
     while isinstance(inner := getattr(current, "cause", None) or current.__cause__, BaseException):
         current = inner
     lines = [line.strip() for line in str(current).splitlines() if line.strip()]
+    if isinstance(current, SmpRayError):
+        return str(current)
     return f"{type(current).__name__}: {lines[-1][:500]}" if lines else type(current).__name__

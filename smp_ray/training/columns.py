@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from smp_ray.config import MatrixFamily
 from smp_ray.schema import POSTS, StoredFamily
 from smp_ray.store import FamilyReader, iter_posts
+from smp_ray.training.text import hashed_counts
 from smp_ray.workspace import Manifest, Workspace
 
 #: Posts read at once.
@@ -43,6 +45,7 @@ class Columns:
         numbers: float64 (posts,) by column name; NaN where missing.
         categories: object (posts,) of texts or None by column name.
         texts: object (posts,) of title, tags and suggested words by name, each "" where missing.
+        counts: sparse (posts, buckets) of words and character n-grams of the texts, see `text.hashed_counts`.
         vectors: float16 or float32 (posts, width) by column name; a row of NaN where missing.
         families: the family of each number, category, text and vector.
     """
@@ -52,6 +55,7 @@ class Columns:
     numbers: dict[str, np.ndarray] = field(default_factory=dict)
     categories: dict[str, np.ndarray] = field(default_factory=dict)
     texts: dict[str, np.ndarray] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
     families: dict[str, MatrixFamily] = field(default_factory=dict)
 
@@ -60,7 +64,7 @@ class Columns:
 
     def rows(self, which: np.ndarray) -> Columns:
         """Some posts, by a boolean mask or positions."""
-        kinds = ("numbers", "categories", "texts", "vectors")
+        kinds = ("numbers", "categories", "texts", "counts", "vectors")
         parts = {kind: {name: values[which] for name, values in getattr(self, kind).items()} for kind in kinds}
         return Columns(self.row_ids[which], self.post_ids[which], families=self.families, **parts)
 
@@ -103,6 +107,8 @@ def load_columns(
         _user_posts(every, workspace, posts)
     _drop_uninformative(every)
     _ratios(every)
+    if every.texts:
+        every.counts = hashed_counts(every.texts)
     return every
 
 

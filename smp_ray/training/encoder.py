@@ -57,10 +57,18 @@ def encode(
         kind = "pc" if reduced else "d"
         names = [f"{name}_{kind}{place:0{3 if values.shape[1] > 99 else 2}d}" for place in range(values.shape[1])]
         built.add(columns.families[name], names, values)
-    if columns.texts:
+    if columns.counts:
         from smp_ray.training.text import encode_texts
 
-        for name, values in encode_texts(columns, training, popularity, users, settings.text_dimensions, seed):
+        # Numbers for a linear model: logs and ratios instead of the counts that they are made of.
+        read = [name for name in columns.numbers if columns.families[name] == "metadata"]
+        read = [name for name in read if f"log_{name}" not in columns.numbers]
+        shared = [place for place, name in enumerate(built.names) if name.endswith("_posts") and name not in read]
+        frequencies = np.concatenate(built.blocks, axis=1)[:, shared]
+        numbers = np.column_stack([*(columns.numbers[name] for name in read), frequencies.astype(np.float64)])
+        for name, values in encode_texts(
+            columns.counts, numbers, training, popularity, users, settings.text_dimensions, seed
+        ):
             built.add("text", [name], values)
     return Matrix(
         values=np.ascontiguousarray(np.concatenate(built.blocks, axis=1)),

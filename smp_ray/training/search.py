@@ -201,9 +201,7 @@ class OrderedASHA(ASHAScheduler):
         known_to: the records that count for a trial, by its number: `InOrder.known_to`.
     """
 
-    def __init__(
-        self, settings: AshaConfig, max_rounds: int, known_to: Callable[[int], Sequence[TrialRecord]]
-    ) -> None:
+    def __init__(self, settings: AshaConfig, max_rounds: int, known_to: Callable[[int], Sequence[TrialRecord]]) -> None:
         super().__init__(
             time_attr=ROUNDS, metric=OBJECTIVE, mode="min", max_t=max_rounds,
             grace_period=min(settings.grace_rounds, max_rounds), reduction_factor=settings.reduction_factor,

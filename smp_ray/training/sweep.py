@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from smp_ray.config import TuneConfig
+from smp_ray.config import AshaConfig, TuneConfig
 from smp_ray.errors import SmpRayError
 from smp_ray.progress import Reporter, polled
 from smp_ray.ray_session import RaySession
 from smp_ray.training.booster import check_labels
 from smp_ray.training.matrix import FoldData
+from smp_ray.training.search import InOrder, OrderedASHA
 from smp_ray.training.trial import TrialContext, run_trial, share_folds, trial_params
 from smp_ray.training.trial_files import TrialFiles, TrialRecord
 from smp_ray.workspace import Workspace
@@ -38,7 +39,7 @@ class Sweep:
     Attributes:
         records: of every trial, by number.
         concurrency: trials side by side.
-        lag: see `search.InOrder`.
+        slots: trials side by side by the sweep's clock: the concurrency with which it was begun.
         startup_seconds: until the first trial of this run began: Ray, the data, the first actor.
         seconds: from there until the last trial ended.
         resumed: trials that an interrupted sweep had finished.
@@ -46,7 +47,7 @@ class Sweep:
 
     records: dict[int, TrialRecord]
     concurrency: int
-    lag: int
+    slots: int
     startup_seconds: float
     seconds: float
     resumed: int
@@ -76,11 +77,6 @@ def trials_at_once(settings: TuneConfig, cores: int | None) -> int:
     return min(fit, settings.max_concurrent or fit, settings.trials)
 
 
-def lag_for(concurrency: int) -> int:
-    """How far back the results lie that a suggestion is made from, see `search.InOrder`."""
-    return 1 if concurrency == 1 else 2 * concurrency
-
-
 def run_sweep(
     settings: TuneConfig,
     max_bin: int,
@@ -105,20 +101,16 @@ def run_sweep(
         SmpRayError: a trial does not fit the cluster, or Ray Tune ended early.
         DataError: the objective is undefined for a label.
     """
-    from ray.tune.search import Searcher
-
-    from smp_ray.training.search import InOrder
-
     began = time.time()
     session.start()
     concurrency = trials_at_once(settings, session.cores)
-    lag = _kept_lag(concurrency, workspace, folder)
+    slots = _kept_slots(concurrency, workspace, folder)
     files = TrialFiles(workspace, f"{folder}/trials")
     recorded = files.records()
     used = max((record.started_after_seconds + record.seconds for record in recorded.values()), default=0.0)
-    rehearsal = InOrder(settings, lag, recorded, deadline=_deadline(settings, time.time() - used))
-    if rehearsal.suggest("rehearsal") == Searcher.FINISHED:
-        return Sweep(rehearsal.ended, concurrency, lag, round(time.time() - began, 3), 0.0, len(rehearsal.ended))
+    rehearsal = InOrder(settings, slots, posts, recorded, deadline=_deadline(settings, time.time() - used))
+    if rehearsal.suggest("rehearsal") == InOrder.FINISHED:
+        return Sweep(rehearsal.ended, concurrency, slots, round(time.time() - began, 3), 0.0, len(rehearsal.ended))
     data = folds()
     check_labels([fold.validation_popularity for fold in data], settings.objective)
     shared = share_folds(data, trial_params(settings, max_bin, 0, {}))
@@ -126,47 +118,69 @@ def run_sweep(
     clock = time.time() - used
     deadline = _deadline(settings, clock)
     context = TrialContext(uuid.uuid4().hex, settings, max_bin, posts, shared, files, clock, deadline)
-    search = InOrder(settings, lag, recorded, on_end=files.write_record, deadline=deadline)
-    _run(context, search, concurrency, lag, folder)
+    search = InOrder(settings, slots, posts, recorded, on_end=files.write_record, deadline=deadline)
+    _run(context, search, concurrency, folder)
     if len(search.ended) < settings.trials and (deadline is None or time.time() < deadline):
         raise SmpRayError(f"the sweep ended after {len(search.ended)} of {settings.trials} trials; run it again")
     fresh = [record for number, record in search.ended.items() if recorded.get(number) != record]
     first = min(record.started_after_seconds for record in fresh) + clock
     last = max(record.started_after_seconds + record.seconds for record in fresh) + clock
     return Sweep(
-        search.ended, concurrency, lag, round(first - began, 3), round(last - first, 3), len(search.ended) - len(fresh)
+        search.ended,
+        concurrency,
+        slots,
+        round(first - began, 3),
+        round(last - first, 3),
+        len(search.ended) - len(fresh),
     )
+
+
+class _KeepingActors(OrderedASHA):
+    """Has Tune keep the actors of trials that ended, while the next ones wait for results.
+
+    Tune keeps one idle actor and ends all others, which then take seconds to start again. Without these internals of
+    Ray's the sweep only runs more slowly.
+    """
+
+    kept = 0
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        controller: Any = getattr(tune_controller, "_tune_controller", None)
+        cache: Any = getattr(controller, "_actor_cache", None)
+        if self.kept and hasattr(cache, "increase_max"):
+            cache.increase_max(trial.placement_group_factory, by=self.kept)
+            self.kept = 0
 
 
 def _deadline(settings: TuneConfig, clock_began: float) -> float | None:
     return None if settings.time_budget_s is None else clock_began + settings.time_budget_s
 
 
-def _kept_lag(concurrency: int, workspace: Workspace, folder: str) -> int:
-    """The lag with which the sweep was begun, on whatever cluster it goes on: another one makes another sweep."""
+def _kept_slots(concurrency: int, workspace: Workspace, folder: str) -> int:
+    """The concurrency with which the sweep was begun, on whatever cluster it goes on: it decides what is suggested."""
     known = workspace.read_json(folder, "sweep.json")
     if known is None:
         workspace.make_dir(folder)
-        known = {"lag": lag_for(concurrency)}
+        known = {"slots": concurrency}
         workspace.write_json(known, folder, "sweep.json")
-    return int(known["lag"])
+    return int(known["slots"])
 
 
-def _run(context: TrialContext, search: Any, concurrency: int, lag: int, folder: str) -> None:
+def _run(context: TrialContext, search: Any, concurrency: int, folder: str) -> None:
     """Have Ray Tune run what `search` suggests."""
     from ray import tune
 
-    from smp_ray.training.search import OrderedASHA
-
     settings, workspace = context.settings, context.files.workspace
-    asha = settings.asha and OrderedASHA(settings.asha, settings.max_rounds, lag, search.ended)
+    # Without successive halving trials have no rungs to be ended at.
+    scheduler = _KeepingActors(settings.asha or AshaConfig(), settings.max_rounds, search.known_to)
+    scheduler.kept = concurrency
     workspace.delete_dir(folder, "sweep")  # Ray's notes of an interrupted run; ours are in trials/
-    workspace.make_dir(folder)
+    workspace.make_dir(context.files.folder)
     with _quiet():
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, context=context), {"CPU": settings.cpus_per_trial}),
             tune_config=tune.TuneConfig(
-                search_alg=search, scheduler=asha, num_samples=settings.trials, max_concurrent_trials=concurrency,
+                search_alg=search, scheduler=scheduler, num_samples=settings.trials, max_concurrent_trials=concurrency,
                 reuse_actors=True, trial_name_creator=_name, trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(

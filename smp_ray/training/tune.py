@@ -85,7 +85,7 @@ def tune(
         "trials_by_status": counts,
         "trials_resumed": sweep.resumed,
         "concurrency": sweep.concurrency,
-        "lag": sweep.lag,
+        "slots": sweep.slots,
         "startup_seconds": sweep.startup_seconds,
         "sweep_seconds": sweep.seconds,
         "models": paths,
@@ -112,9 +112,7 @@ def _ranked(records: Mapping[int, TrialRecord], workspace: Workspace, folder: st
 
 
 def _summary(settings: TuneConfig, sweep: Sweep, counts: Mapping[str, int], best: TrialRecord) -> str:
-    by_status = ", ".join(
-        f"{counts[status]} {status}" for status in ("completed", "stopped", "failed") if counts[status]
-    )
+    by_status = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     kept = f", {sweep.resumed} of them kept from an interrupted run" if sweep.resumed else ""
     return (
         f"tune: {len(sweep.records)} trials ({by_status}{kept}) in {sweep.seconds:.1f} s, "
