@@ -477,6 +477,10 @@ def _apply_override(raw: dict[str, Any], override: str) -> str:
     return ".".join(parts)
 
 
+#: Where the ranges of the search space are, whose discriminator pydantic puts into locations, too.
+_SPACE = ("training", "tune", "space")
+
+
 def _lines(error: ValidationError, path: str, origin: dict[str, str]) -> list[str]:
     lines = []
     for problem in error.errors(include_url=False):
@@ -487,7 +491,13 @@ def _lines(error: ValidationError, path: str, origin: dict[str, str]) -> list[st
             lines.append(f"{where}: {key}: unknown key, allowed: {known}" if known else f"{where}: {key}: unknown key")
         elif problem["type"] == "union_tag_invalid":
             kinds = problem["ctx"]["expected_tags"]
-            lines.append(f"{where}: {key}.kind: found '{problem['ctx']['tag']}', allowed: {kinds}")
+            tag = "type" if problem["loc"][:3] == _SPACE else "kind"
+            lines.append(f"{where}: {key}.{tag}: found '{problem['ctx']['tag']}', allowed: {kinds}")
+        elif problem["type"] == "union_tag_not_found":
+            kinds = "'float', 'int', 'choice'" if problem["loc"][:3] == _SPACE else "see configs/"
+            lines.append(
+                f"{where}: {key}.{'type' if problem['loc'][:3] == _SPACE else 'kind'}: missing, allowed: {kinds}"
+            )
         elif problem["type"] == "missing":
             lines.append(f"{where}: {key}: missing, it must be given")
         else:
@@ -501,13 +511,18 @@ def _dotted(loc: tuple[int | str, ...]) -> str:
     parts = [str(part) for part in loc]
     if len(parts) > 2 and parts[0] == "source":
         del parts[1]
+    if parts[:3] == list(_SPACE) and len(parts) > 4:
+        del parts[4]
     return ".".join(parts) or "(the whole file)"
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
     model: Any = Config
-    for part in loc[:-1]:
+    for place, part in enumerate(loc[:-1]):
         if part == "source":
+            continue
+        if loc[:3] == _SPACE and place >= 2:
+            model = {"float": FloatRange, "int": IntRange, "choice": Choice}.get(str(part), model)
             continue
         kinds = {"demo": DemoSource, "smpd_image": SmpdImageSource, "smpd_video": SmpdVideoSource, "table": TableSource}
         model = kinds.get(str(part)) or model.model_fields[str(part)].annotation

@@ -25,7 +25,19 @@ def write_config(folder: Path, **extra: object) -> Path:
 
 def test_help_names_every_command() -> None:
     shown = runner.invoke(app, ["--help"]).output
-    for command in ("demo", "run", "ingest", "features", "status", "export", "validate"):
+    for command in (
+        "demo",
+        "run",
+        "ingest",
+        "features",
+        "adapt",
+        "tune",
+        "predict",
+        "ablate",
+        "status",
+        "export",
+        "validate",
+    ):
         assert command in shown
 
 

@@ -36,6 +36,35 @@ def test_shipped_configs_are_found() -> None:
         ("source.seeds=3", "source.seeds: unknown key, allowed: kind, posts, seed, test_share"),
         ("bar=1", "bar: unknown key, allowed: workspace, source, features, training, report, ray"),
         ("features=3", "features: found 3"),
+        (
+            "training.tune.space.x={type: int, low: 5, high: 3}",
+            "space.x: found {'type': 'int', 'low': 5, 'high': 3}, allowed: low (5) must not be above high (3)",
+        ),
+        (
+            "training.tune.space.x={type: float, low: 0, high: 3, log: true}",
+            "low (0.0) must be above 0 where log is true",
+        ),
+        (
+            "training.tune.space.x={low: 0, high: 3}",
+            "training.tune.space.x.type: missing, allowed: 'float', 'int', 'choice'",
+        ),
+        (
+            "training.tune.space.x={type: real}",
+            "training.tune.space.x.type: found 'real', allowed: 'float', 'int', 'choice'",
+        ),
+        (
+            "training.tune.space.x={type: float, low: 0, high: 3, step: 1}",
+            "training.tune.space.x.step: unknown key, allowed: type, low, high, log",
+        ),
+        ("training.tune.space.metric={type: choice, values: [l1]}", "metric set by smp_ray itself"),
+        (
+            "training.tune={params: {max_depth: 3}, space: {max_depth: {type: int, low: 1, high: 3}}}",
+            "max_depth in 'space' and in 'params'",
+        ),
+        ("training.split.folds=1", "training.split.folds: found 1, allowed: greater than or equal to 2"),
+        ("training.split.kind=week", "training.split.kind: found 'week', allowed: 'user', 'time' or 'random'"),
+        ("training.baselines=[median]", "training.baselines.0: found 'median'"),
+        ("report.edges=[4, 2]", "report.edges: found [4, 2], allowed: edges in rising order"),
         ("features.clip", "found no KEY=VALUE"),
         ("features.clip.batch_size=[", "the value is not YAML"),
         ("workspace.deep=1", "workspace is 'w', not a section"),

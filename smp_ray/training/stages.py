@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from smp_ray.config import Config, Family
 from smp_ray.progress import console, say
@@ -211,12 +212,12 @@ class Training:
         posts = f"{protocol['judged_posts']:,} posts of {protocol['users']:,} users"
         folds = f"{protocol['folds']} folds by {protocol['split']}"
         console.print(f"\nout of fold, {posts}, {folds}; [95 % interval over users]", markup=False)
-        # Ninety columns hold the tables; a log is not as narrow as the terminal that it pretends to be.
-        width = max(console.width, 100)
-        console.print(metrics_table(metrics["variants"]), width=width)
+        # A log is not as narrow as the terminal that it pretends to be.
+        wide = Console(stderr=True, highlight=False, width=max(console.width, 130))
+        wide.print(metrics_table(metrics["variants"]))
         if metrics["differences"]:
             console.print()
-            console.print(differences_table(metrics["differences"]), width=width)
+            wide.print(differences_table(metrics["differences"]))
         console.print(f"more in {self.workspace.path(METRICS_FILE)}", markup=False)
 
     def _say(self, stage: str, line: str) -> None:

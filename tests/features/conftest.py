@@ -39,7 +39,7 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def run_features(config: Config, session: RaySession, retry: tuple[str, ...] = ()) -> Run:
     run = Run(config, session, retry)
-    run_stages(run)
+    run_stages(run, ("ingest", "features"))
     return run
 
 
