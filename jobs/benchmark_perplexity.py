@@ -94,7 +94,7 @@ def ray_pass(posts: Path, gguf: Path, out: Path) -> None:
         )
         with ray_session(config.ray) as session:
             run = Run(config, session)
-            run_stages(run)
+            run_stages(run, ("ingest", "features"))
             export(config, run.workspace, str(out))
 
 

@@ -34,7 +34,7 @@ DEMO = {
     },
 }  # fmt: skip
 #: What `run` and `demo` go through.
-STAGES = ("ingest", "features", "adapt", "tune", "predict", "ablate")
+STAGES = ("ingest", "features", "adapt", "tune", "predict", "ablate", "report")
 
 app = typer.Typer(
     name="smp-ray",
@@ -117,7 +117,7 @@ def print_summary(config: Config) -> bool:
     Returns:
         Whether everything is committed.
     """
-    from smp_ray.pipeline import status
+    from smp_ray.status import status
     from smp_ray.workspace import Workspace
 
     workspace = Workspace.open(config.workspace)
@@ -222,6 +222,15 @@ def ablate(
     """What each family of features is worth: the ablation table."""
     with _errors(debug):
         _stages(load_config(config, sets, workspace), ("ablate",), debug)
+
+
+@app.command()
+def report(
+    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
+) -> None:
+    """The HTML report of what is committed: report/index.html opens offline, report/*.csv has its numbers."""
+    with _errors(debug):
+        _stages(load_config(config, sets, workspace), ("report",), debug)
 
 
 @app.command()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from smp_ray.config import Config, Family
+from smp_ray.config import Config
 from smp_ray.errors import SmpRayError
 from smp_ray.features.export import export as export_features
 from smp_ray.features.stage import FeatureResult, compute_features
-from smp_ray.features.store import covers, family_keys
 from smp_ray.progress import Reporter, say
 from smp_ray.ray_session import RaySession
 from smp_ray.sources import ingest, posts_fingerprint
+from smp_ray.status import committed_families, committed_posts, is_labelled, training_artefacts
 from smp_ray.training.keys import matrix_families, training_keys
 from smp_ray.training.stages import Training
-from smp_ray.workspace import Manifest, Workspace
+from smp_ray.workspace import Manifest, Workspace, fingerprint
 
 
 @dataclass
@@ -93,6 +93,31 @@ def ablate_stage(run: Run) -> None:
     _training(run).ablate()
 
 
+def report_stage(run: Run) -> None:
+    """The HTML report of whatever is committed; labels are not needed."""
+    if run.features is None:
+        features_stage(run)
+    assert run.posts is not None
+    assert run.features is not None
+    families = run.features.manifests
+    artefacts = training_artefacts(run.config, run.workspace, run.posts, families)
+    made_of = fingerprint(
+        "report", REPORT_VERSION, run.config.report.model_dump(mode="json"), run.config.training.resamples,
+        run.posts.fingerprint, {name: [m.fingerprint, m.created_at] for name, m in families.items()},
+        {name: None if m is None else [m.fingerprint, m.created_at] for name, m in artefacts.items()},
+    )  # fmt: skip
+    page = run.workspace.path("report", "index.html")
+    if run.workspace.read_json("report", "made_of.json") == made_of:
+        say(f"report: up to date → {page}")
+        return
+    from smp_ray.report.write import write_report
+
+    began = time.monotonic()
+    write_report(run.config, run.workspace, run.posts, families, artefacts)
+    run.workspace.write_json(made_of, "report", "made_of.json")
+    say(f"report: written in {time.monotonic() - began:.1f} s → {page}")
+
+
 def _training(run: Run) -> Training:
     """The training stages, on features that are committed first where they were not."""
     if run.training is None:
@@ -113,7 +138,10 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "tune": tune_stage,
     "predict": predict_stage,
     "ablate": ablate_stage,
+    "report": report_stage,
 }
+#: Raised when the same artefacts would give another report.
+REPORT_VERSION = 1
 #: Stages that need labels.
 TRAINING_STAGES = ("adapt", "tune", "predict", "ablate")
 
@@ -124,31 +152,11 @@ def run_stages(run: Run, names: Sequence[str] = tuple(STAGES)) -> None:
     Where all stages are asked for and no post has a label, those that need labels are left out.
     """
     for name in names:
-        if name in TRAINING_STAGES and tuple(names) == tuple(STAGES) and not _labelled(run.posts):
-            say(f"no post has a popularity, so there is nothing to learn: {', '.join(TRAINING_STAGES)} left out")
-            return
+        if name in TRAINING_STAGES and tuple(names) == tuple(STAGES) and not is_labelled(run.posts):
+            if name == TRAINING_STAGES[0]:
+                say(f"no post has a popularity, so there is nothing to learn: {', '.join(TRAINING_STAGES)} left out")
+            continue
         STAGES[name](run)
-
-
-def _labelled(posts: Manifest | None) -> bool:
-    return posts is not None and posts.counts.get("labelled", 0) > 0
-
-
-def committed_posts(config: Config, workspace: Workspace) -> Manifest:
-    """The posts artefact of this configuration.
-
-    Raises:
-        SmpRayError: it was never committed.
-    """
-    manifest = workspace.manifest("ingest", posts_fingerprint(config, workspace))
-    if manifest is None:
-        before = (
-            "the raw data or its settings changed since the last ingest"
-            if workspace.manifests("ingest")
-            else "no posts"
-        )
-        raise SmpRayError(f"{before}; run `smp-ray run` first")
-    return manifest
 
 
 def export(config: Config, workspace: Workspace, out: str) -> int:
@@ -159,109 +167,8 @@ def export(config: Config, workspace: Workspace, out: str) -> int:
 
 def _adapted(config: Config, workspace: Workspace, posts: Manifest) -> Manifest | None:
     """The adapted features of this configuration, if they are committed."""
-    families = _committed_families(config, workspace)
+    families = committed_families(config, workspace)
     if len(families) < len(config.features.families):
         return None
     key = training_keys(config, posts, families).adapted
     return None if key is None else workspace.manifest("features/adapted", key)
-
-
-def _committed_families(config: Config, workspace: Workspace) -> dict[Family, Manifest]:
-    found = {family: workspace.manifest(key.stage, key.fingerprint) for family, key in family_keys(config).items()}
-    return {family: manifest for family, manifest in found.items() if manifest is not None}
-
-
-@dataclass(frozen=True)
-class StageStatus:
-    """One line of `smp-ray status`."""
-
-    name: str
-    fingerprint: str
-    state: str
-    rows: int | None = None
-    counts: dict[str, int] = field(default_factory=dict)
-    why: str = ""
-
-
-def status(config: Config, workspace: Workspace) -> list[StageStatus]:
-    """What is committed for this configuration, what is stale and why. Loads no model and starts no Ray."""
-    fingerprint = posts_fingerprint(config, workspace)
-    posts = workspace.manifest("ingest", fingerprint)
-    lines = [_ingest_status(workspace, fingerprint, posts, config)]
-    for family, key in family_keys(config).items():
-        manifest = workspace.manifest(key.stage, key.fingerprint)
-        lines.append(_family_status(workspace, key, manifest, posts, family))
-    if _labelled(posts) or posts is None:
-        lines += _training_status(config, workspace, posts, committed=all(x.state == "committed" for x in lines))
-    return lines
-
-
-def _training_status(
-    config: Config, workspace: Workspace, posts: Manifest | None, committed: bool
-) -> list[StageStatus]:
-    """A line for each stage that needs labels; what they are called is only known once the features are there."""
-    folders = {"adapt": "features/adapted", "tune": "tune", "predict": "predict", "ablate": "ablate"}
-    if posts is None or not committed:
-        why = "its inputs are not there"
-        states = {name: "stale" if workspace.manifests(folder) else "missing" for name, folder in folders.items()}
-        return [StageStatus(name, "", state, why=why) for name, state in states.items()]
-    keys = training_keys(config, posts, _committed_families(config, workspace))
-    lines = []
-    for name, folder in folders.items():
-        key = keys.adapted if name == "adapt" else getattr(keys, name)
-        if key is None:
-            continue
-        if (manifest := workspace.manifest(folder, key)) is not None:
-            lines.append(StageStatus(name, key, "committed", manifest.rows, manifest.counts))
-        elif workspace.manifests(folder):
-            lines.append(StageStatus(name, key, "stale", why="its settings or inputs changed"))
-        else:
-            lines.append(StageStatus(name, key, "missing", why=f"never run: smp-ray {name}"))
-    return lines
-
-
-def _ingest_status(workspace: Workspace, fingerprint: str, posts: Manifest | None, config: Config) -> StageStatus:
-    if posts is not None:
-        return StageStatus("ingest", fingerprint, "committed", posts.rows, posts.counts)
-    earlier = workspace.manifests("ingest")
-    if not earlier:
-        return StageStatus("ingest", fingerprint, "missing", why="never ingested")
-    changed = _changes(earlier[-1].config, config.source.model_dump(mode="json"))
-    return StageStatus("ingest", fingerprint, "stale", earlier[-1].rows, why=changed or "the raw data changed")
-
-
-def _family_status(
-    workspace: Workspace, key: Any, manifest: Manifest | None, posts: Manifest | None, name: str
-) -> StageStatus:
-    if manifest is None:
-        earlier = workspace.manifests(key.stage)
-        if not earlier:
-            return StageStatus(name, key.fingerprint, "missing", why="never computed")
-        why = _changes(earlier[-1].config, key.settings) or _other_cause(earlier[-1], key)
-        return StageStatus(name, key.fingerprint, "stale", sum(earlier[-1].counts.values()), earlier[-1].counts, why)
-    if posts is None:
-        return StageStatus(
-            name, key.fingerprint, "stale", sum(manifest.counts.values()), manifest.counts, "the posts are stale"
-        )
-    counts = manifest.details["covers"].get(posts.fingerprint)
-    if counts is None:
-        return StageStatus(
-            name, key.fingerprint, "stale", sum(manifest.counts.values()), manifest.counts, "the posts changed since"
-        )
-    if not covers(manifest, posts.fingerprint):
-        why = f"{counts['error']:,} posts with status error are tried again"
-        return StageStatus(name, key.fingerprint, "stale", posts.rows, counts, why)
-    return StageStatus(name, key.fingerprint, "committed", posts.rows, counts)
-
-
-def _other_cause(earlier: Manifest, key: Any) -> str:
-    if earlier.models.get(key.family) != key.model:
-        return "the model's files or revision changed"
-    if earlier.inputs != key.inputs:
-        return "the captions that it uses changed"
-    return "computed by another version of smp_ray"
-
-
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    return ", ".join(f"{name}: {before.get(name)} → {now.get(name)}" for name in names)

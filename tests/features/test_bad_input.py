@@ -195,7 +195,7 @@ def test_a_damaged_model_ends_with_one_line(tmp_path: Path) -> None:
         f"source: {{kind: table, path: {table}, columns: {{post_id: id, title: title}}}}\n"
         f"features: {{families: [perplexity], perplexity: {{model: {model}}}}}\n"
     )
-    done = run_command("run", str(config))
+    done = run_command("features", str(config))
     assert done.returncode == 1
     assert done.stdout == ""
     errors = [line for line in done.stderr.splitlines() if not line.startswith(("ingest:", "features:"))]

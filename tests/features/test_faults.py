@@ -50,7 +50,7 @@ def written(config: Path) -> int:
 
 def start(config: Path, log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as file:
-        return subprocess.Popen(command("run", str(config)), stderr=file, stdout=file, env={**os.environ})
+        return subprocess.Popen(command("features", str(config)), stderr=file, stdout=file, env={**os.environ})
 
 
 def wait_for(condition: Callable[[], bool], running: subprocess.Popen[bytes], log: Path) -> None:

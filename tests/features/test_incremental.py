@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from smp_ray.demo import MODELS
-from smp_ray.pipeline import status
 from smp_ray.ray_session import RaySession
+from smp_ray.status import status
 from tests.features.conftest import exported, run_command, run_features, table_config, write_table
 
 PERPLEXITY = MODELS / "perplexity"
@@ -107,7 +107,7 @@ def test_a_rerun_says_up_to_date_quickly_and_loads_no_model(session: RaySession,
         f"source: {{kind: table, path: {table}, columns: {{post_id: id, title: title, image: image}}}}\n"
     )
     began = time.monotonic()
-    done = run_command("run", str(config), PYTHONVERBOSE="1")
+    done = run_command("features", str(config), PYTHONVERBOSE="1")
     assert time.monotonic() - began < 10
     assert done.returncode == 0
     assert "features: up to date" in done.stderr

@@ -72,7 +72,7 @@ def test_the_same_export_from_s3_after_a_kill(bucket: str, tmp_path: Path) -> No
     (tmp_path / "local").mkdir()
     remote = write_config(tmp_path / "remote", bucket.format("run"))
     workspace = Workspace.open(bucket.format("run"))
-    running = subprocess.Popen(command("run", str(remote)), env={**os.environ})
+    running = subprocess.Popen(command("features", str(remote)), env={**os.environ})
     began = time.monotonic()
     while len([info for info in workspace.files("features/passes") if "/data/" in info.path]) < 3:
         assert running.poll() is None, "ended before the kill"
@@ -80,11 +80,11 @@ def test_the_same_export_from_s3_after_a_kill(bucket: str, tmp_path: Path) -> No
         time.sleep(0.1)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    again = subprocess.run(command("run", str(remote)), capture_output=True, text=True, check=False)
+    again = subprocess.run(command("features", str(remote)), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "posts kept, not computed again" in again.stderr
     local = write_config(tmp_path / "local", str(tmp_path / "local" / "run"))
-    subprocess.run(command("run", str(local)), check=True, capture_output=True)
+    subprocess.run(command("features", str(local)), check=True, capture_output=True)
     pd.testing.assert_frame_equal(frame(remote, "remote.parquet"), frame(local, "local.parquet"), rtol=1e-4, atol=1e-3)
 
 
