@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from smp_ray.config import RayConfig, TuneConfig
+from smp_ray.config import Choice, FloatRange, MatrixFamily, RayConfig, SearchRange, TuneConfig
 from smp_ray.ray_session import available_cores, ray_session
 from smp_ray.training.booster import BinnedFold, Lockstep, bin_fold
 from smp_ray.training.lightgbm_params import dataset_params, default_point
@@ -116,8 +116,6 @@ def _ray(settings: TuneConfig, folds: list[FoldData]) -> dict[str, Any]:
 def _optuna(settings: TuneConfig, folds: list[FoldData], jobs: int) -> dict[str, Any]:
     import optuna
 
-    from smp_ray.training.search import distributions
-
     began = time.time()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     shape = dataset_params(trial_params(settings, MAX_BIN, 0, {}))
@@ -125,14 +123,13 @@ def _optuna(settings: TuneConfig, folds: list[FoldData], jobs: int) -> dict[str,
     free: list[list[BinnedFold]] = [[bin_fold(fold, shape) for fold in folds] for _ in range(jobs)]
     lock = threading.Lock()
     trace: list[tuple[float, float]] = []
-    space = distributions(settings.space)
     study = optuna.create_study(
         sampler=optuna.samplers.TPESampler(seed=settings.seed, multivariate=True, constant_liar=True)
     )
     study.enqueue_trial(default_point(settings.space))
 
     def objective(trial: optuna.Trial) -> float:
-        searched = {name: trial._suggest(name, distribution) for name, distribution in space.items()}
+        searched = {name: _suggested(trial, name, range_) for name, range_ in settings.space.items()}
         with lock:
             binned = free.pop()
         params = trial_params(settings, MAX_BIN, trial.number, searched)
@@ -149,6 +146,14 @@ def _optuna(settings: TuneConfig, folds: list[FoldData], jobs: int) -> dict[str,
     return {"startup": first - began, "trace": sorted(trace)}
 
 
+def _suggested(trial: Any, name: str, range_: SearchRange) -> Any:
+    if isinstance(range_, Choice):
+        return trial.suggest_categorical(name, range_.values)
+    if isinstance(range_, FloatRange):
+        return trial.suggest_float(name, range_.low, range_.high, log=range_.log)
+    return trial.suggest_int(name, range_.low, range_.high, log=range_.log)
+
+
 def made_up_folds(posts: int, columns: int, count: int = 5, seed: int = 0) -> list[FoldData]:
     """Folds of a table of numbers, a twentieth of them missing, whose label depends on a few, with heavy noise."""
     rng = np.random.default_rng(seed)
@@ -158,9 +163,11 @@ def made_up_folds(posts: int, columns: int, count: int = 5, seed: int = 0) -> li
     values[rng.random(values.shape) < 0.05] = np.nan
     fold_of = rng.permutation(posts) % count
     names = tuple(f"number_{place}" for place in range(columns))
+    family: MatrixFamily = "metadata"
+    families = (family,) * columns
 
     def part(which: np.ndarray) -> Matrix:
-        return Matrix(values[which], names, ("metadata",) * columns, (), {})
+        return Matrix(values[which], names, families, (), {})
 
     found = []
     for fold in range(count):

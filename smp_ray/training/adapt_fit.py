@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ from smp_ray.config import AdapterConfig
 from smp_ray.errors import ConfigError, SmpRayError, WorkspaceError
 from smp_ray.training.adapt_data import FILE_BYTES, TRAIN
 from smp_ray.training.adapt_worker import DATASET, AdaptTask, train_worker
+from smp_ray.workspace import Workspace
 
 #: CPUs of a task that reads the input for a worker.
 READ_CPUS = 0.25
 #: Seconds between two looks of Ray Train at its workers; every epoch's report waits for one. Ray's own 2 s would make
 #: an epoch of a small dataset take 2 s.
 _HEALTH_CHECK = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
+#: Tries to start workers, on a busy cluster of a minute each; Ray sets itself no limit.
+_START_TRIES = 10
 #: No cloud takes nodes away from a Ray of our own; watching for it would cost another process.
 _ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
@@ -81,7 +85,7 @@ def fit(task: AdaptTask, workers: Workers, *, alone: bool) -> None:
         SmpRayError: workers failed more often than `max_failures`.
     """
     name = task.folder.rsplit("/", 1)[-1]
-    _mend(task, name)
+    forget_what_ray_cannot_resume(task.workspace, task.folder, name)
     with _data_context(), _default_environment({**_HEALTH_CHECK, **(_ALONE if alone else {})}):
         trainer = (_LocalTrainer if alone else TorchTrainer)(
             train_worker,
@@ -100,7 +104,9 @@ def fit(task: AdaptTask, workers: Workers, *, alone: bool) -> None:
                 name=name,
                 storage_path=task.workspace.path(task.folder, TRAIN),
                 storage_filesystem=task.workspace.filesystem,
-                failure_config=ray.train.FailureConfig(max_failures=task.settings.max_failures),
+                failure_config=ray.train.FailureConfig(
+                    max_failures=task.settings.max_failures, controller_failure_limit=_START_TRIES
+                ),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),
         )
@@ -112,15 +118,18 @@ def fit(task: AdaptTask, workers: Workers, *, alone: bool) -> None:
             ) from error
 
 
-def _mend(task: AdaptTask, name: str) -> None:
-    """Begin anew where Ray Train could not resume: its record was torn by a kill, or is of another version of Ray."""
+def forget_what_ray_cannot_resume(workspace: Workspace, folder: str, name: str) -> None:
+    """Delete the checkpoints of a run whose record was torn by a kill or is of another version of Ray.
+
+    Ray Train would refuse such a record in this run and in every later one.
+    """
     try:
-        record = task.workspace.read_json(task.folder, TRAIN, name, "checkpoint_manager_snapshot.json")
+        record = workspace.read_json(folder, TRAIN, name, "checkpoint_manager_snapshot.json")
         if record is None or record.get("ray_version") == ray.__version__:
             return
     except WorkspaceError:
         pass
-    task.workspace.delete_dir(task.folder, TRAIN)
+    workspace.delete_dir(folder, TRAIN)
 
 
 class _LocalTrainer(TorchTrainer):
@@ -202,4 +211,4 @@ def _cause(error: BaseException) -> str:
     lines = [line.strip() for line in str(current).splitlines() if line.strip()]
     if isinstance(current, SmpRayError):
         return str(current)
-    return f"{type(current).__name__}: {lines[-1][:500]}" if lines else type(current).__name__
+    return f"{type(current).__name__}: {textwrap.shorten(lines[-1], 200)}" if lines else type(current).__name__

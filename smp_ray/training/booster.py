@@ -115,7 +115,8 @@ class _FoldModel:
         """One more round; the objective on the fold's posts."""
         self.booster.update()
         self.booster.eval_valid(feval=self._capture)
-        mean = float((np.abs(self._popularity - self.predictions) * self._weights).mean())
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = float((np.abs(self._popularity - self.predictions) * self._weights).mean())
         if not np.isfinite(mean):
             raise SmpRayError(f"LightGBM's predictions are not finite after round {self.booster.current_iteration()}")
         return mean

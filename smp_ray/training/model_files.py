@@ -24,7 +24,12 @@ from smp_ray.workspace import Workspace
 
 
 def fit_models(
-    matrix: Matrix, popularity: np.ndarray, settings: TuneConfig, max_bin: int, chosen: Sequence[TrialRecord]
+    matrix: Matrix,
+    popularity: np.ndarray,
+    settings: TuneConfig,
+    max_bin: int,
+    chosen: Sequence[TrialRecord],
+    concurrency: int,
 ) -> list[str]:
     """Train each chosen trial's model on all training posts, in Ray tasks side by side.
 
@@ -34,6 +39,7 @@ def fit_models(
         settings: the sweep's configuration.
         max_bin: histogram bins a column.
         chosen: trials whose parameters, seeds and rounds are used.
+        concurrency: models side by side.
 
     Returns:
         The models as LightGBM's text.
@@ -42,16 +48,20 @@ def fit_models(
 
     task = ray.remote(num_cpus=settings.cpus_per_trial)(_fit)
     shared, labels = ray.put(matrix), ray.put(popularity)
-    running = [
-        task.remote(shared, labels, trial_params(settings, max_bin, record.number, record.params), record.rounds)
-        for record in chosen
-    ]
-    waiting = running
-    with Reporter("tune: final model", "models") as reporter:
-        while waiting:
-            reporter.update(len(running) - len(waiting), len(running))
-            _, waiting = ray.wait(waiting, num_returns=1, timeout=1.0)
-    return [str(text) for text in ray.get(running)]
+    texts: dict[int, str] = {}
+    running: dict[Any, int] = {}
+    with Reporter("tune: final models", "models") as reporter:
+        while len(texts) < len(chosen):
+            # No more at once than there were trials: a local Ray has more logical CPUs than cores.
+            while len(running) < concurrency and len(texts) + len(running) < len(chosen):
+                place = len(texts) + len(running)
+                record = chosen[place]
+                params = trial_params(settings, max_bin, record.number, record.params)
+                running[task.remote(shared, labels, params, record.rounds)] = place
+            ready, _ = ray.wait(list(running), timeout=1.0)
+            texts |= {running.pop(one): str(ray.get(one)) for one in ready}
+            reporter.update(len(texts), len(chosen))
+    return [texts[place] for place in range(len(chosen))]
 
 
 def _fit(matrix: Matrix, popularity: np.ndarray, params: dict[str, Any], rounds: int) -> str:

@@ -170,8 +170,11 @@ class InOrder(Searcher):
             self._on_end(record)
 
     def save(self, checkpoint_path: str) -> None:
-        """Write what `restore` needs: suggestions follow from the results, so those are nearly all there is."""
-        state = {"ended": self.ended, "running": self._running, "suggested": len(self._suggested)}
+        """Write what `restore` needs: suggestions follow from the results and from how far the others are."""
+        state = {
+            "ended": self.ended, "running": self._running, "suggested": len(self._suggested),
+            "work": self._clock.work(),
+        }  # fmt: skip
         with open(checkpoint_path, "wb") as file:
             pickle.dump(state, file)
 
@@ -187,6 +190,8 @@ class InOrder(Searcher):
             self._next()
             if number in state["ended"]:
                 self._end(state["ended"][number])
+            else:
+                self._clock.progress(number, state["work"][number])
 
 
 class OrderedASHA(ASHAScheduler):

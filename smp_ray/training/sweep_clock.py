@@ -60,6 +60,10 @@ class SweepClock:
         """Trial `number` takes a free slot."""
         self._running[number] = _Running(self._now)
 
+    def work(self) -> dict[int, float]:
+        """Work that each trial in a slot has done at least."""
+        return {number: running.work for number, running in self._running.items()}
+
     def progress(self, number: int, work: float) -> None:
         """Trial `number` has done at least `work`; what a restarted trial says again is known already."""
         running = self._running.get(number)

@@ -75,9 +75,10 @@ def rung_rounds(settings: TuneConfig, params: Mapping[str, Any]) -> list[int]:
     """Boosting rounds at which a trial may be ended: the grace rounds, times the reduction factor, again and again.
 
     They are rounds at LightGBM's default learning rate; a trial that learns more slowly has as many more to get as
-    far, and none has less than the grace rounds. On 2,972 real posts (70 settings of the default space, 5 folds) the
-    ranks of trials after 100 such rounds and at their end correlate by 0.99, after 100 plain rounds by 0.33, because
-    most of the best settings learn slowly: plain rungs ended just those.
+    far, and none has less than the grace rounds. On 2,972 real posts (70 settings with learning rates from 0.01 to
+    0.2, 5 folds) the ranks of trials after 100 such rounds and at their end correlate by 0.99, after 100 plain rounds
+    by 0.33, because the best settings learn slowly. In simulations on these and on 29 further settings, halving from
+    100 such rounds never lost the best setting and saved 40 to 46 % of the work, from 300 and 600 of them 15 and 5 %.
     """
     rounds: list[int] = []
     if settings.asha is not None:

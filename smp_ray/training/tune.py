@@ -70,7 +70,7 @@ def tune(
     counts: dict[str, int] = dict(Counter(record.status for record in sweep.records.values()))
     say(_summary(settings, sweep, counts, best))
     matrix, popularity = final()
-    models = fit_models(matrix, popularity, settings, max_bin, chosen)
+    models = fit_models(matrix, popularity, settings, max_bin, chosen, sweep.concurrency)
     paths = write_models(workspace, f"{folder}/model", matrix, settings, chosen, models)
     files = TrialFiles(workspace, f"{folder}/trials")
     prediction = np.mean([files.predictions(record.number) for record in chosen], axis=0)

@@ -1,0 +1,168 @@
+"""Adaptation (Figure 5 of the paper): the embedding spaces before and after the adapter, as maps and as a number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from smp_ray.analysis.projection import neighbour_quality, project
+from smp_ray.report import page, plots
+from smp_ray.report.inputs import Inputs, records
+from smp_ray.schema import StoredFamily
+
+BEFORE, AFTER = "before", "after"
+_SPACES: dict[tuple[str, str], tuple[StoredFamily, str]] = {
+    ("image", BEFORE): ("clip", "clip_image"), ("image", AFTER): ("adapted", "adapted_image"),
+    ("title", BEFORE): ("clip", "clip_title"), ("title", AFTER): ("adapted", "adapted_title"),
+}  # fmt: skip
+#: Posts that the neighbours are looked for among; the time grows with their square.
+_NEIGHBOUR_POSTS = 4000
+
+
+def adaptation(inputs: Inputs) -> page.Section:
+    """The section; its vectors are those of a sample of posts."""
+    section = page.Section("adaptation", "Adaptation")
+    if "clip" not in inputs.families:
+        section.add(page.absent("The clip family is not configured or not computed, so there are no embeddings."))
+        return section
+    adapted = inputs.artefacts.get("adapted") is not None
+    if not adapted:
+        section.add(
+            page.absent(
+                "Only the embeddings as CLIP gives them: `smp-ray adapt` has not been run or is not configured."
+            )
+        )
+    settings = inputs.config.report
+    row_ids = _sample(inputs, max(settings.projection_posts, _NEIGHBOUR_POSTS))
+    vectors = _vectors(inputs, row_ids, adapted)
+    popularity = inputs.frame.set_index("row_id")["popularity"]
+    section.add(_quality(inputs, vectors, popularity))
+    maps = project(vectors, popularity, settings.projection_posts, settings.seed)
+    if maps.empty:
+        section.add(page.absent("Too few posts have an embedding for a map."))
+        return section
+    maps.insert(1, "post_id", maps["row_id"].map(inputs.frame.set_index("row_id")["post_id"]))
+    inputs.publish("projection", maps)
+    titles = inputs.frame.set_index("row_id")["title"]
+    parts = list(maps.groupby(["modality", "space"], sort=False))
+    section.add(page.grid(_map(part, str(modality), str(space), titles) for (modality, space), part in parts))
+    return section
+
+
+def _sample(inputs: Inputs, count: int) -> np.ndarray:
+    """Row ids of a fixed sample of posts that have an embedding, int64 sorted; labelled ones where there are any."""
+    frame = inputs.frame
+    known = frame[frame["clip_status"].notna()]
+    if inputs.labelled:
+        known = known[known["popularity"].notna()]
+    ids = np.sort(known["row_id"].to_numpy())
+    return np.sort(np.random.default_rng(inputs.config.report.seed).permutation(ids)[:count])
+
+
+def _vectors(
+    inputs: Inputs, row_ids: np.ndarray, adapted: bool
+) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+    tables: dict[StoredFamily, pa.Table] = {}
+    wanted: list[StoredFamily] = ["clip", "adapted"] if adapted else ["clip"]
+    for family in wanted:
+        columns = [column for source, column in _SPACES.values() if source == family]
+        table = inputs.family_columns(family, columns, row_ids)
+        assert table is not None
+        tables[family] = table
+    found = {
+        space: (row_ids, _floats(tables[family][column]))
+        for space, (family, column) in _SPACES.items()
+        if family in tables
+    }
+    return {space: (ids, values) for space, (ids, values) in found.items() if np.isfinite(values).any()}
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    """float32 (posts, width); NaN where null."""
+    array = column.combine_chunks()
+    width = array.type.list_size
+    values = np.full((len(array), width), np.nan, dtype=np.float32)
+    known = array.is_valid().to_numpy(zero_copy_only=False)
+    values[known] = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return values
+
+
+def _quality(inputs: Inputs, vectors: dict[Any, Any], popularity: pd.Series) -> str:
+    splits = inputs.artefacts.get("splits")
+    if splits is None:
+        return page.absent(
+            "How near popularity lies in each space is not computed: there are no folds (no labels, or no training)."
+        )
+    path = inputs.workspace.path(splits.fragments[0].path)
+    folds = pq.read_table(path, columns=["row_id", "fold"], filesystem=inputs.workspace.filesystem).to_pandas()
+    settings = inputs.config.report
+    found = inputs.publish(
+        "neighbour_quality",
+        neighbour_quality(
+            vectors, popularity, folds.set_index("row_id")["fold"], inputs.frame.set_index("row_id")["user_id"],
+            settings.neighbours, inputs.resamples(_NEIGHBOUR_POSTS), posts=_NEIGHBOUR_POSTS,
+            past_only=splits.config.get("kind") == "time", seed=settings.seed,
+        ),
+    )  # fmt: skip
+    rows = [
+        (
+            row["modality"], f"{row['space']} the adapter",
+            page.with_interval(row["src"], row["src_low"], row["src_high"]),
+            page.with_interval(row["mae"], row["mae_low"], row["mae_high"]), row["posts"],
+        )
+        for row in records(found)
+    ]  # fmt: skip
+    return page.table(
+        ["embedding", "space", "SRC", "MAE", "posts"], rows,
+        f"How well the mean popularity of a post's {settings.neighbours} nearest neighbours in each space predicts its "
+        f"own, out of fold, on a sample of at most {_NEIGHBOUR_POSTS:,} posts. 95 % bootstrap intervals over users.",
+        "neighbour_quality",
+    )  # fmt: skip
+
+
+def _map(part: pd.DataFrame, modality: str, space: str, titles: pd.Series) -> str:
+    labelled = part["popularity"].notna().any()
+    colours = {"popularity": part["popularity"].tolist(), "density": part["density"].tolist()}
+    first = "popularity" if labelled else "density"
+    hover = [
+        f"{page.plain(title if isinstance(title, str) else '(no title)', 60)}<br>popularity {page.number(value)}"
+        for title, value in zip(part["row_id"].map(titles), part["popularity"], strict=True)
+    ]
+    trace: dict[str, Any] = {
+        "type": "scatter3d", "mode": "markers", "text": hover, "hoverinfo": "text",
+        **{axis: part[axis].round(3).tolist() for axis in "xyz"},
+        "marker": {
+            "size": 3, "color": colours[first], "colorscale": plots.SCALE, "showscale": True,
+            "colorbar": {"title": {"text": first}, "thickness": 10, "len": 0.7},
+        },
+    }  # fmt: skip
+    hidden = {"showticklabels": False, "title": {"text": ""}, "showspikes": False}
+    layout: dict[str, Any] = {
+        "margin": {"l": 0, "r": 0, "t": 34, "b": 0}, "showlegend": False,
+        "title": {"text": f"{modality}, {space} the adapter", "x": 0.02, "y": 0.97, "font": {"size": 14}},
+        "scene": {"xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "aspectmode": "cube"},
+    }  # fmt: skip
+    if labelled:
+        buttons = [
+            {
+                "label": name, "method": "restyle",
+                "args": [{"marker.color": [values], "marker.colorbar.title.text": name}],
+            }
+            for name, values in colours.items()
+        ]  # fmt: skip
+        layout["updatemenus"] = [
+            {
+                "type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "y": 0, "xanchor": "left",
+                "yanchor": "bottom", "bgcolor": "rgba(128,128,128,0.12)", "font": {"color": plots.MAIN, "size": 12},
+            }
+        ]  # fmt: skip
+    return page.figure(
+        f"map_{modality}_{space}", {"data": [trace], "layout": layout},
+        f"3-D t-SNE of the {modality} embeddings of {len(part):,} posts {space} the adapter, coloured by popularity or "
+        "by density (the buttons choose). Axes have no meaning, and two maps cannot be laid over each other.",
+        f"A cloud of {len(part):,} posts, the {modality} embeddings {space} the adapter", "projection", 400,
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""The head of the page: what was looked at, by which models, how long it took, and what was found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from smp_ray.report import page
+from smp_ray.report.inputs import Inputs
+from smp_ray.report.quality import MEASURES, overall, relation
+from smp_ray.workspace import Manifest, git_commit
+
+_STAGES = ("adapted", "matrix", "baselines", "tune", "predict", "ablate")
+
+
+def title(inputs: Inputs) -> str:
+    """Title of the page; synthetic data is labelled as such."""
+    name = dataset(inputs)
+    synthetic = " (synthetic data)" if inputs.posts.details.get("synthetic") else ""
+    return f"Popularity report: {name}{synthetic}"
+
+
+def dataset(inputs: Inputs) -> str:
+    """The dataset's name: the kind of source and, where it has one, the last part of its path."""
+    source = inputs.config.source
+    path = str(getattr(source, "path", "")).rstrip("/").rsplit("/", 1)[-1]
+    return f"{source.kind} {path}".strip()
+
+
+def head(inputs: Inputs) -> list[str]:
+    """Blocks above the table of contents. Comes last: it tells what the sections found."""
+    frame, posts = inputs.frame, inputs.posts
+    times = frame["posted_at"].dropna()
+    span = f"{times.min():%Y-%m-%d} to {times.max():%Y-%m-%d}" if len(times) else "unknown"
+    labelled = int(frame["popularity"].notna().sum())
+    rows = [
+        ("dataset", dataset(inputs) + (", synthetic" if posts.details.get("synthetic") else "")),
+        ("posts", f"{len(frame):,}, of which {labelled:,} have a popularity"),
+        ("users", f"{frame['user_id'].nunique():,}"),
+        ("posted", span),
+        *((f"{family} model", _model(manifest, family)) for family, manifest in inputs.families.items()),
+        ("report made at commit", git_commit() or "unknown (not a checkout)"),
+    ]
+    return [page.text(found(inputs), "found"), page.facts(rows), _stage_table(inputs)]
+
+
+def _model(manifest: Manifest, family: str) -> str:
+    model: dict[str, Any] = manifest.models.get(family) or {}
+    name = str(model.get("name", manifest.config.get("model", "unknown")))
+    parts = [str(model[key]) for key in ("pretrained", "gguf_file") if model.get(key)]
+    if revision := model.get("revision"):
+        parts.append(f"revision {revision}")
+    elif files := model.get("files"):
+        weights = [digest for file, digest in files.items() if file.endswith((".safetensors", ".bin", ".gguf"))]
+        parts += [f"weights {digest[:12]}" for digest in weights[:1]]
+    return ", ".join([name, *parts])
+
+
+def _stage_table(inputs: Inputs) -> str:
+    manifests = {"ingest": inputs.posts, **{f"features: {name}": m for name, m in inputs.families.items()}}
+    manifests |= {name: m for name in _STAGES if (m := inputs.artefacts.get(name)) is not None}
+    rows = []
+    for name, manifest in manifests.items():
+        # A family's posts are those of its last pass; the sweep's rows are its trials.
+        posts = None if name == "tune" else manifest.details.get("last_pass", {}).get("rows", {}).get("posts")
+        posts = manifest.rows if posts is None and name != "tune" else posts
+        seconds = manifest.wall_seconds
+        speed = posts / seconds if posts and seconds else None
+        rows.append((name, posts, round(seconds, 1), speed, manifest.git_commit or "–", manifest.created_at))
+    frame = pd.DataFrame(rows, columns=["stage", "posts", "wall_seconds", "posts_per_second", "git_commit", "created"])
+    inputs.publish("stages", frame)
+    shown = [
+        (stage, posts, page.number(seconds, 1), "–" if speed is None else page.number(speed, 1), commit)
+        for stage, posts, seconds, speed, commit, _ in rows
+    ]
+    return page.table(
+        ["stage", "posts", "wall time, s", "posts/s", "git commit"], shown,
+        "Wall time of each stage as it was last computed, start-up included; families of one pass share its time.",
+        "stages",
+    )  # fmt: skip
+
+
+def found(inputs: Inputs) -> str:
+    """What was found, in a few sentences with their intervals; nothing is claimed where the interval holds 0."""
+    correlations = inputs.published.get("correlations")
+    sentences = []
+    if correlations is not None:
+        parts: list[str] = []
+        for measure in ("similarity_title_caption", "similarity_image_title", "title_perplexity"):
+            row = overall(correlations, measure)
+            if row is None or (measure == "similarity_image_title" and parts):
+                continue
+            interval = page.with_interval(row["spearman"], row["low"], row["high"], digits=2, signed=True)
+            said = relation(row["spearman"], row["low"], row["high"])
+            if measure != "title_perplexity" and said.startswith("falls"):
+                said += ", so the two disagree more in popular posts"
+            parts.append(f"the {MEASURES[measure]} {said} (Spearman {interval})")
+        if parts:
+            text = ", and ".join(parts)
+            sentences.append(f"{text[0].upper()}{text[1:]}.")
+    if inputs.metrics is not None and "tuned" in inputs.metrics["variants"]:
+        sentences.append(_tuned(inputs.metrics))
+    if not inputs.labelled:
+        return "No post has a popularity, so nothing is said about what makes posts popular."
+    return " ".join(sentences) or "Nothing was measured yet that could be held against popularity."
+
+
+def _tuned(metrics: dict[str, Any]) -> str:
+    pooled = metrics["variants"]["tuned"]["pooled"]
+    shown = {name: page.with_interval(*(pooled[name][key] for key in ("value", "low", "high"))) for name in pooled}
+    text = f"Out of fold, the tuned model predicts with SRC {shown['src']} and MAE {shown['mae']}"
+    pair = next(
+        (p for p in metrics["differences"] if (p["variant"], p["reference"]) == ("tuned", "lightgbm_default")), None
+    )
+    if pair is None or pair["mae"]["low"] is None:
+        return f"{text}."
+    mae = pair["mae"]
+    change = page.with_interval(mae["value"], mae["low"], mae["high"], signed=True)
+    if mae["low"] <= 0 <= mae["high"]:
+        return f"{text}, not clearly different from LightGBM as it comes (MAE {change})."
+    better = "better" if mae["value"] < 0 else "worse"
+    return f"{text}, {better} than LightGBM as it comes (MAE {change})."

@@ -1,0 +1,269 @@
+"""The report without a browser: what is shown or said to be missing, the CSV files, escaping, size."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from smp_ray.report import page
+from tests.report.worlds import LINK, SCRIPT, Written, write_world
+
+SECTIONS = ("cleaning", "quality", "adaptation", "prediction", "sweep", "posts")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return write_world(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def html(written: Written) -> str:
+    return written.report()
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, the texts outside of scripts and styles, and the figures."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.plots: dict[str, str] = {}
+        self._inside: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._inside = dict(attrs).get("data-for") or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("script", "style"):
+            self._inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self._inside is None:
+            self.texts.append(data)
+        elif self._inside:
+            self.plots[self._inside] = self.plots.get(self._inside, "") + data
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def test_every_section_is_there_and_nothing_is_said_to_be_missing(html: str) -> None:
+    found = Elements(html)
+    anchors = [attrs["id"] for tag, attrs in found.elements if tag == "section"]
+    assert anchors == list(SECTIONS)
+    assert 'class="absent"' not in html
+    assert {"cleaning_by_interval", "title_perplexity", "map_image_after", "predicted_against_true", "parallel"} <= set(
+        found.plots
+    )
+
+
+def test_title_says_that_the_data_is_synthetic(html: str, tmp_path: Path) -> None:
+    assert "<title>Popularity report: demo (synthetic data)</title>" in html
+    real = write_world(tmp_path, posts=12, training=False)
+    real.posts.details["synthetic"] = False
+    assert "synthetic" not in re.search("<title>(.*)</title>", real.report())[1]  # type: ignore[index]
+
+
+def test_it_loads_nothing_from_elsewhere_and_embeds_plotly_once(html: str) -> None:
+    for tag, attrs in Elements(html).elements:
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        for name in ("src", "href", "srcset", "action", "poster", "data"):
+            value = attrs.get(name) or ""
+            allowed = value.startswith(("#", "data:image/jpeg;base64,")) or re.fullmatch(r"[a-z_]+\.csv", value)
+            assert not value or allowed, (tag, name, value[:80])
+    style = re.search("<style>(.*?)</style>", html, re.S)
+    assert style is not None
+    assert not re.search(r"@import|url\(|http", style[1])
+    assert html.count("plotly.js v") == 1
+    assert len(html.encode()) < 20e6
+
+
+def test_every_link_to_numbers_leads_to_a_file_and_every_file_is_linked(html: str, written: Written) -> None:
+    linked = {attrs["href"] for tag, attrs in Elements(html).elements if tag == "a" and "csv" in str(attrs["href"])}
+    files = {path.name for path in written.folder.glob("*.csv")}
+    assert linked == files
+
+
+def test_every_figure_has_a_caption_and_a_text_alternative(html: str) -> None:
+    plots = [attrs for tag, attrs in Elements(html).elements if attrs.get("class") == "plot"]
+    assert len(plots) == html.count("<figcaption>") >= 15
+    assert all(len(attrs["aria-label"] or "") > 20 for attrs in plots)
+
+
+def test_markup_of_the_data_is_escaped_everywhere(html: str) -> None:
+    found = Elements(html)
+    for text in (SCRIPT, LINK):
+        assert text in found.text  # as text, in the gallery
+        assert text not in html
+    assert "javascript:" not in " ".join(str(value) for _, attrs in found.elements for value in attrs.values())
+    # Plotly takes <b>, <a> and more in its texts for markup, so they must be escaped there a second time.
+    for name, plot in found.plots.items():
+        assert "<" not in plot
+        if name == "parallel":
+            continue  # its ticks are the one place where plotly shows texts as they are
+        for shown in _strings(json.loads(plot)):
+            bare = re.sub(r"<br>|<extra></extra>", "", shown)
+            assert "<" not in bare, (name, shown)
+
+
+def _strings(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [text for entry in value.values() for text in _strings(entry)]
+    if isinstance(value, list):
+        return [text for entry in value for text in _strings(entry)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_numbers_are_those_of_the_exported_data(html: str, written: Written) -> None:
+    del html
+    frame = _exported(written)
+    rules = pd.read_csv(written.folder / "cleaning_rules.csv").set_index("rule")
+    no_image = frame["clip_status"].eq("no_image") | frame["caption_status"].eq("no_image")
+    assert rules.loc["no_image", "posts"] == no_image.sum() > 0
+    assert rules.loc["camera_file_name", "posts"] == 1
+    assert rules.loc["empty_title", "posts"] == frame["title"].isna().sum() == 1
+
+    removed = no_image | frame["title"].isna() | frame["title"].isin(["DSC_0042", "😀😀"])
+    kept = frame[~removed & frame["popularity"].notna()]
+    found = pd.read_csv(written.folder / "correlations.csv")
+    overall = found[found["scope"] == "overall"].set_index("measure")
+    for measure in ("similarity_title_caption", "title_perplexity"):
+        expected = stats.spearmanr(kept[measure], kept["popularity"], nan_policy="omit").statistic
+        assert overall.loc[measure, "spearman"] == pytest.approx(expected, abs=1e-12)
+        assert overall.loc[measure, "posts"] == len(kept)
+
+    summary = pd.read_csv(written.folder / "measures_by_interval.csv")
+    middle = summary[(summary["measure"] == "title_perplexity") & (summary["interval"] == "4 to 6")].iloc[0]
+    inside = kept[(kept["popularity"] >= 4) & (kept["popularity"] < 6)]["title_perplexity"]
+    assert middle["posts"] == len(inside)
+    assert middle["median"] == pytest.approx(inside.median(), rel=1e-6)
+    assert middle["q25"] == pytest.approx(inside.quantile(0.25), rel=1e-6)
+
+
+def test_errors_are_those_of_the_predictions(html: str, written: Written) -> None:
+    del html
+    frame = _exported(written)
+    error = pd.Series(written.out_of_fold, index=frame.index) - frame["popularity"]
+    by_interval = pd.read_csv(written.folder / "error_by_interval.csv").set_index("group")
+    inside = (frame["popularity"] >= 6) & (frame["popularity"] < 8)
+    assert by_interval.loc["6 to 8", "posts"] == inside.sum()
+    assert by_interval.loc["6 to 8", "mae"] == pytest.approx(error[inside].abs().mean())
+    by_category = pd.read_csv(written.folder / "error_by_category.csv").set_index("group")
+    assert by_category.loc["animal", "mae"] == pytest.approx(error[frame["category"] == "animal"].abs().mean())
+    shown = pd.read_csv(written.folder / "predicted_against_true.csv")
+    assert len(shown) == frame["popularity"].notna().sum()
+    worst = pd.read_csv(written.folder / "gallery.csv").query("kind.str.startswith('Largest errors')")
+    expected = frame["post_id"][error.abs().sort_values(ascending=False).index[:4]]
+    assert worst["post_id"].tolist() == expected.tolist()
+
+
+def _exported(written: Written) -> pd.DataFrame:
+    """Posts and features joined by pandas alone."""
+    frames = []
+    for manifest in (written.posts, *written.families.values()):
+        frames.append(pd.read_parquet(written.workspace.path(manifest.fragments[0].path)))
+    joined = frames[0]
+    for other in frames[1:]:
+        joined = joined.merge(other.drop(columns="post_id"), on="row_id")
+    return joined
+
+
+def test_gallery_shows_thumbnails_and_survives_broken_images(html: str) -> None:
+    pictures = [attrs["src"] for tag, attrs in Elements(html).elements if tag == "img"]
+    assert pictures
+    assert max(len(str(picture)) for picture in pictures) < 12_000
+    assert "no image" in html
+
+
+def test_undefined_src_is_said_to_be_so(html: str) -> None:
+    row = re.search(r"<tr><td>mean</td>.*?</tr>", html)
+    assert row is not None
+    assert "undefined" in row[0]
+
+
+def test_the_found_sentence_claims_nothing_where_the_interval_holds_zero(tmp_path: Path) -> None:
+    written = write_world(tmp_path, posts=60, training=False)
+    rng = np.random.default_rng(3)
+    written.world.columns["popularity"] = rng.permutation(written.world.popularity).tolist()
+    written.posts, _ = written.world.commit()
+    html = written.report()
+    found = re.search('<p class="found">(.*?)</p>', html)
+    assert found is not None
+    table = pd.read_csv(written.folder / "correlations.csv").query("scope == 'overall'").set_index("measure")
+    assert table.loc["title_perplexity", "low"] <= 0 <= table.loc["title_perplexity", "high"]
+    assert "perplexity of the title has no clear relation" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("take_away", "sentence"),
+    [
+        (lambda w: w.families.pop("caption"), "similarity of title and caption"),
+        (lambda w: w.families.pop("clip"), "there are no embeddings"),
+        (lambda w: w.families.pop("perplexity"), "Perplexity is not shown"),
+        (lambda w: w.families.clear(), "none is judged by its image"),
+        (lambda w: w.artefacts.pop("adapted"), "Only the embeddings as CLIP gives them"),
+        (lambda w: w.artefacts.update(tune=None), "There was no sweep"),
+        (lambda w: w.artefacts.pop("predict"), "There are no out-of-fold predictions"),
+        (lambda w: w.artefacts.pop("ablate"), "There is no ablation"),
+        (lambda w: w.artefacts.pop("splits"), "there are no folds"),
+        (lambda w: w.artefacts.clear(), "Nothing is measured yet"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path: Path, take_away: Callable[[Written], object], sentence: str) -> None:
+    written = write_world(tmp_path, posts=40)
+    take_away(written)
+    html = written.report()
+    assert sentence in html
+    assert 'class="absent"' in html
+    assert all(f'<section id="{anchor}">' in html for anchor in SECTIONS)
+
+
+@pytest.mark.parametrize(("posts", "labels"), [(10, True), (10, False), (40, False)])
+def test_few_posts_and_no_labels(tmp_path: Path, posts: int, labels: bool) -> None:
+    written = write_world(tmp_path, posts=posts, labels=labels, training=labels)
+    html = written.report()
+    assert ("No post has a popularity" in html) == (not labels)
+    assert (written.folder / "measures_by_interval.csv").exists() == labels
+    assert "NaN" not in Elements(html).text
+
+
+def test_a_second_report_leaves_no_numbers_of_the_first(tmp_path: Path) -> None:
+    written = write_world(tmp_path, posts=20)
+    written.report()
+    assert (written.folder / "parallel.csv").exists()
+    written.artefacts.clear()
+    html = written.report()
+    assert not (written.folder / "parallel.csv").exists()
+    assert "parallel.csv" not in html
+    assert not list(written.folder.glob("*.tmp"))
+
+
+def test_the_same_data_gives_the_same_page(tmp_path: Path) -> None:
+    written = write_world(tmp_path, posts=20)
+    assert written.report() == written.report()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1234.0, "1,234"), (0.12345, "0.123"), (float("nan"), "–"), (None, "–"), (1e-5, "1e-05")]
+)
+def test_numbers_for_reading(value: float | None, shown: str) -> None:
+    assert page.number(value) == shown
+
+
+def test_json_cannot_end_its_script() -> None:
+    written = page.json_for_html({"text": "</script><!--", "bad": float("nan"), "array": np.array([1.5, np.inf])})
+    assert "<" not in written
+    assert json.loads(written) == {"text": "</script><!--", "bad": None, "array": [1.5, None]}
