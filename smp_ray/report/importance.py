@@ -84,7 +84,7 @@ def _strongest(columns: pd.DataFrame, palette: dict[str, str]) -> str:
     words = ", ".join(f"{name} {page.number(value)}" for name, value in zip(names, top["shap"], strict=True))
     return page.figure(
         "importances", {"data": data, "layout": layout},
-        f"The {len(top)} strongest columns by the mean size of their SHAP values, in units of popularity; one colour a family. No interval: "
-        "one model.",
+        f"The {len(top)} strongest columns by the mean size of their SHAP values, in units of popularity; one colour a "
+        "family. No interval: one model.",
         f"Bars of the strongest columns: {words}", "importances", 460,
     )  # fmt: skip

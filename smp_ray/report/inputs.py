@@ -24,7 +24,7 @@ _PIECE = 65_536
 #: Rows a piece where a row may hold an encoded image.
 _FEW = 256
 #: Posts times resamples of one interval at most: some seconds of sorting.
-_RESAMPLED_POSTS = 40_000_000
+_RESAMPLED_POSTS = 32_000_000
 _POSTS = ["row_id", "post_id", "user_id", "split", "title", "posted_at", "category", "popularity"]
 SIMILARITIES = ("similarity_title_caption", "similarity_image_title", "similarity_image_caption")
 #: Columns of each family that are read for all posts, besides its status.

@@ -27,10 +27,11 @@ def sweep(inputs: Inputs) -> page.Section:
     by_status = ", ".join(f"{count:,} {status}" for status, count in manifest.details["trials_by_status"].items())
     section.add(
         page.text(
-            f"{page.counted(len(trials), 'trial')} ({by_status}) in {page.number(manifest.details['sweep_seconds'], 1)} s, "
-            f"{manifest.details['concurrency']} side by side. The best, trial {best['trial']}, has an {objective} of "
-            f"{page.number(best['value'])}, the mean over the folds, after {best['rounds']:,} boosting rounds. Scores "
-            "of a sweep are those that it chose by, so they flatter it a little; trials have no interval."
+            f"{page.counted(len(trials), 'trial')} ({by_status}) in "
+            f"{page.number(manifest.details['sweep_seconds'], 1)} s, {manifest.details['concurrency']} side by side. "
+            f"The best, trial {best['trial']}, has an {objective} of {page.number(best['value'])}, the mean over the "
+            f"folds, after {best['rounds']:,} boosting rounds. Scores of a sweep are those that it chose by, so they "
+            "flatter it a little; trials have no interval."
         ),
         _over_time(inputs.publish("best_over_time", best_over_time(trials)), objective),
         _importance(inputs.publish("parameter_importance", parameter_importance(trials, inputs.config.report.seed))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.fs as pafs
 
@@ -21,6 +22,7 @@ from smp_ray.workspace import Manifest, Workspace
 
 FOLDER = "report"
 PAGE = "index.html"
+_THREADS = 2
 
 
 def write_report(
@@ -48,9 +50,12 @@ def write_report(
     """
     inputs = Inputs(config, workspace, posts, families, artefacts)
     cleaned, kept = cleaning(inputs)
-    sections = [
-        cleaned, quality(inputs, kept), adaptation(inputs), prediction(inputs), sweep(inputs), gallery(inputs),
-    ]  # fmt: skip
+    # Most of the time goes to libraries that let go of Python's lock: t-SNE beside everything else takes half of it.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        maps = pool.submit(adaptation, inputs)
+        others = [pool.submit(quality, inputs, kept), *(pool.submit(part, inputs) for part in (prediction, sweep))]
+        measured, predicted, searched = (part.result() for part in others)
+        sections = [cleaned, measured, maps.result(), predicted, searched, gallery(inputs)]
     html = page.render(title(inputs), head(inputs), sections)
     workspace.make_dir(FOLDER)
     for name, frame in inputs.published.items():

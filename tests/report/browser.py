@@ -19,7 +19,8 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 _OPTIONS = (
     "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--no-first-run", "--disable-extensions",
-    "--disable-dev-shm-usage", "--hide-scrollbars", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--disable-dev-shm-usage", "--hide-scrollbars", "--disable-background-networking",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
     # 3-D figures need WebGL, here computed by the CPU.
     "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 )  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -123,6 +126,7 @@ def test_the_model_needs_lightgbm_alone(tuned: tuple[Config, Manifest], tmp_path
     np.save(tmp_path / "values.npy", matrix.values)
     script = """
 import sys
+import threading
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("smp_ray", "ray", "torch"):
@@ -281,3 +285,74 @@ def test_rungs_are_farther_for_slow_learners() -> None:
     assert rung_rounds(settings, {"learning_rate": 0.05}) == [200, 600, 1800]
     assert rung_rounds(settings, {}) == [100, 300, 900]
     assert rung_rounds(settings.model_copy(update={"asha": None}), {}) == []
+
+
+@pytest.mark.slow
+def test_the_same_sweep_on_an_object_store(
+    tuned: tuple[Config, Manifest], session: RaySession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.fs as pafs
+    from moto.server import ThreadedMotoServer
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")  # Tune hands them on to its actors
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        _, port = server.get_host_and_port()
+        place = f"127.0.0.1:{port}"
+        store = pafs.S3FileSystem(
+            endpoint_override=place, scheme="http", allow_bucket_creation=True, region="us-east-1"
+        )
+        store.create_dir("bucket")
+        uri = f"s3://bucket/run?endpoint_override={place}&scheme=http&region=us-east-1"
+        local, _ = tuned
+        config = local.model_copy(update={"workspace": uri})
+        manifest = run_tune(config, session)
+        workspace = Workspace.open(uri)
+        stored = pq.read_table(workspace.path(manifest.fragments[0].path), filesystem=workspace.filesystem).to_pandas()
+        pd.testing.assert_frame_equal(
+            stored.drop(columns=TIMES), trials_of(local).drop(columns=TIMES), check_exact=True
+        )
+        assert workspace.manifest("tune", KEY) == manifest
+        workspace.filesystem.delete_file(workspace.path("tune", KEY, "manifest.json"))
+        again = run_tune(config, session)  # from the records in the store
+        assert again.details["trials_resumed"] == SWEEP["trials"]
+        assert again.details["best"] == manifest.details["best"]
+    finally:
+        server.stop()
+
+
+def test_a_trial_whose_process_dies_is_run_again(
+    tuned: tuple[Config, Manifest], tmp_path: Path, session: RaySession
+) -> None:
+    undisturbed, _ = tuned
+    config = config_of(tmp_path)
+    records = tmp_path / "tune" / KEY / "trials"
+    killed: list[int] = []
+    ended = threading.Event()
+
+    def kill_one() -> None:
+        """Kill the actor of some trial, once, after the first records."""
+        while not killed and not ended.is_set():
+            if len(list(records.glob("*.json"))) >= 2:
+                for process in psutil.Process().children(recursive=True):
+                    with contextlib.suppress(psutil.Error):  # it has just ended by itself
+                        if "ImplicitFunc" in " ".join(process.cmdline()):  # Tune's name for actors
+                            process.kill()
+                            killed.append(process.pid)
+                            return
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    try:
+        run_tune(config, session)
+    finally:
+        ended.set()
+        thread.join()
+    assert killed
+    pd.testing.assert_frame_equal(
+        trials_of(config).drop(columns=TIMES), trials_of(undisturbed).drop(columns=TIMES), check_exact=True
+    )
