@@ -28,7 +28,7 @@ DEMO = {
     "training": {
         "matrix": {"pca_dimensions": 16, "text_dimensions": 16, "max_bin": 63},
         "tune": {
-            "trials": 12, "max_rounds": 600, "early_stopping_rounds": 50, "models": 3, "asha": {"grace_rounds": 200},
+            "trials": 10, "max_rounds": 400, "early_stopping_rounds": 40, "models": 3, "asha": {"grace_rounds": 200},
         },
         "ablation": {"candidates": 1},
     },

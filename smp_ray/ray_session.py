@@ -80,6 +80,17 @@ class RaySession:
             **common,
         )
 
+    def cpus_of(self, threads: float) -> float:
+        """Logical CPUs that a task of so many busy threads must ask for.
+
+        A local Ray has more logical CPUs than cores, so that many light tasks fit; heavy ones would crowd the cores.
+        """
+        if self.cores is None:
+            return threads
+        import ray
+
+        return threads * max(1.0, float(ray.cluster_resources().get("CPU", self.cores)) / self.cores)
+
     def close(self) -> None:
         """Stop the local Ray or leave the cluster."""
         if self.started:

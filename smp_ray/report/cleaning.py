@@ -33,25 +33,23 @@ def cleaning(inputs: Inputs) -> tuple[page.Section, pd.Series]:
     names = [_WORDS.get(rule, rule) for rule in alone["rule"]]
     if {"no_image", "bad_image"}.isdisjoint(found.columns):
         section.add(page.absent("No family reads the images, or their rules are off, so none is judged by its image."))
-    plot = plots.ranked(names, alone["posts"].tolist(), "posts removed")
-    section.add(
-        page.figure(
-            "cleaning_rules", plot,
-            "Posts that each rule removes; a post may be removed by several. No interval: these are counts.",
-            "Bars of the posts removed by each rule: "
-            + ", ".join(f"{name} {posts:,}" for name, posts in zip(names, alone["posts"], strict=True)),
-            "cleaning_rules", 90 + 34 * len(alone),
-        )
+    removals = page.figure(
+        "cleaning_rules", plots.ranked(names, alone["posts"].tolist(), "posts removed"),
+        "Posts that each rule removes; a post may be removed by several. No interval: these are counts.",
+        "Bars of the posts removed by each rule: "
+        + ", ".join(f"{name} {posts:,}" for name, posts in zip(names, alone["posts"], strict=True)),
+        "cleaning_rules",
     )  # fmt: skip
+    if inputs.labelled:
+        section.add(page.grid([removals, _by_interval(inputs, found)]))
+    else:
+        why = "No post has a popularity, so there is nothing to show by popularity interval."
+        section.add(removals, page.absent(why))
     rows = [
         (_WORDS.get(rule, rule), int(posts), f"{share:.1%}", int(only))
         for rule, posts, share, only in rules[["rule", "posts", "share", "only"]].itertuples(index=False)
     ]
     section.add(page.table(["rule", "posts", "share of all", "by this rule alone"], rows))
-    if inputs.labelled:
-        section.add(_by_interval(inputs, found))
-    else:
-        section.add(page.absent("No post has a popularity, so there is nothing to show by popularity interval."))
     return section, ~removed
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from smp_ray.report import page
-from smp_ray.report.inputs import Inputs
+from smp_ray.report.inputs import Inputs, records
 from smp_ray.report.quality import MEASURES, overall, relation
 from smp_ray.workspace import Manifest, git_commit
 
@@ -40,9 +40,12 @@ def head(inputs: Inputs) -> list[str]:
         ("users", f"{frame['user_id'].nunique():,}"),
         ("posted", span),
         *((f"{family} model", _model(manifest, family)) for family, manifest in inputs.families.items()),
-        ("report made at commit", git_commit() or "unknown (not a checkout)"),
+        ("git commit", git_commit() or "unknown, not a checkout"),
     ]
-    return [page.text(found(inputs), "found"), page.facts(rows), _stage_table(inputs)]
+    stages = _stages(inputs)
+    if commits := ", ".join(dict.fromkeys(stages["git_commit"].dropna())):
+        rows.append(("stages made at", commits))
+    return [page.text(found(inputs), "found"), page.grid([page.facts(rows), _stage_table(stages)], "row")]
 
 
 def _model(manifest: Manifest, family: str) -> str:
@@ -57,7 +60,8 @@ def _model(manifest: Manifest, family: str) -> str:
     return ", ".join([name, *parts])
 
 
-def _stage_table(inputs: Inputs) -> str:
+def _stages(inputs: Inputs) -> pd.DataFrame:
+    """Posts, wall time, speed and origin of each committed stage."""
     manifests = {"ingest": inputs.posts, **{f"features: {name}": m for name, m in inputs.families.items()}}
     manifests |= {name: m for name in _STAGES if (m := inputs.artefacts.get(name)) is not None}
     rows = []
@@ -67,17 +71,19 @@ def _stage_table(inputs: Inputs) -> str:
         posts = manifest.rows if posts is None and name != "tune" else posts
         seconds = manifest.wall_seconds
         speed = posts / seconds if posts and seconds else None
-        rows.append((name, posts, round(seconds, 1), speed, manifest.git_commit or "–", manifest.created_at))
+        rows.append((name, posts, round(seconds, 1), speed, manifest.git_commit, manifest.created_at))
     frame = pd.DataFrame(rows, columns=["stage", "posts", "wall_seconds", "posts_per_second", "git_commit", "created"])
-    inputs.publish("stages", frame)
+    return inputs.publish("stages", frame)
+
+
+def _stage_table(stages: pd.DataFrame) -> str:
     shown = [
-        (stage, posts, page.number(seconds, 1), "–" if speed is None else page.number(speed, 1), commit)
-        for stage, posts, seconds, speed, commit, _ in rows
+        (row["stage"], row["posts"], page.number(row["wall_seconds"], 1), page.number(row["posts_per_second"], 1))
+        for row in records(stages)
     ]
     return page.table(
-        ["stage", "posts", "wall time, s", "posts/s", "git commit"], shown,
-        "Wall time of each stage as it was last computed, start-up included; families of one pass share its time.",
-        "stages",
+        ["stage", "posts", "wall time, s", "posts/s"], shown,
+        "As last computed, start-up included; families of one pass share its time.", "stages",
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def _families(frame: pd.DataFrame, posts: int) -> str:
     ]  # fmt: skip
     layout = plots.layout(
         "share", None, xaxis={"tickformat": ".0%"}, yaxis={"autorange": "reversed"}, barmode="group", showlegend=True,
-        legend={"orientation": "h", "y": 1.08},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     )  # fmt: skip
     words = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, frame["shap_share"], strict=True))
     return page.figure(
@@ -72,14 +72,14 @@ def _strongest(columns: pd.DataFrame, palette: dict[str, str]) -> str:
         data.append(
             {
                 "type": "bar", "orientation": "h", "name": page.plain(family), "x": part["shap"].tolist(),
-                "y": part.index.tolist(), "marker": {"color": palette[str(family)]}, "customdata": gain,
+                "y": part.index.tolist(), "width": 0.75, "marker": {"color": palette[str(family)]}, "customdata": gain,
                 "hovertemplate": "%{x:.3f}, %{customdata}<extra></extra>",
             }
         )  # fmt: skip
     ticks = {"tickvals": list(range(len(top))), "ticktext": names, "range": [len(top) - 0.5, -0.5]}
     layout = plots.layout(
         "mean size of the SHAP value", None, yaxis=ticks, barmode="overlay", showlegend=True,
-        legend={"orientation": "h", "y": 1.08},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     )  # fmt: skip
     words = ", ".join(f"{name} {page.number(value)}" for name, value in zip(names, top["shap"], strict=True))
     return page.figure(

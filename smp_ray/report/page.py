@@ -53,9 +53,9 @@ def numbers(content: str, csv: str) -> str:
     return f'<p class="note">{escape(content)} {csv_link(csv)}</p>'
 
 
-def grid(blocks: Iterable[str]) -> str:
-    """Blocks side by side where the page is wide enough."""
-    return '<div class="grid">' + "\n".join(blocks) + "</div>"
+def grid(blocks: Iterable[str], kind: str = "grid") -> str:
+    """Blocks side by side where the page is wide enough: `grid` of equal widths, `row` each as wide as it is."""
+    return f'<div class="{kind}">' + "\n".join(blocks) + "</div>"
 
 
 def csv_link(name: str) -> str:

@@ -88,7 +88,7 @@ def ablate(
 
         workspace.make_dir(STAGE, key, "variants")
         shared = ray.remote(num_cpus=0.5)(_load_folds).remote(workspace, matrix, splits)
-        task = ray.remote(num_cpus=config.training.tune.cpus_per_trial)(_variant)
+        task = ray.remote(num_cpus=session.cpus_of(config.training.tune.cpus_per_trial))(_variant)
         places = {name: place for place, name in enumerate(wanted)}
         running = {
             task.remote(shared, wanted[name], config, workspace, key, places[name], len(splits.row_ids)): name

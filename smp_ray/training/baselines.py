@@ -71,7 +71,7 @@ def baselines(
         session.start()
         import ray
 
-        cpus = config.training.tune.cpus_per_trial
+        cpus = session.cpus_of(config.training.tune.cpus_per_trial)
         shared = ray.put(splits)
         # dart's folds do not wait for each other, so each is a task of its own.
         task = ray.remote(num_cpus=cpus)(_boosted)

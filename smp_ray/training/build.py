@@ -54,7 +54,7 @@ def build_matrix(
     families = matrix_families(config)
     columns = ray.remote(num_cpus=0.5)(load_columns).remote(workspace, posts, dict(stored), families)
     shared = ray.put(splits)
-    encode_part = ray.remote(num_cpus=1)(_encode_part)
+    encode_part = ray.remote(num_cpus=session.cpus_of(1))(_encode_part)
     workspace.make_dir(STAGE, key)
     parts = [encode_part.remote(columns, shared, fold, config, workspace, key) for fold in (*range(splits.count), None)]
     done_parts: list[dict[str, Any]] = ray.get(parts)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.report.browser import chromium
 
-_WIDTH, _HEIGHT = 1100, 1500
+_WIDTH, _HEIGHT = 1100, 1640
 _LARGEST = 300_000
 
 

@@ -136,7 +136,6 @@ def test_without_early_stopping_the_last_round_counts() -> None:
 
 
 def test_binned_folds_serve_all_parameters() -> None:
-    # LightGBM would drop columns that no leaf of the first min_data_in_leaf can split, or bin the data anew.
     shared = binned(complete_params({}, "mae", 0, 1))
     for given in ({"min_data_in_leaf": 120}, {"min_data_in_leaf": 2, "num_leaves": 5}, DART, BAGGED):
         params = complete_params(given, "mae", 0, 1)
@@ -187,3 +186,13 @@ def test_what_shapes_the_bins_is_not_searched() -> None:
     space: Any = {"max_bin": {"type": "int", "low": 15, "high": 255}}
     with pytest.raises(ConfigError, match=r"training\.tune\.space: max_bin"):
         check_space(TuneConfig(space=space))
+
+
+def test_a_rare_column_is_kept_for_small_leaves() -> None:
+    # LightGBM drops, when it bins, what no leaf of min_data_in_leaf (by default 20) posts can split.
+    matrix, popularity = small_matrix()
+    rare = np.arange(POSTS) % 40 == 0
+    matrix.values[:, 0] = rare
+    given = {"min_data_in_leaf": 2, "objective": "regression"}
+    model = fit(matrix, popularity + 50 * rare, complete_params(given, "mae", 0, 1), 3)
+    assert model.feature_importance()[0] > 0

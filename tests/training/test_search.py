@@ -288,8 +288,8 @@ def test_the_next_to_end_is_named_as_soon_as_it_is_certain() -> None:
     clock.progress(0, 10)  # may end at 10 too, and its number is lower
     clock.progress(2, 10)
     assert clock.next_end() is None
-    clock.progress(0, 4)  # it was started again, which takes back nothing
     clock.progress(0, 10.5)
+    clock.progress(0, 4)  # it was started again, which takes back nothing
     assert clock.next_end() == 1
     assert not clock.full
     clock.start(3)  # at 10

@@ -324,6 +324,7 @@ def test_the_same_sweep_on_an_object_store(
         server.stop()
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_dies_is_run_again(
     tuned: tuple[Config, Manifest], tmp_path: Path, session: RaySession
 ) -> None:
