@@ -39,7 +39,7 @@ class Sweep:
     Attributes:
         records: of every trial, by number.
         concurrency: trials side by side.
-        slots: trials side by side by the sweep's clock: the concurrency with which it was begun.
+        slots: trials side by side by the sweep's clock, see `slots_for`.
         startup_seconds: until the first trial of this run began: Ray, the data, the first actor.
         seconds: from there until the last trial ended.
         resumed: trials that an interrupted sweep had finished.
@@ -75,6 +75,15 @@ def trials_at_once(settings: TuneConfig, cores: int | None) -> int:
             f"{max(nodes, default=0)} CPUs; set it lower"
         )
     return min(fit, settings.max_concurrent or fit, settings.trials)
+
+
+def slots_for(concurrency: int) -> int:
+    """Slots of the sweep's clock: half as many again as there are trials at once, so that one rarely has to wait.
+
+    With 1, results come in order anyway. With more, where times spread by 27 to 50 % around the work, as many slots
+    as trials keep these busy for 78 to 92 % of what they are in no order at all, half as many again for 92 to 98 %.
+    """
+    return concurrency + concurrency // 2
 
 
 def run_sweep(
@@ -157,11 +166,11 @@ def _deadline(settings: TuneConfig, clock_began: float) -> float | None:
 
 
 def _kept_slots(concurrency: int, workspace: Workspace, folder: str) -> int:
-    """The concurrency with which the sweep was begun, on whatever cluster it goes on: it decides what is suggested."""
+    """The slots with which the sweep was begun, on whatever cluster it goes on: they decide what is suggested."""
     known = workspace.read_json(folder, "sweep.json")
     if known is None:
         workspace.make_dir(folder)
-        known = {"slots": concurrency}
+        known = {"slots": slots_for(concurrency)}
         workspace.write_json(known, folder, "sweep.json")
     return int(known["slots"])
 

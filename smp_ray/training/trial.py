@@ -22,8 +22,8 @@ from smp_ray.training.trial_files import OBJECTIVE, RECORD, ROUNDS, Status, Tria
 _loaded: dict[str, list[BinnedFold]] = {}
 
 _DEFAULT_LEARNING_RATE = 0.1
-#: Seconds between two reports of a trial's progress, see `sweep_clock`.
-_PROGRESS_SECONDS = 1.0
+#: Seconds, and share of the trial's own time, between two reports of its progress, see `sweep_clock`.
+_PROGRESS_SECONDS, _PROGRESS_SHARE = 0.25, 0.03
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class _Trial:
             now = time.time()
             if context.deadline is not None and now >= context.deadline:
                 return "stopped"
-            if now - self._reported >= _PROGRESS_SECONDS:
+            if now - self._reported >= max(_PROGRESS_SECONDS, _PROGRESS_SHARE * (now - self._began)):
                 self._report({})
         # At the rungs that it did not come to it would stand with what it has.
         self._rungs += [lockstep.best] * (len(rungs) - len(self._rungs))
