@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -75,7 +76,9 @@ def _seconds(result: dict[str, Any]) -> float:
 
 def _run_apart(name: str) -> dict[str, Any]:
     command = [sys.executable, __file__, *sys.argv[1:], "--contender", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Threads that wait actively for each other stand still where other programs take their core.
+    env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
