@@ -30,7 +30,7 @@ from smp_ray.workspace import Manifest, Workspace
 from tests.training.adapt_world import World, applied, make_world, trained
 
 #: Long enough to be killed in the middle: an epoch takes at least the 0.1 s between two looks of Ray Train.
-LONG = {"max_epochs": 100, "patience": 100}
+LONG = {"max_epochs": 60, "patience": 60}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_killed_worker_costs_an_epoch_and_changes_nothing(tmp_path: Path, sess
     assert len(killed) == 1
     starts = manifest.details["starts"]
     assert len(starts) == 2
-    assert 0 < starts[1] < 100
+    assert 0 < starts[1] < 60
     assert equal(weights(world.workspace, manifest), trained(world, **LONG).result().state_dict())
 
 
@@ -187,7 +187,7 @@ def test_a_killed_driver_goes_on_from_its_last_epoch(tmp_path: Path, session: Ra
     manifest = world.adapt(session, **LONG)
     starts = manifest.details["starts"]
     assert len(starts) == 2
-    assert 0 < starts[1] < 100
+    assert 0 < starts[1] < 60
     assert equal(weights(workspace, manifest), trained(world, **LONG).result().state_dict())
 
 
