@@ -1,11 +1,12 @@
-"""The sweep on Ray Tune against plain Optuna, with the same trials, space, folds, bins, objective and cores.
+"""The sweep on Ray Tune against plain Optuna: same space, folds, bins, objective and cores, in one run.
 
-    python jobs/benchmark_tune.py --trials 30                        # a made-up table
-    python jobs/benchmark_tune.py --folds folds.pkl --grace 60       # a pickled list of FoldData
+    python jobs/benchmark_tune.py --config configs/smp-video.yaml --seeds 0 1 2     # after smp-ray tune
+    python jobs/benchmark_tune.py --trials 30                                       # a made-up table
 
-Each contender runs in a process of its own, in turn. Plain Optuna runs twice, one trial at a time on all cores and as
-many as there are cores side by side with one thread each, and the faster counts. Start-up (Ray, bins, processes) is
-shown apart; the sweep's seconds begin with the first trial.
+For each seed, each contender runs in a process of its own, in turn. Plain Optuna runs as many trials side by side as
+there are cores, with one thread each: once the very trials that Ray Tune made, so that only the speed differs, and
+once trials of its own (trials side by side end in another order, so its TPE suggests others). `--all-cores` adds
+Optuna with one trial at a time on all cores. Start-up (Ray, bins, processes) is counted and shown apart.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import pickle
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,83 +26,143 @@ from typing import Any
 
 import numpy as np
 
-from smp_ray.config import Choice, FloatRange, MatrixFamily, RayConfig, SearchRange, TuneConfig
-from smp_ray.ray_session import available_cores, ray_session
+from smp_ray.config import Choice, FloatRange, MatrixFamily, RayConfig, SearchRange, TuneConfig, load_config
+from smp_ray.ray_session import RaySession, available_cores, ray_session
 from smp_ray.training.booster import BinnedFold, Lockstep, bin_fold
 from smp_ray.training.lightgbm_params import dataset_params, default_point
 from smp_ray.training.matrix import FoldData, Matrix
 from smp_ray.training.trial import trial_params
 from smp_ray.workspace import Workspace
 
-MAX_BIN = 255
-RAY, ONE_BY_ONE, SIDE_BY_SIDE = "ray tune", "optuna, one trial on all cores", "optuna, one trial a core"
+RAY, SAME, OWN = "ray tune", "optuna, the same trials", "optuna, trials of its own"
+ALL_CORES = "optuna, one trial on all cores"
 
 
 def main() -> None:
     """Run all contenders and print how they compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folds", type=Path, help="pickled list of FoldData; default: a made-up table")
+    parser.add_argument("--config", help="whose features are computed; default: a made-up table")
+    parser.add_argument("--set", action="append", default=[], help="overrides of the configuration")
+    parser.add_argument("--workspace", help="instead of the configuration's")
     parser.add_argument("--posts", type=int, default=3000, help="of the made-up table")
     parser.add_argument("--columns", type=int, default=40, help="of the made-up table")
-    parser.add_argument("--trials", type=int, default=30)
-    parser.add_argument("--max-rounds", type=int, default=1000)
-    parser.add_argument("--grace", type=int, help="grace rounds of the successive halving; default: the config's")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--contender", choices=[RAY, ONE_BY_ONE, SIDE_BY_SIDE], help=argparse.SUPPRESS)
+    parser.add_argument("--trials", type=int, help="default: the configuration's")
+    parser.add_argument("--max-rounds", type=int, help="default: the configuration's")
+    parser.add_argument("--grace", type=int, help="grace rounds of the successive halving")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--all-cores", action="store_true", help="also one trial at a time on all cores")
+    parser.add_argument("--contender", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.contender:
-        print(json.dumps(_contend(given)))
+        name, folder = given.contender
+        print(json.dumps(_contend(name, Path(folder))))
         return
-    print(f"{given.trials} trials on {given.folds or f'{given.posts} made-up posts'}, {available_cores()} cores")
-    found = {name: _run_apart(name) for name in (RAY, ONE_BY_ONE, SIDE_BY_SIDE)}
+    names = [RAY, SAME, OWN, *([ALL_CORES] if given.all_cores else [])]
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory(prefix="smp_ray_benchmark_") as folder:
+        for seed in given.seeds:
+            settings, _ = prepared = _prepare(given, seed)
+            Path(folder, "task.pkl").write_bytes(pickle.dumps(prepared))
+            for name in names:
+                found[name].append(_run_apart(name, folder))
+                last = found[name][-1]
+                print(
+                    f"seed {seed}, {settings.trials} trials, {name}: start-up {last['startup']:.1f} s, sweep "
+                    f"{seconds(last):.1f} s, cores busy {last['busy']:.0%}, best {best(last):.5f}",
+                    flush=True,
+                )
     compare(found)
 
 
-def compare(found: dict[str, dict[str, Any]]) -> None:
-    """Print each contender's figures, and Ray Tune's against the faster Optuna's."""
-    opponent = min((ONE_BY_ONE, SIDE_BY_SIDE), key=lambda name: _seconds(found[name]))
-    equal = min(_seconds(found[RAY]), _seconds(found[opponent]))
-    print(f"\n{'':<32}{'start-up':>10}{'sweep':>10}{'best MAE':>10}{f'after {equal:.1f} s':>16}")
-    for name, result in found.items():
-        best = min(value for _, value in result["trace"])
-        early = [value for at, value in result["trace"] if at <= equal]
-        at_equal = f"{min(early):.5f}" if early else "none yet"
-        print(f"{name:<32}{result['startup']:>8.1f} s{_seconds(result):>8.1f} s{best:>10.5f}{at_equal:>16}")
-    print(f"\nopponent: {opponent}")
-    print(f"ray tune's speed for the same number of trials: {_seconds(found[opponent]) / _seconds(found[RAY]):.2f}")
+def compare(found: dict[str, list[dict[str, Any]]]) -> None:
+    """Print the contenders' means over the seeds, and Ray Tune's ratio to each opponent, seed by seed."""
+    names = list(found)
+    limits = [min(seconds(found[name][place]) for name in (RAY, OWN)) for place in range(len(found[RAY]))]
+    print(f"\nmeans of {len(limits)} seeds, {available_cores()} cores")
+    print(f"{'':<32}{'start-up':>10}{'sweep':>10}{'best':>10}{'at equal time':>16}")
+    for name in names:
+        runs = found[name]
+        start, sweep, top = (
+            statistics.mean(one) for one in (
+                [run["startup"] for run in runs], [seconds(run) for run in runs], [best(run) for run in runs]
+            )
+        )  # fmt: skip
+        equal = statistics.mean(best(run, limit) for run, limit in zip(runs, limits, strict=True))
+        print(f"{name:<32}{start:>8.1f} s{sweep:>8.1f} s{top:>10.5f}{equal:>16.5f}")
+    print("\nequal time: the shorter sweep of Ray Tune and of Optuna with trials of its own, by seed")
+    for name in names[1:]:
+        pairs = list(zip(found[name], found[RAY], strict=True))
+        bare = [seconds(theirs) / seconds(ours) for theirs, ours in pairs]
+        whole = [(theirs["startup"] + seconds(theirs)) / (ours["startup"] + seconds(ours)) for theirs, ours in pairs]
+        print(
+            f"ray tune against {name}: {statistics.mean(bare):.2f} times as fast "
+            f"({', '.join(f'{ratio:.2f}' for ratio in bare)}), start-up counted {statistics.mean(whole):.2f}"
+        )
 
 
-def _seconds(result: dict[str, Any]) -> float:
-    return float(max(at for at, _ in result["trace"]))
+def seconds(run: dict[str, Any]) -> float:
+    """From the start of the first trial to the end of the last."""
+    return float(max(at for at, _ in run["trace"]))
 
 
-def _run_apart(name: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--contender", name]
+def best(run: dict[str, Any], until: float = float("inf")) -> float:
+    """Lowest objective of the trials that ended within so many seconds."""
+    return float(min((value for at, value in run["trace"] if at <= until), default=float("nan")))
+
+
+def _prepare(given: argparse.Namespace, seed: int) -> tuple[TuneConfig, tuple[int, list[FoldData]]]:
+    """The sweep's settings, number of bins, and folds."""
+    if given.config:
+        config = load_config(given.config, given.set, given.workspace)
+        settings, max_bin, folds = config.training.tune, config.training.matrix.max_bin, _stored_folds(config)
+    else:
+        settings, max_bin, folds = TuneConfig(), 255, made_up_folds(given.posts, given.columns)
+    update: dict[str, Any] = {"seed": seed, "cpus_per_trial": 1}
+    update |= {"trials": given.trials} if given.trials else {}
+    update |= {"max_rounds": given.max_rounds} if given.max_rounds else {}
+    if given.grace and settings.asha is not None:
+        update["asha"] = settings.asha.model_copy(update={"grace_rounds": given.grace})
+    return settings.model_copy(update=update), (max_bin, folds)
+
+
+def _stored_folds(config: Any) -> list[FoldData]:
+    from smp_ray.status import committed_families, committed_posts
+    from smp_ray.training.matrix import load_fold
+    from smp_ray.training.stages import Training
+
+    workspace = Workspace.open(config.workspace)
+    posts, families = committed_posts(config, workspace), committed_families(config, workspace)
+    training = Training(config, workspace, posts, families, RaySession(config.ray))
+    if workspace.manifest("matrix", training.keys.matrix) is None:
+        sys.exit("there is no matrix for this configuration; run smp-ray tune first")
+    return [load_fold(workspace, training.matrix, training.splits, fold) for fold in range(training.splits.count)]
+
+
+def _run_apart(name: str, folder: str) -> dict[str, Any]:
     # Threads that wait actively for each other stand still where other programs take their core.
     env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    command = [sys.executable, __file__, "--contender", name, folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{name}: {_seconds(result):.1f} s", flush=True)
     return result
 
 
-def _contend(given: argparse.Namespace) -> dict[str, Any]:
+def _contend(name: str, folder: Path) -> dict[str, Any]:
     """One contender's start-up seconds and, for each trial, the second in which it ended and its result."""
-    folds = pickle.loads(given.folds.read_bytes()) if given.folds else made_up_folds(given.posts, given.columns)
-    settings: dict[str, Any] = {"trials": given.trials, "max_rounds": given.max_rounds, "seed": given.seed}
-    if given.grace:
-        settings["asha"] = {"grace_rounds": given.grace}
-    if given.contender == RAY:
-        return _ray(TuneConfig(**settings), folds)
-    cores = available_cores()
-    side_by_side = given.contender == SIDE_BY_SIDE
-    threads = 1 if side_by_side else cores
-    return _optuna(TuneConfig(**settings, cpus_per_trial=threads), folds, cores if side_by_side else 1)
+    settings, (max_bin, folds) = pickle.loads((folder / "task.pkl").read_bytes())
+    if name == RAY:
+        result = _ray(settings, max_bin, folds)
+        (folder / "trials.json").write_text(json.dumps(result["params"]))
+        return result
+    if name == ALL_CORES:
+        return _optuna(settings.model_copy(update={"cpus_per_trial": available_cores()}), max_bin, folds, 1, [])
+    same = json.loads((folder / "trials.json").read_text()) if name == SAME else []
+    return _optuna(settings, max_bin, folds, available_cores(), same)
 
 
-def _ray(settings: TuneConfig, folds: list[FoldData]) -> dict[str, Any]:
+def _ray(settings: TuneConfig, max_bin: int, folds: list[FoldData]) -> dict[str, Any]:
     from smp_ray.training.sweep import run_sweep
 
     began = time.time()
@@ -109,44 +171,54 @@ def _ray(settings: TuneConfig, folds: list[FoldData]) -> dict[str, Any]:
         workspace = Workspace.open(folder)
         session.start()
         started = time.time() - began
-        sweep = run_sweep(settings, MAX_BIN, workspace, "sweep", posts, lambda: folds, session)
-    records = sweep.records.values()
+        sweep = run_sweep(settings, max_bin, workspace, "sweep", posts, lambda: folds, session)
+    records = [sweep.records[number] for number in sorted(sweep.records)]
     first = min(record.started_after_seconds for record in records)
     trace = [(r.started_after_seconds + r.seconds - first, r.objective) for r in records if r.objective is not None]
-    return {"startup": started + sweep.startup_seconds, "trace": sorted(trace)}
+    busy = sum(record.seconds for record in records) / (sweep.concurrency * max(at for at, _ in trace))
+    params = [record.params for record in records]
+    return {"startup": started + sweep.startup_seconds, "trace": sorted(trace), "busy": busy, "params": params}
 
 
-def _optuna(settings: TuneConfig, folds: list[FoldData], jobs: int) -> dict[str, Any]:
+def _optuna(
+    settings: TuneConfig, max_bin: int, folds: list[FoldData], jobs: int, same: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Plain Optuna, `jobs` trials side by side; `same`: parameters of the trials, in order."""
     import optuna
 
     began = time.time()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    shape = dataset_params(trial_params(settings, MAX_BIN, 0, {}))
+    shape = dataset_params(trial_params(settings, max_bin, 0, {}))
     # A set of Datasets a thread: LightGBM does not promise that two boosters may share one at the same time.
     free: list[list[BinnedFold]] = [[bin_fold(fold, shape) for fold in folds] for _ in range(jobs)]
     lock = threading.Lock()
     trace: list[tuple[float, float]] = []
+    taken: list[float] = []
     study = optuna.create_study(
         sampler=optuna.samplers.TPESampler(seed=settings.seed, multivariate=True, constant_liar=True)
     )
-    study.enqueue_trial(default_point(settings.space))
+    for params in same or [default_point(settings.space)]:
+        study.enqueue_trial(params)
 
     def objective(trial: optuna.Trial) -> float:
+        start = time.time()
         searched = {name: _suggested(trial, name, range_) for name, range_ in settings.space.items()}
         with lock:
             binned = free.pop()
-        params = trial_params(settings, MAX_BIN, trial.number, searched)
+        params = trial_params(settings, max_bin, trial.number, searched)
         lockstep = Lockstep(binned, params, settings.objective)
         for _ in lockstep.run(settings.max_rounds, settings.early_stopping_rounds):
             pass
         with lock:
             free.append(binned)
             trace.append((time.time() - first, lockstep.best))
+            taken.append(time.time() - start)
         return lockstep.best
 
     first = time.time()
     study.optimize(objective, n_trials=settings.trials, n_jobs=jobs)
-    return {"startup": first - began, "trace": sorted(trace)}
+    busy = sum(taken) / (jobs * max(at for at, _ in trace))
+    return {"startup": first - began, "trace": sorted(trace), "busy": busy}
 
 
 def _suggested(trial: Any, name: str, range_: SearchRange) -> Any:

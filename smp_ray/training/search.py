@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,9 @@ from smp_ray.training.lightgbm_params import default_point
 from smp_ray.training.sweep_clock import SweepClock, round_work
 from smp_ray.training.trial_files import OBJECTIVE, RECORD, ROUNDS, TrialRecord
 
+#: Lost processes that a trial survives. Ray's own retries pass over one that is lost between two trials.
+MAX_DEATHS = 3
+
 
 def distributions(space: Mapping[str, SearchRange]) -> dict[str, BaseDistribution]:
     """The configured space in Optuna's terms."""
@@ -43,12 +47,23 @@ def distributions(space: Mapping[str, SearchRange]) -> dict[str, BaseDistributio
     return found
 
 
+def unknown_to(slots: int) -> int:
+    """How many of the trials before it a suggestion does not know.
+
+    With no order at all it would not know `slots - 1`, those that run beside it. With just these, trials wait until it
+    is certain which of the running ones ends first. Twice as many keep nearly all slots busy: by a simulation with the
+    40 trials of a real sweep, 97 % of 2, 98 % of 4 and 91 % of 16 slots (of 2 as many as without any order; without
+    the first and last trials it would be more), where real times spread by 27 % around the work.
+    """
+    return 2 * (slots - 1)
+
+
 class InOrder(Searcher):
     """Optuna's TPE, through Ray's `OptunaSearch`, asked and told in an order that only the results decide.
 
-    The first suggestion is LightGBM's own settings, so that no sweep is worse than these. Further ones are made as
-    the slots of the sweep's clock become free, each knowing exactly the trials that have ended by then; until it is
-    certain which these are there is none, and results that came too early are held back.
+    The first suggestion is LightGBM's own settings, so that no sweep is worse than these. Each further one knows
+    all trials but the `unknown_to` last, in the order in which they end by the sweep's clock; until it is certain
+    which these are there is none, and results that came too early are held back.
 
     Args:
         settings: space, seed and number of trials.
@@ -74,20 +89,21 @@ class InOrder(Searcher):
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="min")
         self._settings, self._slots, self._posts = settings, slots, posts
+        self._unknown = unknown_to(slots)
         self._recorded = dict(recorded or {})
         self._on_end, self._deadline = on_end, deadline
         self.ended: dict[int, TrialRecord] = {}
-        #: Numbers of the trials in Ray's hands, by Ray's id.
+        #: Numbers of the trials in Ray's hands, by Ray's id; of those to be given to it again; deaths by number.
         self._running: dict[str, int] = {}
+        self._again: list[int] = []
+        self._deaths: Counter[int] = Counter()
         self._begin()
 
     def _begin(self) -> None:
-        self._clock = SweepClock(self._slots)
+        self._clock = SweepClock(self._slots, self._settings.trials)
         self._suggested: list[dict[str, Any]] = []
         #: Numbers of the trials whose results are known by the sweep's clock, in that order.
         self._known: list[int] = []
-        #: How many of these each suggestion knew of.
-        self._known_to: list[int] = []
         space = self._settings.space
         if not space:  # then all trials are alike but for their seed; Optuna takes no empty space
             return
@@ -104,10 +120,12 @@ class InOrder(Searcher):
 
     def known_to(self, number: int) -> list[TrialRecord]:
         """The trials whose results the suggestion of trial `number` knew of."""
-        return [self.ended[known] for known in self._known[: self._known_to[number]]]
+        return [self.ended[known] for known in self._known[: max(0, number - self._unknown)]]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's `number` and `params`; None while it has to wait; `FINISHED` when there are no more."""
+        if self._again:
+            return self._given(trial_id, self._again.pop(0))
         while (number := len(self._suggested)) < self._settings.trials:
             params = self._next()
             if params is None:
@@ -118,13 +136,18 @@ class InOrder(Searcher):
                 continue
             if self._deadline is not None and time.time() >= self._deadline and self.ended:
                 break
-            self._running[trial_id] = number
-            return {"number": number, "params": params}
-        return str(Searcher.FINISHED)
+            return self._given(trial_id, number)
+        # While trials run, the process of one may be lost, and the trial needed again.
+        return None if self._running else str(Searcher.FINISHED)
+
+    def _given(self, trial_id: str, number: int) -> dict[str, Any]:
+        self._running[trial_id] = number
+        return {"number": number, "params": self._suggested[number]}
 
     def _next(self) -> dict[str, Any] | None:
         """The next suggestion, knowing what it has to know; None: that is not certain yet."""
-        while self._clock.full:
+        number = len(self._suggested)
+        while len(self._known) < number - self._unknown:
             known = self._clock.next_end()
             if known is None:
                 return None
@@ -134,11 +157,8 @@ class InOrder(Searcher):
                 self._tpe.on_trial_complete(
                     str(known), None if value is None else {OBJECTIVE: value}, error=value is None
                 )
-        number = len(self._suggested)
         params = dict(self._tpe.suggest(str(number)) or {}) if self._settings.space else {}
-        self._clock.start(number)
         self._suggested.append(params)
-        self._known_to.append(len(self._known))
         return params
 
     def _work(self, number: int, rounds: int) -> float:
@@ -160,6 +180,10 @@ class InOrder(Searcher):
         if number is None:
             return
         if error or not result or RECORD not in result:
+            self._deaths[number] += 1
+            if self._deaths[number] <= MAX_DEATHS:
+                self._again.append(number)
+                return
             # Without a file in the workspace: when the sweep is started again, the trial is run again.
             reason = "its process died (out of memory?) or could not start; Ray's log tells more"
             self._end(TrialRecord(number, self._suggested[number], "failed", error=reason))
@@ -173,7 +197,7 @@ class InOrder(Searcher):
         """Write what `restore` needs: suggestions follow from the results and from how far the others are."""
         state = {
             "ended": self.ended, "running": self._running, "suggested": len(self._suggested),
-            "work": self._clock.work(),
+            "work": self._clock.work(), "again": self._again, "deaths": self._deaths,
         }  # fmt: skip
         with open(checkpoint_path, "wb") as file:
             pickle.dump(state, file)
@@ -184,14 +208,14 @@ class InOrder(Searcher):
             state = pickle.load(file)
         self._begin()
         self.ended.clear()
-        self._running = state["running"]
+        self._running, self._again, self._deaths = state["running"], state["again"], state["deaths"]
         while len(self._suggested) < state["suggested"]:
             number = len(self._suggested)
             self._next()
             if number in state["ended"]:
                 self._end(state["ended"][number])
             else:
-                self._clock.progress(number, state["work"][number])
+                self._clock.progress(number, state["work"].get(number, 0.0))
 
 
 class OrderedASHA(ASHAScheduler):

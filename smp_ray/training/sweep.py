@@ -28,8 +28,6 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }  # fmt: skip
-#: Lost processes that a trial survives.
-_MAX_FAILURES = 2
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Sweep:
     Attributes:
         records: of every trial, by number.
         concurrency: trials side by side.
-        slots: trials side by side by the sweep's clock, see `slots_for`.
+        slots: trials side by side by the sweep's clock: those of the cluster on which it was begun.
         startup_seconds: until the first trial of this run began: Ray, the data, the first actor.
         seconds: from there until the last trial ended.
         resumed: trials that an interrupted sweep had finished.
@@ -75,15 +73,6 @@ def trials_at_once(settings: TuneConfig, cores: int | None) -> int:
             f"{max(nodes, default=0)} CPUs; set it lower"
         )
     return min(fit, settings.max_concurrent or fit, settings.trials)
-
-
-def slots_for(concurrency: int) -> int:
-    """Slots of the sweep's clock: half as many again as there are trials at once, so that one rarely has to wait.
-
-    With 1, results come in order anyway. With more, where times spread by 27 to 50 % around the work, as many slots
-    as trials keep these busy for 78 to 92 % of what they are in no order at all, half as many again for 92 to 98 %.
-    """
-    return concurrency + concurrency // 2
 
 
 def run_sweep(
@@ -132,8 +121,9 @@ def run_sweep(
     if len(search.ended) < settings.trials and (deadline is None or time.time() < deadline):
         raise SmpRayError(f"the sweep ended after {len(search.ended)} of {settings.trials} trials; run it again")
     fresh = [record for number, record in search.ended.items() if recorded.get(number) != record]
-    first = min(record.started_after_seconds for record in fresh) + clock
-    last = max(record.started_after_seconds + record.seconds for record in fresh) + clock
+    now = time.time() - clock  # the time budget may end before the first trial begins
+    first = min((record.started_after_seconds for record in fresh), default=now) + clock
+    last = max((record.started_after_seconds + record.seconds for record in fresh), default=now) + clock
     return Sweep(
         search.ended,
         concurrency,
@@ -170,7 +160,7 @@ def _kept_slots(concurrency: int, workspace: Workspace, folder: str) -> int:
     known = workspace.read_json(folder, "sweep.json")
     if known is None:
         workspace.make_dir(folder)
-        known = {"slots": slots_for(concurrency)}
+        known = {"slots": concurrency}
         workspace.write_json(known, folder, "sweep.json")
     return int(known["slots"])
 
@@ -189,12 +179,11 @@ def _run(context: TrialContext, search: Any, concurrency: int, folder: str) -> N
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, context=context), {"CPU": settings.cpus_per_trial}),
             tune_config=tune.TuneConfig(
-                search_alg=search, scheduler=scheduler, num_samples=settings.trials, max_concurrent_trials=concurrency,
-                reuse_actors=True, trial_name_creator=_name, trial_dirname_creator=_name,
+                search_alg=search, scheduler=scheduler, max_concurrent_trials=concurrency, reuse_actors=True,
+                num_samples=-1, trial_name_creator=_name, trial_dirname_creator=_name,  # -1: `search` says when to end
             ),
             run_config=tune.RunConfig(
                 name="sweep", storage_path=workspace.path(folder), storage_filesystem=workspace.filesystem, verbose=0,
-                failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
             ),
         )  # fmt: skip
 

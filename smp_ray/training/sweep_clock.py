@@ -2,17 +2,13 @@
 
 Trials run side by side on `slots` slots. In which order they end in real time depends on the machine, so the sweep
 goes by a clock of its own: a trial takes as long as its work, a known function of its parameters and of the rounds
-that it was trained. As soon as a trial is sure to be the next to end by that clock, because every other running trial
-has done more work than that, its slot is free and its result known.
-
-Real time and work go roughly together, so few trials are kept waiting, see `sweep.slots_for`. Simpler rules do worse:
-to wait for all trials but the newest keeps 2 slots busy for 67 % and 16 for 36 %, as trials vary so much.
+that it was trained. A trial is sure to be the next to end by that clock as soon as every other one in a slot has done
+more work than that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 #: Work of a round beside that of its leaves, in leaves; and the share of the time that random thresholds take.
@@ -33,60 +29,51 @@ def round_work(params: Mapping[str, Any], posts: int) -> float:
     return work * (_EXTRA_TREES if params.get("extra_trees") else 1.0)
 
 
-@dataclass
-class _Running:
-    """A trial by the sweep's clock: it lasts from `start` until at least `start + work`, or just that if `ended`."""
-
-    start: float
-    work: float = 0.0
-    ended: bool = False
-
-
 class SweepClock:
-    """Which trials hold the slots, and which is the next to end.
+    """Which trials hold the slots, and in which order they end.
+
+    Trials take the slots in the order of their numbers, each as soon as one is free. That they may really begin sooner
+    or later changes nothing.
 
     Args:
         slots: trials side by side.
+        trials: number of trials of the sweep.
     """
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
+    def __init__(self, slots: int, trials: int) -> None:
+        self._slots, self._trials = slots, trials
         self._now = 0.0
-        self._running: dict[int, _Running] = {}
-
-    @property
-    def full(self) -> bool:
-        """Whether all slots are taken."""
-        return len(self._running) >= self._slots
-
-    def start(self, number: int) -> None:
-        """Trial `number` takes a free slot."""
-        self._running[number] = _Running(self._now)
+        #: When the trials that hold a slot began; the number of the next to get one.
+        self._starts: dict[int, float] = {}
+        self._next = 0
+        #: Work that each trial has done at least, or, of those ended, exactly.
+        self._work: dict[int, float] = {}
+        self._ended: set[int] = set()
 
     def work(self) -> dict[int, float]:
-        """Work that each trial in a slot has done at least."""
-        return {number: running.work for number, running in self._running.items()}
+        """Work that each trial has done at least."""
+        return dict(self._work)
 
     def progress(self, number: int, work: float) -> None:
         """Trial `number` has done at least `work`; what a restarted trial says again is known already."""
-        running = self._running.get(number)
-        if running is not None and not running.ended:
-            running.work = max(running.work, work)
+        if number not in self._ended:
+            self._work[number] = max(self._work.get(number, 0.0), work)
 
     def end(self, number: int, work: float) -> None:
         """Trial `number` has ended after exactly `work`."""
-        running = self._running[number]
-        running.work, running.ended = work, True
+        self._work[number] = work
+        self._ended.add(number)
 
     def next_end(self) -> int | None:
         """Free the slot of the trial that ends next and return its number; None: that is not certain yet."""
-        ended = [(one.start + one.work, number) for number, one in self._running.items() if one.ended]
-        if not ended:
-            return None
-        first = min(ended)
+        while len(self._starts) < self._slots and self._next < self._trials:
+            self._starts[self._next] = self._now
+            self._next += 1
         # One that still runs may end no earlier than where it is now; of equal ends, the lower number's comes first.
-        if any((one.start + one.work, number) < first for number, one in self._running.items() if not one.ended):
+        ends = {number: start + self._work.get(number, 0.0) for number, start in self._starts.items()}
+        first = min(ends, key=lambda number: (ends[number], number), default=None)
+        if first is None or first not in self._ended:
             return None
-        self._now = first[0]
-        del self._running[first[1]]
-        return first[1]
+        self._now = ends[first]
+        del self._starts[first]
+        return first

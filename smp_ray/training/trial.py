@@ -23,7 +23,7 @@ _loaded: dict[str, list[BinnedFold]] = {}
 
 _DEFAULT_LEARNING_RATE = 0.1
 #: Seconds, and share of the trial's own time, between two reports of its progress, see `sweep_clock`.
-_PROGRESS_SECONDS, _PROGRESS_SHARE = 0.25, 0.03
+_PROGRESS_SECONDS, _PROGRESS_SHARE = 0.5, 0.1
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,8 @@ def run_trial(config: dict[str, Any], context: TrialContext) -> None:
         config: `number` and `params`, see `search.InOrder`.
         context: what all trials share.
     """
+    # Tune gives up an actor whose thread is not gone this soon after its trial was ended, by default 2 seconds.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
     trial = _Trial(context, int(config["number"]), dict(config["params"]))
     try:
         status = trial.train()

@@ -20,7 +20,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from smp_ray.config import AshaConfig, FloatRange, TuneConfig
 from smp_ray.training.lightgbm_params import default_point
-from smp_ray.training.search import InOrder, OrderedASHA, distributions
+from smp_ray.training.search import MAX_DEATHS, InOrder, OrderedASHA, distributions, unknown_to
 from smp_ray.training.sweep_clock import SweepClock, round_work
 from smp_ray.training.trial_files import OBJECTIVE, RECORD, ROUNDS, TrialRecord
 from tests.training.fold_data import SPACE
@@ -152,19 +152,44 @@ def test_without_the_order_timing_decides() -> None:
     assert suggestion(range(6)) != suggestion(range(6, 12))
 
 
-def test_a_suggestion_knows_what_ended_before_by_the_sweeps_clock() -> None:
+def test_a_suggestion_knows_all_but_the_last_that_ended_by_the_sweeps_clock() -> None:
     stage = sweep(0, 3)
     ends: list[tuple[float, int]] = []
     free = [0.0, 0.0, 0.0]
     for number in range(SETTINGS.trials):
-        start = heapq.heappop(free)
         record = stage.search.ended[number]
-        end = start + record.rounds_trained * round_work(record.params, POSTS)
-        expected = {other for other_end, other in ends if other_end <= start} if number >= 3 else set()
-        assert {known.number for known in stage.search.known_to(number)} == expected
+        end = heapq.heappop(free) + record.rounds_trained * round_work(record.params, POSTS)
         ends.append((end, number))
         heapq.heappush(free, end)
-    assert len(stage.search.known_to(SETTINGS.trials - 1)) == SETTINGS.trials - 3
+    in_order = [number for _, number in sorted(ends)]
+    for number in range(SETTINGS.trials):
+        known = [record.number for record in stage.search.known_to(number)]
+        assert known == in_order[: max(0, number - unknown_to(3))]
+        assert all(other < number for other in known)
+
+
+@pytest.mark.parametrize("slots", [2, 8])
+def test_slots_are_kept_busy(slots: int) -> None:
+    # As in a real sweep: the time of a round over its work spreads by 27 %, results come ten times a trial.
+    random = np.random.default_rng(0)
+    work = random.lognormal(sigma=0.5, size=200)
+    seconds = work * random.lognormal(sigma=0.27, size=200)
+    clock, known, begun, running, now = SweepClock(slots, len(work)), 0, 0, 0, 0.0
+    events: list[tuple[float, int, int]] = []
+    while begun < len(work) or events:
+        while clock.next_end() is not None:
+            known += 1
+        while begun < len(work) and running < slots and known >= begun - unknown_to(slots):
+            events += [(now + seconds[begun] * tenth / 10, begun, tenth) for tenth in range(1, 11)]
+            heapq.heapify(events)
+            begun, running = begun + 1, running + 1
+        now, place, tenth = heapq.heappop(events)
+        if tenth < 10:
+            clock.progress(place, work[place] * tenth / 10)
+        else:
+            clock.end(place, work[place])
+            running -= 1
+    assert seconds.sum() / (slots * now) > 0.85  # the last trials alone cost 8 slots some 5 %
 
 
 def test_the_first_suggestion_is_lightgbms_own() -> None:
@@ -191,6 +216,23 @@ def test_saved_and_restored_at_any_point(tmp_path: Path) -> None:
 
         stage = Stage(InOrder(SETTINGS, 3, POSTS), 1, 3)
         assert stage.run(restart) == expected, f"restored at step {point} of {steps}"
+
+
+def test_lost_processes_change_nothing() -> None:
+    expected = sweep(0, 3).search.ended
+
+    def lose_one(stage: Stage) -> None:
+        if stage.steps % 9 == 4 and stage.trials:
+            trial_id, trial = next(iter(stage.trials.items()))
+            if stage.search._deaths[trial.number] < MAX_DEATHS:
+                del stage.trials[trial_id]
+                stage.events = [event for event in stage.events if event[1] != trial_id]
+                heapq.heapify(stage.events)
+                stage.search.on_trial_complete(trial_id, error=True)
+
+    stage = Stage(InOrder(SETTINGS, 3, POSTS), 1, 3)
+    assert stage.run(lose_one) == expected
+    assert stage.search._deaths.total() > 5
 
 
 def test_started_again_from_records_at_any_point() -> None:
@@ -234,8 +276,12 @@ def test_failed_trials_are_told_and_passed_over() -> None:
         suggested = search.suggest(f"{number}")
         assert isinstance(suggested, dict)
         if number % 3 == 0:
-            search.on_trial_complete(f"{number}", error=True)  # the process died
-            assert search.ended[number].error
+            for death in range(MAX_DEATHS):
+                search.on_trial_complete(f"{number}", error=True)
+                assert number not in search.ended
+                assert search.suggest(f"{number}") == suggested, death
+            search.on_trial_complete(f"{number}", error=True)
+            assert "process died" in str(search.ended[number].error)
         else:
             failed = number % 3 == 1
             record = TrialRecord(
@@ -250,6 +296,9 @@ def test_an_empty_space_makes_trials_that_differ_by_seed_alone() -> None:
     search = InOrder(SETTINGS.model_copy(update={"space": {}, "trials": 2}), 2, POSTS)
     assert search.suggest("a") == {"number": 0, "params": {}}
     assert search.suggest("b") == {"number": 1, "params": {}}
+    assert search.suggest("c") is None
+    for number, trial_id in enumerate("ab"):
+        search.on_trial_complete(trial_id, {RECORD: TrialRecord(number, {}, "completed", 1.0).to_json()})
     assert search.suggest("c") == InOrder.FINISHED
 
 
@@ -279,10 +328,7 @@ def test_a_trial_among_the_worse_ends_at_its_rung() -> None:
 
 
 def test_the_next_to_end_is_named_as_soon_as_it_is_certain() -> None:
-    clock = SweepClock(3)
-    for number in range(3):
-        clock.start(number)
-    assert clock.full
+    clock = SweepClock(3, trials=5)
     assert clock.next_end() is None
     clock.end(1, 10)
     clock.progress(0, 10)  # may end at 10 too, and its number is lower
@@ -290,14 +336,25 @@ def test_the_next_to_end_is_named_as_soon_as_it_is_certain() -> None:
     assert clock.next_end() is None
     clock.progress(0, 10.5)
     clock.progress(0, 4)  # it was started again, which takes back nothing
-    assert clock.next_end() == 1
-    assert not clock.full
-    clock.start(3)  # at 10
+    assert clock.next_end() == 1  # and trial 3 begins, at 10
     clock.end(3, 1)
     clock.end(2, 11.5)
     assert clock.next_end() is None  # trial 0 may end at 10.5
     clock.end(0, 20)
-    assert [clock.next_end() for _ in range(4)] == [3, 2, 0, None]
+    assert clock.next_end() == 3  # and trial 4 begins, at 11
+    assert clock.next_end() is None
+    clock.end(4, 3)  # before its turn or after, the clock says the same
+    assert [clock.next_end() for _ in range(4)] == [2, 4, 0, None]
+
+
+def test_a_trial_may_end_before_the_clock_has_begun_it() -> None:
+    clock = SweepClock(1, trials=3)
+    clock.end(1, 5)
+    clock.progress(2, 4)
+    assert clock.next_end() is None
+    clock.end(0, 1)
+    assert [clock.next_end() for _ in range(3)] == [0, 1, None]
+    assert clock.work() == {0: 1, 1: 5, 2: 4}
 
 
 def test_work_grows_with_leaves_columns_and_posts() -> None:

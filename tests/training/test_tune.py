@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from smp_ray.errors import ConfigError, SmpRayError
 from smp_ray.ray_session import RaySession
 from smp_ray.training.booster import out_of_fold
 from smp_ray.training.metrics import score
+from smp_ray.training.search import InOrder
 from smp_ray.training.sweep import trials_at_once
 from smp_ray.training.trial import rung_rounds
 from smp_ray.training.trial_files import TrialFiles
@@ -325,41 +325,29 @@ def test_the_same_sweep_on_an_object_store(
 
 
 @pytest.mark.slow
-def test_a_trial_whose_process_dies_is_run_again_or_named(
-    tuned: tuple[Config, Manifest], tmp_path: Path, session: RaySession
+def test_trials_whose_process_dies_are_run_again(
+    tuned: tuple[Config, Manifest], tmp_path: Path, session: RaySession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed, _ = tuned
-    config = config_of(tmp_path)
-    records = tmp_path / "tune" / KEY / "trials"
     killed: list[int] = []
-    ended = threading.Event()
+    kill_after = [4, 9]
 
-    def kill_one() -> None:
-        """Kill the actor of some trial, once, after the first records."""
-        while not killed and not ended.is_set():
-            if len(list(records.glob("*.json"))) >= 2:
+    class Killing(InOrder):
+        """Kills all actors when some trials have ended: one between two trials, the other, if started, within one."""
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            super().on_trial_complete(trial_id, result, error)
+            if kill_after and len(self.ended) >= kill_after[0]:
+                kill_after.pop(0)
                 for process in psutil.Process().children(recursive=True):
                     with contextlib.suppress(psutil.Error):  # it has just ended by itself
                         if "ImplicitFunc" in " ".join(process.cmdline()):  # Tune's name for actors
                             process.kill()
                             killed.append(process.pid)
-                            return
-            time.sleep(0.002)
 
-    thread = threading.Thread(target=kill_one)
-    thread.start()
-    try:
-        run_tune(config, session)
-    finally:
-        ended.set()
-        thread.join()
-    assert killed
-    found = trials_of(config)
-    failed = found["status"] == "failed"
-    if failed.any():  # Ray's own retries pass over a process that dies between two trials
-        assert failed.sum() == 1
-        assert "its process died" in found.loc[failed, "error"].item()
-        assert len(found) == len(trials_of(undisturbed))
-    else:
-        expected = trials_of(undisturbed).drop(columns=TIMES)
-        pd.testing.assert_frame_equal(found.drop(columns=TIMES), expected, check_exact=True)
+    monkeypatch.setattr("smp_ray.training.sweep.InOrder", Killing)
+    config = config_of(tmp_path)
+    run_tune(config, session)
+    assert len(killed) >= 2
+    expected = trials_of(undisturbed).drop(columns=TIMES)
+    pd.testing.assert_frame_equal(trials_of(config).drop(columns=TIMES), expected, check_exact=True)
