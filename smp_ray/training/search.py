@@ -97,6 +97,8 @@ class InOrder(Searcher):
         self._running: dict[str, int] = {}
         self._again: list[int] = []
         self._deaths: Counter[int] = Counter()
+        #: Whether the deadline has passed.
+        self._over = False
         self._begin()
 
     def _begin(self) -> None:
@@ -126,7 +128,7 @@ class InOrder(Searcher):
         """The next trial's `number` and `params`; None while it has to wait; `FINISHED` when there are no more."""
         if self._again:
             return self._given(trial_id, self._again.pop(0))
-        while (number := len(self._suggested)) < self._settings.trials:
+        while not self._over and (number := len(self._suggested)) < self._settings.trials:
             params = self._next()
             if params is None:
                 return None
@@ -135,6 +137,7 @@ class InOrder(Searcher):
                 self._end(record)
                 continue
             if self._deadline is not None and time.time() >= self._deadline and self.ended:
+                self._over = True
                 break
             return self._given(trial_id, number)
         # While trials run, the process of one may be lost, and the trial needed again.

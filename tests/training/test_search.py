@@ -270,6 +270,22 @@ def test_after_the_deadline_no_trial_begins() -> None:
     }  # fmt: skip
 
 
+def test_trials_that_run_at_the_deadline_come_to_their_end() -> None:
+    search = InOrder(SETTINGS, 3, POSTS)
+    stage = Stage(search, 0, 3)
+
+    def stop(stage: Stage) -> None:
+        if stage.steps == 30:
+            assert len(stage.trials) == 3
+            search._deadline = time.time() - 1
+        if stage.steps >= 30 and stage.trials:  # however often Ray asks
+            assert search.suggest("another") is None
+
+    ended = stage.run(stop)
+    assert 3 < len(ended) < SETTINGS.trials
+    assert search.suggest("another") == InOrder.FINISHED
+
+
 def test_failed_trials_are_told_and_passed_over() -> None:
     search = InOrder(SETTINGS, 1, POSTS)
     for number in range(12):
