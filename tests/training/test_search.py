@@ -271,19 +271,18 @@ def test_after_the_deadline_no_trial_begins() -> None:
 
 
 def test_trials_that_run_at_the_deadline_come_to_their_end() -> None:
-    search = InOrder(SETTINGS, 3, POSTS)
-    stage = Stage(search, 0, 3)
+    for point in range(20, sweep(0, 3).steps - 20, 5):
+        search = InOrder(SETTINGS, 3, POSTS)
 
-    def stop(stage: Stage) -> None:
-        if stage.steps == 30:
-            assert len(stage.trials) == 3
-            search._deadline = time.time() - 1
-        if stage.steps >= 30 and stage.trials:  # however often Ray asks
-            assert [search.suggest("another") for _ in range(20)] == [None] * 20
+        def stop(stage: Stage, point: int = point, search: InOrder = search) -> None:
+            if stage.steps == point:
+                search._deadline = time.time() - 1
+            if stage.steps >= point and stage.search.ended and stage.trials:  # however often Ray asks
+                assert [search.suggest("another") for _ in range(20)] == [None] * 20
 
-    ended = stage.run(stop)
-    assert 3 < len(ended) < SETTINGS.trials
-    assert search.suggest("another") == InOrder.FINISHED
+        ended = Stage(search, 0, 3).run(stop)
+        assert sorted(ended) == list(range(len(ended)))
+        assert search.suggest("another") == InOrder.FINISHED, f"deadline at step {point}"
 
 
 def test_failed_trials_are_told_and_passed_over() -> None:
