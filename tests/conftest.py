@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,11 @@ import pytest
 from smp_ray.config import RayConfig
 from smp_ray.ray_session import RaySession, ray_session
 
+#: What a client of the object store is told.
+OBJECT_STORE = {
+    "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}  # fmt: skip
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -42,3 +48,21 @@ def session() -> Iterator[RaySession]:
     """One local Ray for all tests of this process."""
     with ray_session(RayConfig()) as shared:
         yield shared
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of an empty bucket of a server of its own, as a `workspace:` would give it, with {} for the prefix."""
+    import pyarrow.fs as pafs
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    for name, value in OBJECT_STORE.items():
+        monkeypatch.setenv(name, value)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    filesystem = pafs.S3FileSystem(endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True)
+    filesystem.create_dir("bucket")
+    yield f"s3://bucket/{{}}?endpoint_override=127.0.0.1:{port}&scheme=http"
+    server.stop()

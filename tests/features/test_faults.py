@@ -19,7 +19,7 @@ from smp_ray.pipeline import export
 from smp_ray.workspace import Workspace
 from tests.features.conftest import command, write_table
 
-POSTS = 1200
+POSTS = 640
 LIMIT = 240.0
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.fs as pafs
 import pytest
 
 from smp_ray.config import load_config
@@ -20,31 +17,7 @@ from smp_ray.pipeline import export
 from smp_ray.workspace import Workspace
 from tests.features.conftest import command, write_table
 
-POSTS = 400
-CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "test",
-    "AWS_SECRET_ACCESS_KEY": "test",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Address of an empty bucket, as a `workspace:` would give it."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    filesystem = pafs.S3FileSystem(endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True)
-    filesystem.create_dir("bucket")
-    yield f"s3://bucket/{{}}?endpoint_override=127.0.0.1:{port}&scheme=http"
-    server.stop()
+POSTS = 240
 
 
 def write_config(folder: Path, workspace: str) -> Path:

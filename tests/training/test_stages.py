@@ -18,6 +18,7 @@ import yaml
 from scipy.stats import spearmanr
 from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error
 
+from smp_ray.workspace import Workspace
 from tests.features.conftest import command, run_command
 
 POSTS = 240
@@ -162,6 +163,27 @@ def test_the_model_loads_without_this_project(finished: tuple[Path, str]) -> Non
     names = columns["names"] if "names" in columns else [column["name"] for column in columns["columns"]]
     found = np.mean([lightgbm.Booster(model_file=str(path)).predict(final[names]) for path in models], axis=0)
     assert np.allclose(found[unlabelled], predictions["prediction"][unlabelled])
+
+
+@pytest.mark.slow
+def test_the_same_on_an_object_store(finished: tuple[Path, str], bucket: str) -> None:
+    folder, _ = finished
+    uri = bucket.format("run")
+    done = run_command("run", str(folder / "config.yaml"), "--workspace", uri)
+    assert done.returncode == 0, done.stderr
+    workspace = Workspace.open(uri)
+    there, here = (
+        {**metrics, "artefacts": None} for metrics in (workspace.read_json("metrics.json"), metrics_of(folder))
+    )
+    assert there == here
+    page, figures = (
+        [info for info in workspace.files("report") if info.path.endswith(suffix)] for suffix in ("index.html", ".csv")
+    )
+    local = folder / "run" / "report"
+    assert len(page) == 1
+    assert page[0].size == pytest.approx((local / "index.html").stat().st_size, rel=0.01)
+    assert {info.base_name for info in figures} == {path.name for path in local.glob("*.csv")}
+    assert run_command("status", str(folder / "config.yaml"), "--workspace", uri).returncode == 0
 
 
 def wait_for(condition: Callable[[], bool], running: subprocess.Popen[bytes], log: Path) -> None:

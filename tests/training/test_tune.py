@@ -288,40 +288,18 @@ def test_rungs_are_farther_for_slow_learners() -> None:
 
 
 @pytest.mark.slow
-def test_the_same_sweep_on_an_object_store(
-    tuned: tuple[Config, Manifest], session: RaySession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import pyarrow.fs as pafs
-    from moto.server import ThreadedMotoServer
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")  # Tune hands them on to its actors
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        _, port = server.get_host_and_port()
-        place = f"127.0.0.1:{port}"
-        store = pafs.S3FileSystem(
-            endpoint_override=place, scheme="http", allow_bucket_creation=True, region="us-east-1"
-        )
-        store.create_dir("bucket")
-        uri = f"s3://bucket/run?endpoint_override={place}&scheme=http&region=us-east-1"
-        local, _ = tuned
-        config = local.model_copy(update={"workspace": uri})
-        manifest = run_tune(config, session)
-        workspace = Workspace.open(uri)
-        stored = pq.read_table(workspace.path(manifest.fragments[0].path), filesystem=workspace.filesystem).to_pandas()
-        pd.testing.assert_frame_equal(
-            stored.drop(columns=TIMES), trials_of(local).drop(columns=TIMES), check_exact=True
-        )
-        assert workspace.manifest("tune", KEY) == manifest
-        workspace.filesystem.delete_file(workspace.path("tune", KEY, "manifest.json"))
-        again = run_tune(config, session)  # from the records in the store
-        assert again.details["trials_resumed"] == SWEEP["trials"]
-        assert again.details["best"] == manifest.details["best"]
-    finally:
-        server.stop()
+def test_the_same_sweep_on_an_object_store(tuned: tuple[Config, Manifest], session: RaySession, bucket: str) -> None:
+    local, _ = tuned
+    config = local.model_copy(update={"workspace": bucket.format("run")})
+    manifest = run_tune(config, session)  # Tune hands the credentials on to its actors
+    workspace = Workspace.open(config.workspace)
+    stored = pq.read_table(workspace.path(manifest.fragments[0].path), filesystem=workspace.filesystem).to_pandas()
+    pd.testing.assert_frame_equal(stored.drop(columns=TIMES), trials_of(local).drop(columns=TIMES), check_exact=True)
+    assert workspace.manifest("tune", KEY) == manifest
+    workspace.filesystem.delete_file(workspace.path("tune", KEY, "manifest.json"))
+    again = run_tune(config, session)  # from the records in the store
+    assert again.details["trials_resumed"] == SWEEP["trials"]
+    assert again.details["best"] == manifest.details["best"]
 
 
 @pytest.mark.slow
