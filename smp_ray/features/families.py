@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from smp_ray.config import Family, FeaturesConfig
 from smp_ray.errors import SmpRayError
-from smp_ray.features.fetch import Fetched, Fetcher
+from smp_ray.fetch import Fetched, Fetcher
 from smp_ray.models.images import BadImage, content_hash, decode
 from smp_ray.schema import BAD_IMAGE, ERROR, NO_IMAGE, NO_TEXT, OK, family_fields
 

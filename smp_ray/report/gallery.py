@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from smp_ray.features.fetch import Fetcher
+from smp_ray.fetch import Fetcher
 from smp_ray.models.images import BadImage, decode
 from smp_ray.report import page
 from smp_ray.report.inputs import SIMILARITIES, Inputs, records
