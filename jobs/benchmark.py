@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from smp_ray.config import ClipConfig
+from smp_ray.families.clip import ClipSettings
 
 ROUNDS = 3
 #: Images a forward pass: the best of 4 to 64 for each contender on two cores with AVX-512.
@@ -78,8 +78,8 @@ def _files(images: Path) -> list[Path]:
     return sorted(images.glob("*.jpg"))
 
 
-def _clip(folder: Path) -> ClipConfig:
-    return ClipConfig(model="ViT-B-32", pretrained=str(folder / "weights.safetensors"), batch_size=RAY_BATCH)
+def _clip(folder: Path) -> ClipSettings:
+    return ClipSettings(model="ViT-B-32", pretrained=str(folder / "weights.safetensors"), batch_size=RAY_BATCH)
 
 
 def bare(images: Path, folder: Path) -> dict[str, float]:
@@ -117,7 +117,8 @@ def ray_pass(images: Path, folder: Path) -> dict[str, float]:
     import pandas as pd
 
     from smp_ray.config import build_config
-    from smp_ray.pipeline import Run, run_stages
+    from smp_ray.features.store_stage import stored
+    from smp_ray.pipeline import open_run, run_stages
     from smp_ray.ray_session import ray_session
 
     with tempfile.TemporaryDirectory(dir=folder) as workspace:
@@ -136,10 +137,10 @@ def ray_pass(images: Path, folder: Path) -> dict[str, float]:
         }
         config = build_config(raw)
         with ray_session(config.ray) as session:
-            run = Run(config, session)
-            run_stages(run, ["ingest", "features"])
-        assert run.features is not None
-        stats = run.features.stats
+            run = open_run(config, session)
+            run_stages(run, ["features"])
+        (manifest,) = stored(run).values()
+        stats = manifest.details["last_pass"]
         # The counter starts after Ray and the survey; what came before belongs to the start-up, too.
         first = stats["started_after_seconds"] + stats["first_batch_seconds"]
         return {"rate": stats["rows_per_second_steady"], "first": first}

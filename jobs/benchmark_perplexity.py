@@ -80,7 +80,7 @@ def one_at_a_time(posts: Path, gguf: Path, out: Path) -> None:
 def ray_pass(posts: Path, gguf: Path, out: Path) -> None:
     """The stages as `smp-ray run` goes through them, into a fresh workspace."""
     from smp_ray.config import build_config
-    from smp_ray.pipeline import Run, export, run_stages
+    from smp_ray.pipeline import export, open_run, run_stages
     from smp_ray.ray_session import ray_session
 
     with tempfile.TemporaryDirectory(prefix="smp_ray_benchmark_") as workspace:
@@ -93,9 +93,9 @@ def ray_pass(posts: Path, gguf: Path, out: Path) -> None:
             }
         )
         with ray_session(config.ray) as session:
-            run = Run(config, session)
+            run = open_run(config, session)
             run_stages(run, ("ingest", "features"))
-            export(config, run.workspace, str(out))
+            export(run, str(out))
 
 
 CONTENDERS = {"one_at_a_time": one_at_a_time, "ray_pass": ray_pass}

@@ -26,13 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from smp_ray.config import Choice, FloatRange, MatrixFamily, RayConfig, SearchRange, TuneConfig, load_config
+from smp_ray.config import METADATA, Choice, Config, FloatRange, RayConfig, SearchRange, TuneConfig, load_config
 from smp_ray.ray_session import RaySession, available_cores, ray_session
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.workspace import Workspace
 from smp_ray.training.booster import BinnedFold, Lockstep, bin_fold
 from smp_ray.training.lightgbm_params import dataset_params, default_point
 from smp_ray.training.matrix import FoldData, Matrix
 from smp_ray.training.trial import trial_params
-from smp_ray.workspace import Workspace
 
 RAY, SAME, OWN = "ray tune", "optuna, the same trials", "optuna, trials of its own"
 ALL_CORES = "optuna, one trial on all cores"
@@ -59,10 +60,11 @@ def main() -> None:
         return
     names = [RAY, SAME, OWN, *([ALL_CORES] if given.all_cores else [])]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    settings, max_bin, folds = _prepare(given)
     with tempfile.TemporaryDirectory(prefix="smp_ray_benchmark_") as folder:
         for seed in given.seeds:
-            settings, _ = prepared = _prepare(given, seed)
-            Path(folder, "task.pkl").write_bytes(pickle.dumps(prepared))
+            task = settings.model_copy(update={"seed": seed}), max_bin, folds
+            Path(folder, "task.pkl").write_bytes(pickle.dumps(task))
             for name in names:
                 found[name].append(_run_apart(name, folder))
                 last = found[name][-1]
@@ -82,11 +84,8 @@ def compare(found: dict[str, list[dict[str, Any]]]) -> None:
     print(f"{'':<32}{'start-up':>10}{'sweep':>10}{'best':>10}{'at equal time':>16}")
     for name in names:
         runs = found[name]
-        start, sweep, top = (
-            statistics.mean(one) for one in (
-                [run["startup"] for run in runs], [seconds(run) for run in runs], [best(run) for run in runs]
-            )
-        )  # fmt: skip
+        start = statistics.mean(run["startup"] for run in runs)
+        sweep, top = (statistics.mean(map(measure, runs)) for measure in (seconds, best))
         equal = statistics.mean(best(run, limit) for run, limit in zip(runs, limits, strict=True))
         print(f"{name:<32}{start:>8.1f} s{sweep:>8.1f} s{top:>10.5f}{equal:>16.5f}")
     print("\nequal time: the shorter sweep of Ray Tune and of Optuna with trials of its own, by seed")
@@ -110,32 +109,30 @@ def best(run: dict[str, Any], until: float = float("inf")) -> float:
     return float(min((value for at, value in run["trace"] if at <= until), default=float("nan")))
 
 
-def _prepare(given: argparse.Namespace, seed: int) -> tuple[TuneConfig, tuple[int, list[FoldData]]]:
-    """The sweep's settings, number of bins, and folds."""
+def _prepare(given: argparse.Namespace) -> tuple[TuneConfig, int, list[FoldData]]:
+    """The sweep's settings, number of bins, and folds, which all seeds share."""
     if given.config:
         config = load_config(given.config, given.set, given.workspace)
         settings, max_bin, folds = config.training.tune, config.training.matrix.max_bin, _stored_folds(config)
     else:
         settings, max_bin, folds = TuneConfig(), 255, made_up_folds(given.posts, given.columns)
-    update: dict[str, Any] = {"seed": seed, "cpus_per_trial": 1}
-    update |= {"trials": given.trials} if given.trials else {}
-    update |= {"max_rounds": given.max_rounds} if given.max_rounds else {}
+    update: dict[str, Any] = {"cpus_per_trial": 1}
+    update |= {name: value for name in ("trials", "max_rounds") if (value := getattr(given, name))}
     if given.grace and settings.asha is not None:
         update["asha"] = settings.asha.model_copy(update={"grace_rounds": given.grace})
-    return settings.model_copy(update=update), (max_bin, folds)
+    return settings.model_copy(update=update), max_bin, folds
 
 
-def _stored_folds(config: Any) -> list[FoldData]:
-    from smp_ray.status import committed_families, committed_posts
-    from smp_ray.training.matrix import load_fold
-    from smp_ray.training.stages import Training
+def _stored_folds(config: Config) -> list[FoldData]:
+    from smp_ray.pipeline import open_run
+    from smp_ray.training.matrix import load_folds
+    from smp_ray.training.splits import load_splits
 
-    workspace = Workspace.open(config.workspace)
-    posts, families = committed_posts(config, workspace), committed_families(config, workspace)
-    training = Training(config, workspace, posts, families, RaySession(config.ray))
-    if workspace.manifest("matrix", training.keys.matrix) is None:
+    run = open_run(config, RaySession(config.ray))
+    matrix, splits = run.artefact("matrix"), run.artefact("splits")
+    if not isinstance(matrix, Manifest) or not isinstance(splits, Manifest):
         sys.exit("there is no matrix for this configuration; run smp-ray tune first")
-    return [load_fold(workspace, training.matrix, training.splits, fold) for fold in range(training.splits.count)]
+    return load_folds(run.workspace, matrix, load_splits(run.workspace, splits))
 
 
 def _run_apart(name: str, folder: str) -> dict[str, Any]:
@@ -145,13 +142,12 @@ def _run_apart(name: str, folder: str) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _contend(name: str, folder: Path) -> dict[str, Any]:
     """One contender's start-up seconds and, for each trial, the second in which it ended and its result."""
-    settings, (max_bin, folds) = pickle.loads((folder / "task.pkl").read_bytes())
+    settings, max_bin, folds = pickle.loads((folder / "task.pkl").read_bytes())
     if name == RAY:
         result = _ray(settings, max_bin, folds)
         (folder / "trials.json").write_text(json.dumps(result["params"]))
@@ -171,7 +167,7 @@ def _ray(settings: TuneConfig, max_bin: int, folds: list[FoldData]) -> dict[str,
         workspace = Workspace.open(folder)
         session.start()
         started = time.time() - began
-        sweep = run_sweep(settings, max_bin, workspace, "sweep", posts, lambda: folds, session)
+        sweep = run_sweep(settings, max_bin, workspace, "sweep", posts, lambda: folds, session.cores)
     records = [sweep.records[number] for number in sorted(sweep.records)]
     first = min(record.started_after_seconds for record in records)
     trace = [(r.started_after_seconds + r.seconds - first, r.objective) for r in records if r.objective is not None]
@@ -238,20 +234,15 @@ def made_up_folds(posts: int, columns: int, count: int = 5, seed: int = 0) -> li
     values[rng.random(values.shape) < 0.05] = np.nan
     fold_of = rng.permutation(posts) % count
     names = tuple(f"number_{place}" for place in range(columns))
-    family: MatrixFamily = "metadata"
-    families = (family,) * columns
 
     def part(which: np.ndarray) -> Matrix:
-        return Matrix(values[which], names, families, (), {})
+        return Matrix(values[which], names, (METADATA,) * columns, (), {})
 
     found = []
     for fold in range(count):
         inside = fold_of == fold
-        found.append(
-            FoldData(
-                fold, part(~inside), popularity[~inside], part(inside), popularity[inside], np.flatnonzero(inside)
-            )
-        )  # fmt: skip
+        judged = part(inside), popularity[inside], np.flatnonzero(inside)
+        found.append(FoldData(fold, part(~inside), popularity[~inside], *judged))
     return found
 
 

@@ -20,10 +20,10 @@ import torch
 
 from smp_ray.demo import MODELS, SYNTHETIC_NOTICE
 from smp_ray.demo.evaluate import THRESHOLDS, below_threshold, evaluate
-from smp_ray.demo.training.captioner import train_captioner
-from smp_ray.demo.training.clip import train_clip
-from smp_ray.demo.training.perplexity import train_perplexity
 from smp_ray.demo.training.pool import make_pool
+from smp_ray.demo.training.train_captioner import train_captioner
+from smp_ray.demo.training.train_embedder import train_embedder
+from smp_ray.demo.training.train_language_model import train_language_model
 
 SETTINGS = {
     "seed": 0,
@@ -70,10 +70,10 @@ def train(folder: Path, settings: dict[str, int]) -> None:
     """Train the language model, then CLIP, then the captioner from CLIP's vision tower."""
     seed = settings["seed"]
     titles, steps, batch = settings["perplexity_titles"], settings["perplexity_steps"], settings["perplexity_batch"]
-    train_perplexity(titles, steps, batch, seed, folder / "perplexity")
+    train_language_model(titles, steps, batch, seed, folder / "language_model")
     pool = make_pool(settings["scenes"], seed)
     print(f"{len(pool.scenes)} scenes rendered", flush=True)
-    clip = train_clip(pool, settings["clip_steps"], settings["clip_batch"], seed, folder / "clip")
+    clip = train_embedder(pool, settings["clip_steps"], settings["clip_batch"], seed, folder / "embedder")
     captioner_steps, captioner_batch = settings["captioner_steps"], settings["captioner_batch"]
     train_captioner(pool, clip, captioner_steps, captioner_batch, seed, folder / "captioner")
 

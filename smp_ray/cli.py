@@ -1,4 +1,4 @@
-"""The `smp-ray` command: a thin skin over the stage functions.
+"""The `smp-ray` command: a thin skin over the stages, one command each, and a few that look at what is there.
 
 Exit status: 0 only if everything asked for is there, 1 for a failed run, 2 for a bad config or bad usage, 130 after
 Ctrl-C.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -18,23 +18,14 @@ from rich.table import Table
 
 from smp_ray import __version__
 from smp_ray.config import Config, build_config, load_config
+from smp_ray.demo import tour
 from smp_ray.errors import ConfigError, SmpRayError
+from smp_ray.pipeline import ALL, STAGES, export, open_run, run_stages
 from smp_ray.progress import console, say
+from smp_ray.ray_session import ray_session
+from smp_ray.run import Run
 from smp_ray.schema import STATUSES
-
-#: What `smp-ray demo` runs, as configs/demo.yaml says it to those who start from there.
-DEMO = {
-    "source": {"kind": "demo"},
-    "training": {
-        "matrix": {"pca_dimensions": 16, "text_dimensions": 16, "max_bin": 63},
-        "tune": {
-            "trials": 10, "max_rounds": 400, "early_stopping_rounds": 40, "models": 3, "asha": {"grace_rounds": 200},
-        },
-        "ablation": {"candidates": 1},
-    },
-}  # fmt: skip
-#: What `run` and `demo` go through.
-STAGES = ("ingest", "features", "adapt", "tune", "predict", "ablate", "report")
+from smp_ray.stage import Stage, status
 
 app = typer.Typer(
     name="smp-ray",
@@ -96,65 +87,80 @@ def _errors(debug: bool) -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _stages(config: Config, names: tuple[str, ...], debug: bool, retry: list[str] | None = None) -> None:
-    from smp_ray.pipeline import Run, run_stages
-    from smp_ray.ray_session import ray_session
-
+@contextmanager
+def _run(config: Config, debug: bool, retry: Sequence[str] | None = None) -> Iterator[Run]:
+    """A run with a Ray that is started when a stage asks for it, and closed at the end."""
     unknown = sorted(set(retry or ()) - set(STATUSES))
     if unknown:
         raise ConfigError(f"--retry: found {', '.join(unknown)}, allowed: {', '.join(STATUSES)}")
     with ray_session(config.ray, debug) as session:
-        run = Run(config, session, tuple(retry or ()))
-        run_stages(run, names)
-    if run.training is not None:
-        run.training.show()
-    print_summary(config)
+        yield open_run(config, session, tuple(retry or ()))
 
 
-def print_summary(config: Config) -> bool:
+def print_summary(run: Run) -> bool:
     """The table at the end of a command: what is committed, how many posts by status, and where it lies.
 
     Returns:
         Whether everything is committed.
     """
-    from smp_ray.status import status
-    from smp_ray.workspace import Workspace
-
-    workspace = Workspace.open(config.workspace)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("artefact", "state", "posts", "by status", ""):
         table.add_column(column, justify="right" if column == "posts" else "left", overflow="fold")
-    lines = status(config, workspace)
+    lines = status(run)
     for line in lines:
         counts = {name: count for name, count in line.counts.items() if name in STATUSES or name == "rejected"}
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        table.add_row(line.name, line.state, "" if line.rows is None else f"{line.rows:,}", shown, line.why)
+        table.add_row(line.name, line.state, f"{line.rows:,}" if line.rows else "", shown, line.why)
     console.print()
     console.print(table)
-    console.print(f"\nworkspace: {workspace.root if '://' not in workspace.uri else workspace.uri}", markup=False)
+    where = run.workspace.root if run.workspace.is_local else run.workspace.uri
+    console.print(f"\nworkspace: {where}", markup=False)
     return all(line.state == "committed" for line in lines)
 
 
-@app.command()
-def demo(
+def _bring(names: Sequence[str], config: Config, debug: bool, retry: Sequence[str] | None = None) -> None:
+    with _run(config, debug, retry) as run:
+        run_stages(run, names)
+        print_summary(run)
+
+
+def _add_command(stage: Stage) -> None:
+    """The command of one stage, which brings up to date what it reads as well."""
+
+    @app.command(stage.name, help=stage.help)
+    def command(
+        config: ConfigArgument,
+        workspace: WorkspaceOption = None,
+        sets: SetOption = None,
+        retry: RetryOption = None,
+        debug: DebugOption = False,
+    ) -> None:
+        with _errors(debug):
+            _bring((stage.name,), load_config(config, sets, workspace), debug, retry)
+
+
+@app.command("demo")
+def demo_command(
     workspace: Annotated[str, typer.Option("--workspace", help="folder for all results")] = "runs/demo",
     sets: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Run everything on the built-in sample world: synthetic posts, small built-in models, no network."""
     with _errors(debug):
-        config = build_config(copy.deepcopy(DEMO), sets, workspace, name="demo")
+        config = build_config(copy.deepcopy(tour.SETTINGS), sets, workspace, name="demo")
         say("The sample world is synthetic: made-up posts, rendered pictures, planted effects. As in SMPD, about one")
         say("post in nine has no picture.")
-        _stages(config, STAGES, debug)
         out = os.path.join(workspace, "features.parquet")
-        _export(config, out)
-        _examples(out)
+        with _run(config, debug) as run:
+            run_stages(run, ALL)
+            print_summary(run)
+            _export(run, out)
+        tour.show_examples(out)
         say(f"look at it: {sys.executable} -c \"import pandas; print(pandas.read_parquet('{out}').iloc[0])\"")
 
 
-@app.command()
-def run(
+@app.command("run")
+def run_command(
     config: ConfigArgument,
     workspace: WorkspaceOption = None,
     sets: SetOption = None,
@@ -163,88 +169,25 @@ def run(
 ) -> None:
     """Every stage that the config enables, in order."""
     with _errors(debug):
-        _stages(load_config(config, sets, workspace), STAGES, debug, retry)
+        _bring(ALL, load_config(config, sets, workspace), debug, retry)
 
 
-@app.command()
-def ingest(
-    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
-) -> None:
-    """Raw dataset → posts."""
-    with _errors(debug):
-        _stages(load_config(config, sets, workspace), ("ingest",), debug)
+for _stage in STAGES:
+    _add_command(_stage)
 
 
-@app.command()
-def features(
-    config: ConfigArgument,
-    workspace: WorkspaceOption = None,
-    sets: SetOption = None,
-    retry: RetryOption = None,
-    debug: DebugOption = False,
-) -> None:
-    """Posts → feature store (ingests first where that was not done)."""
-    with _errors(debug):
-        _stages(load_config(config, sets, workspace), ("features",), debug, retry)
-
-
-@app.command()
-def adapt(
-    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
-) -> None:
-    """Cross-fitted CLIP-adapters on Ray Train; adapted features into the store."""
-    with _errors(debug):
-        _stages(load_config(config, sets, workspace), ("adapt",), debug)
-
-
-@app.command()
-def tune(
-    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
-) -> None:
-    """LightGBM hyperparameter sweep on Ray Tune over the stored features, beside the baselines."""
-    with _errors(debug):
-        _stages(load_config(config, sets, workspace), ("tune",), debug)
-
-
-@app.command()
-def predict(
-    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
-) -> None:
-    """predictions.parquet, and the challenge's submission.json for the unlabelled posts."""
-    with _errors(debug):
-        _stages(load_config(config, sets, workspace), ("predict",), debug)
-
-
-@app.command()
-def ablate(
-    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
-) -> None:
-    """What each family of features is worth: the ablation table."""
-    with _errors(debug):
-        _stages(load_config(config, sets, workspace), ("ablate",), debug)
-
-
-@app.command()
-def report(
-    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
-) -> None:
-    """The HTML report of what is committed: report/index.html opens offline, report/*.csv has its numbers."""
-    with _errors(debug):
-        _stages(load_config(config, sets, workspace), ("report",), debug)
-
-
-@app.command()
-def status(
+@app.command("status")
+def status_command(
     config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
 ) -> None:
     """What is committed, posts by status, what is stale and why. Exit status 1 if anything is not committed."""
-    with _errors(debug):
-        if not print_summary(load_config(config, sets, workspace)):
+    with _errors(debug), _run(load_config(config, sets, workspace), debug) as run:
+        if not print_summary(run):
             raise typer.Exit(1)
 
 
-@app.command()
-def export(
+@app.command("export")
+def export_command(
     config: ConfigArgument,
     out: Annotated[str, typer.Option("--out", metavar="FILE.parquet", help="where to write it")],
     workspace: WorkspaceOption = None,
@@ -252,12 +195,12 @@ def export(
     debug: DebugOption = False,
 ) -> None:
     """Posts joined with all feature families into one Parquet file, one row a post."""
-    with _errors(debug):
-        _export(load_config(config, sets, workspace), out)
+    with _errors(debug), _run(load_config(config, sets, workspace), debug) as run:
+        _export(run, out)
 
 
-@app.command()
-def validate(
+@app.command("validate")
+def validate_command(
     config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
 ) -> None:
     """Check the config alone, without starting Ray, and print it with every default filled in."""
@@ -268,26 +211,8 @@ def validate(
         typer.echo(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
 
 
-def _export(config: Config, out: str) -> None:
-    from smp_ray.pipeline import export as write_export
-    from smp_ray.workspace import Workspace
-
-    rows = write_export(config, Workspace.open(config.workspace), out)
-    say(f"export: {rows:,} posts → {out}")
-
-
-def _examples(path: str) -> None:
-    """A few posts of the export, so that the newcomer sees what the numbers are about."""
-    import pyarrow.parquet as pq
-
-    columns = ["title", "caption", "similarity_title_caption", "title_perplexity"]
-    with_all = pq.read_table(path, columns=columns).to_pandas().dropna().sort_values("similarity_title_caption")
-    picked = with_all.iloc[[round(part * (len(with_all) - 1)) for part in (0, 0.25, 0.5, 0.75, 1)]]
-    line = "{:<40.40}  {:<34.34} {:>10} {:>10}".format
-    console.print("\n" + line("title", "caption of the picture", "similarity", "perplexity"), style="bold")
-    for row in picked.itertuples():
-        numbers = f"{row.similarity_title_caption:.2f}", f"{row.title_perplexity:,.1f}"
-        console.print(line(row.title, row.caption, *numbers), markup=False)
+def _export(run: Run, out: str) -> None:
+    say(f"export: {export(run, out):,} posts → {out}")
 
 
 def main() -> None:
@@ -295,14 +220,15 @@ def main() -> None:
     app()
 
 
-def job(command: str, arguments: list[str] | None = None) -> None:
-    """Entry point of `jobs/<stage>.py`: the same command with the config as `--config FILE`, for `ray job submit`."""
+def job(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `jobs/run.py`: `[COMMAND] --config FILE …`, for `ray job submit`; without a command, `run`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0].startswith("-"):
+        given.insert(0, "run")
     if "--config" in given and given.index("--config") + 1 < len(given):
         place = given.index("--config")
-        path = given.pop(place + 1)
-        given[place] = path
-    app([command, *given], prog_name=f"jobs/{command}.py")
+        given[place : place + 2] = [given[place + 1]]
+    app(given, prog_name="jobs/run.py")
 
 
 if __name__ == "__main__":

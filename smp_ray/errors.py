@@ -23,6 +23,10 @@ class ModelError(SmpRayError):
     """A model cannot be loaded or does not fit its family (a missing folder, no tokenizer, no network)."""
 
 
+class FamilyError(SmpRayError):
+    """A feature family is not installed, clashes with another, or returns what it did not declare."""
+
+
 class WorkspaceError(SmpRayError):
     """The workspace cannot be reached, or an artefact in it contradicts its manifest."""
 

@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 from smp_ray import __version__
 from smp_ray.config import ImagesConfig
 from smp_ray.errors import WorkspaceError
-from smp_ray.workspace import open_location
+from smp_ray.store.place import Place
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,17 @@ class Fetcher:
 
     def _location(self, uri: str) -> tuple[pafs.FileSystem, str]:
         if "://" not in uri:
-            return open_location(uri)
+            place = Place.open(uri)
+            return place.filesystem, place.root
         # Opening an S3 filesystem costs far more than a read, so one is kept for each server and bucket.
         parts = urlsplit(uri)
         key = (parts.scheme, parts.netloc, parts.query)
         with self._lock:
             filesystem = self._filesystems.get(key)
             if filesystem is None:
-                filesystem, path = open_location(uri)
-                self._filesystems[key] = filesystem
-                return filesystem, path
+                place = Place.open(uri)
+                self._filesystems[key] = place.filesystem
+                return place.filesystem, place.root
         return filesystem, parts.netloc + unquote(parts.path)
 
 

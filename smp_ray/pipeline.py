@@ -1,174 +1,156 @@
-"""The stages in order; `run` is a short loop over them. Every stage is a function, the command is a thin skin."""
+"""The stages in order: the one place where they are listed. Commands, jobs, status and report iterate over it."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
-from smp_ray.config import Config
+from pydantic import BaseModel
+
+from smp_ray.config import ADAPTED, Config, embeddings, matrix_groups
 from smp_ray.errors import SmpRayError
-from smp_ray.features.export import export as export_features
-from smp_ray.features.stage import FeatureResult, compute_features
-from smp_ray.progress import Reporter, say
+from smp_ray.families.registry import find
+from smp_ray.features.store_stage import FeatureStage
+from smp_ray.progress import Reporter
 from smp_ray.ray_session import RaySession
-from smp_ray.sources import ingest, posts_fingerprint
-from smp_ray.status import committed_families, committed_posts, is_labelled, training_artefacts
-from smp_ray.training.keys import matrix_families, training_keys
-from smp_ray.training.stages import Training
-from smp_ray.workspace import Manifest, Workspace, fingerprint
+from smp_ray.run import Run
+from smp_ray.sources import ingest
+from smp_ray.stage import Stage, bring_all
+from smp_ray.store.export import export as write_export
+from smp_ray.store.manifest import Made, Manifest
 
 
-@dataclass
-class Run:
-    """What the stages of one command share: the config, the workspace, one Ray, and what earlier stages committed."""
-
-    config: Config
-    session: RaySession
-    retry: Sequence[str] = ()
-    workspace: Workspace = field(init=False)
-    posts: Manifest | None = None
-    features: FeatureResult | None = None
-    training: Training | None = None
-
-    def __post_init__(self) -> None:
-        self.workspace = Workspace.open(self.config.workspace)
-
-
-def ingest_stage(run: Run) -> None:
-    """Raw dataset → posts. A no-op where the same data and settings were ingested before."""
-    fingerprint = posts_fingerprint(run.config, run.workspace)
-    if (done := run.workspace.manifest("ingest", fingerprint)) is not None:
-        run.posts = done
-        say(f"ingest: up to date, {done.rows:,} posts")
-        return
+def ingest_posts(run: Run, folder: str) -> Made:
+    """Raw dataset → posts."""
     with Reporter("ingest") as reporter:
-        posts = ingest(run.config, run.workspace, lambda note, done, total: reporter.update(done, total, note))
-    run.posts = posts
-    rejected = posts.counts.get("rejected", 0)
-    aside = f", {rejected:,} rejected (see {run.workspace.path(posts.details['rejected'])})" if rejected else ""
-    say(f"ingest: {posts.rows:,} posts in {posts.wall_seconds:.1f} s{aside}")
+        return ingest(run.reader, run.workspace, folder, lambda note, done, total: reporter.update(done, total, note))
 
 
-def features_stage(run: Run) -> None:
-    """Posts → feature store; ingests first where that was not done.
+def _adapts(config: Config) -> bool:
+    return ADAPTED in matrix_groups(config)
+
+
+def _embedder(config: Config) -> Sequence[str]:
+    found = embeddings(config)
+    return [] if found is None else [found[0]]
+
+
+def _in_matrix(config: Config) -> Sequence[str]:
+    groups = set(matrix_groups(config))
+    return [n for n in config.features.sections if groups & {column.group for column in find(n).columns}]
+
+
+def _of(section: Callable[[Config], BaseModel], *without: str) -> Callable[[Config], dict[str, Any]]:
+    """A section's values; `without` what says how a result is computed, not what it is."""
+    return lambda config: section(config).model_dump(mode="json", exclude=set(without))
+
+
+def _boosting(config: Config) -> dict[str, Any]:
+    sweep = config.training.tune
+    rounds = sweep.model_dump(mode="json", include={"objective", "max_rounds", "early_stopping_rounds", "seed"})
+    return {"max_bin": config.training.matrix.max_bin, **rounds}
+
+
+def _matrix(config: Config) -> dict[str, Any]:
+    columns = config.training.matrix.model_dump(mode="json", exclude={"families", "max_bin"})
+    return {"groups": list(matrix_groups(config)), **columns}
+
+
+def _sweep(config: Config) -> dict[str, Any]:
+    return {
+        "max_bin": config.training.matrix.max_bin,
+        **config.training.tune.model_dump(mode="json", exclude={"cpus_per_trial"}),
+    }
+
+
+def _ablation(config: Config) -> dict[str, Any]:
+    drawn = config.training.tune.model_dump(mode="json", include={"space", "params"})
+    return {**_boosting(config), **drawn, **config.training.ablation.model_dump(mode="json")}
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "ingest", "Raw dataset → posts.", "smp_ray.pipeline:ingest_posts", raw=True,
+        settings=_of(lambda config: config.source),
+    ),
+    FeatureStage(
+        "features", "Posts → feature store: the columns of every configured family.",
+        "smp_ray.features.one_pass:compute", reads=("ingest",), ray=True,
+    ),
+    Stage(
+        "splits", "The folds of the labelled posts, the same for every later stage.",
+        "smp_ray.training.splits:make_splits",
+        reads=("ingest",), settings=_of(lambda config: config.training.split), labels=True,
+    ),
+    Stage(
+        "adapt", "Cross-fitted CLIP-adapters on Ray Train; adapted features into the store.",
+        "smp_ray.training.adapt:adapt", reads=("ingest", "features", "splits"), folder=f"features/{ADAPTED}",
+        settings=_of(lambda config: config.training.adapter, "workers", "use_gpu", "cpus_per_worker", "max_failures"),
+        families=_embedder, wanted=_adapts, labels=True, ray=True,
+    ),
+    Stage(
+        "matrix", "The columns that LightGBM sees, encoded fold by fold.", "smp_ray.training.build:build_matrix",
+        reads=("ingest", "features", "splits", "adapt"), settings=_matrix, families=_in_matrix, labels=True, ray=True,
+    ),
+    Stage(
+        "baselines", "What the sweep is compared with, on the same folds.", "smp_ray.training.baselines:baselines",
+        reads=("matrix", "splits"), beside=("evaluate",), labels=True, ray=True,
+        settings=lambda config: {**_boosting(config), "baselines": list(config.training.baselines)},
+    ),
+    Stage(
+        "tune", "LightGBM hyperparameter sweep on Ray Tune over the stored features.", "smp_ray.training.tune:tune",
+        reads=("matrix", "splits"), settings=_sweep, beside=("baselines", "evaluate"), labels=True, ray=True,
+    ),
+    Stage(
+        "predict", "predictions.parquet, and the challenge's submission.json for the unlabelled posts.",
+        "smp_ray.training.predict:predict", reads=("ingest", "matrix", "splits", "tune"), labels=True,
+    ),
+    Stage(
+        "ablate", "What each group of columns is worth: the ablation table.", "smp_ray.training.ablate:ablate",
+        reads=("matrix", "splits"), settings=_ablation, beside=("evaluate",), labels=True, ray=True,
+    ),
+    Stage(
+        "evaluate", "SRC, MAE and MAPE of all that is committed, with intervals: metrics.json.",
+        "smp_ray.training.measure:measure", reads=("splits",), uses=("baselines", "tune", "ablate"), labels=True,
+        settings=lambda config: {"resamples": config.training.resamples}, alone=True,
+        show="smp_ray.training.measure:show",
+    ),
+    Stage(
+        "report", "The HTML report of what is there: report/index.html opens offline, report/*.csv has its numbers.",
+        "smp_ray.report:write_report", reads=("ingest", "features"), alone=True,
+        uses=("splits", "adapt", "matrix", "baselines", "tune", "predict", "ablate", "evaluate"),
+        settings=lambda config: {**config.report.model_dump(mode="json"), "resamples": config.training.resamples},
+    ),
+)  # fmt: skip
+
+
+def open_run(config: Config, session: RaySession, retry: Sequence[str] = ()) -> Run:
+    """A run of all stages."""
+    return Run(config, session, STAGES, retry)
+
+
+#: The names of all stages, which is what `smp-ray run` goes through.
+ALL = tuple(stage.name for stage in STAGES)
+
+
+def run_stages(run: Run, names: Sequence[str] = ALL) -> None:
+    """Bring stages up to date, with all that they need."""
+    bring_all(run, names)
+
+
+def export(run: Run, out: str) -> int:
+    """Posts joined with all feature families, and what the adapters made of them, into one Parquet file.
+
+    Returns:
+        Its number of rows.
 
     Raises:
-        SmpRayError: posts ended with status `error`; the next run tries them again.
+        SmpRayError: the posts or a family are not committed for these settings, or some posts have status error.
     """
-    if run.posts is None:
-        ingest_stage(run)
-    assert run.posts is not None
-    run.features = compute_features(run.config, run.workspace, run.posts, run.session, run.retry)
-    if run.features.up_to_date:
-        say(f"features: up to date, {', '.join(run.features.manifests)} of {run.posts.rows:,} posts")
-    else:
-        stats = run.features.stats
-        steady = stats.get("rows_per_second_steady")
-        speed = f", {steady:.1f} posts/s after a first batch at {stats['first_batch_seconds']:.1f} s" if steady else ""
-        done = max(run.features.computed.values())
-        say(f"features: {done - run.features.kept:,} posts computed{speed}")
-    if failed := run.features.failed(run.posts.fingerprint):
-        counts = ", ".join(f"{family} {count:,}" for family, count in failed.items())
-        raise SmpRayError(f"posts with status error: {counts} (reasons in <family>_error); run again to retry them")
-
-
-def adapt_stage(run: Run) -> None:
-    """Cross-fitted CLIP-adapters; adapted features into the store."""
-    _training(run).adapt()
-
-
-def tune_stage(run: Run) -> None:
-    """Baselines, the LightGBM sweep over the stored features, and the final model."""
-    _training(run).tune()
-
-
-def predict_stage(run: Run) -> None:
-    """Predictions of every post and the challenge's submission of the unlabelled ones."""
-    _training(run).predict()
-
-
-def ablate_stage(run: Run) -> None:
-    """The ablation: what each family of columns is worth."""
-    _training(run).ablate()
-
-
-def report_stage(run: Run) -> None:
-    """The HTML report of whatever is committed; labels are not needed."""
-    if run.features is None:
-        features_stage(run)
-    assert run.posts is not None
-    assert run.features is not None
-    families = run.features.manifests
-    artefacts = training_artefacts(run.config, run.workspace, run.posts, families)
-    made_of = fingerprint(
-        "report", REPORT_VERSION, run.config.report.model_dump(mode="json"), run.config.training.resamples,
-        run.posts.fingerprint, {name: [m.fingerprint, m.created_at] for name, m in families.items()},
-        {name: None if m is None else [m.fingerprint, m.created_at] for name, m in artefacts.items()},
-    )  # fmt: skip
-    page = run.workspace.path("report", "index.html")
-    if run.workspace.read_json("report", "made_of.json") == made_of:
-        say(f"report: up to date → {page}")
-        return
-    from smp_ray.report.write import write_report
-
-    began = time.monotonic()
-    write_report(run.config, run.workspace, run.posts, families, artefacts)
-    run.workspace.write_json(made_of, "report", "made_of.json")
-    say(f"report: written in {time.monotonic() - began:.1f} s → {page}")
-
-
-def _training(run: Run) -> Training:
-    """The training stages, on features that are committed first where they were not."""
-    if run.training is None:
-        matrix_families(run.config)  # a family that cannot be there is found before anything is computed
-        if run.features is None:
-            features_stage(run)
-        assert run.posts is not None
-        assert run.features is not None
-        run.training = Training(run.config, run.workspace, run.posts, run.features.manifests, run.session)
-    return run.training
-
-
-#: Name and function of each stage, in the order in which `run` goes through them.
-STAGES: dict[str, Callable[[Run], None]] = {
-    "ingest": ingest_stage,
-    "features": features_stage,
-    "adapt": adapt_stage,
-    "tune": tune_stage,
-    "predict": predict_stage,
-    "ablate": ablate_stage,
-    "report": report_stage,
-}
-#: Raised when the same artefacts would give another report.
-REPORT_VERSION = 1
-#: Stages that need labels.
-TRAINING_STAGES = ("adapt", "tune", "predict", "ablate")
-
-
-def run_stages(run: Run, names: Sequence[str] = tuple(STAGES)) -> None:
-    """Go through the stages in order; each is a no-op where its artefact is there.
-
-    Where all stages are asked for and no post has a label, those that need labels are left out.
-    """
-    for name in names:
-        if name in TRAINING_STAGES and tuple(names) == tuple(STAGES) and not is_labelled(run.posts):
-            if name == TRAINING_STAGES[0]:
-                say(f"no post has a popularity, so there is nothing to learn: {', '.join(TRAINING_STAGES)} left out")
-            continue
-        STAGES[name](run)
-
-
-def export(config: Config, workspace: Workspace, out: str) -> int:
-    """Posts joined with all feature families into one Parquet file; returns its rows."""
-    posts = committed_posts(config, workspace)
-    return export_features(config, workspace, posts, out, _adapted(config, workspace, posts))
-
-
-def _adapted(config: Config, workspace: Workspace, posts: Manifest) -> Manifest | None:
-    """The adapted features of this configuration, if they are committed."""
-    families = committed_families(config, workspace)
-    if len(families) < len(config.features.families):
-        return None
-    key = training_keys(config, posts, families).adapted
-    return None if key is None else workspace.manifest("features/adapted", key)
+    posts, store = run.artefact("ingest"), run.artefact("features")
+    if not isinstance(posts, Manifest) or not isinstance(store, dict):
+        lines = [line for line in (*run.stage("ingest").status(run), *run.stage("features").status(run)) if line.why]
+        raise SmpRayError("; ".join(f"{line.name}: {line.why}" for line in lines) + "; run `smp-ray features` first")
+    adapted = run.artefact("adapt")
+    families = [*store.values(), *([adapted] if isinstance(adapted, Manifest) else [])]
+    return write_export(run.workspace, posts, families, out)

@@ -6,11 +6,14 @@ import contextlib
 import io
 import logging
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import IO, Any
 
 from smp_ray.config import RayConfig
@@ -50,11 +53,11 @@ class RaySession:
             _quieten()
         import ray
 
-        address = self.settings.address or os.environ.get("RAY_ADDRESS")
+        address = self._address()
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             with _first_native_line_hidden():
-                if address and address != "local":
+                if address:
                     env = {**WORKER_ENV, **self.settings.env}
                     ray.init(address=address, runtime_env={"env_vars": env}, **common)
                 else:
@@ -74,7 +77,7 @@ class RaySession:
         ray.init(
             address="local",
             num_cpus=self.settings.num_cpus or max(LEAST_LOGICAL_CPUS, self.cores),
-            num_gpus=self.settings.num_gpus,
+            num_gpus=int(self.gpus),
             object_store_memory=limit * 2**20 if limit else min(2 * 2**30, int(_memory() * 0.3)),
             include_dashboard=False,
             **common,
@@ -90,6 +93,21 @@ class RaySession:
         import ray
 
         return threads * max(1.0, float(ray.cluster_resources().get("CPU", self.cores)) / self.cores)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of this machine for a local Ray, which is told the same number, else of the cluster, which is asked."""
+        if self._address() is None:
+            return local_gpus() if self.settings.num_gpus is None else self.settings.num_gpus
+        self.start()
+        import ray
+
+        return float(ray.cluster_resources().get("GPU", 0.0))
+
+    def _address(self) -> str | None:
+        """Address of the cluster; None for a Ray of this command's own."""
+        address = self.settings.address or os.environ.get("RAY_ADDRESS")
+        return None if address == "local" else address
 
     def close(self) -> None:
         """Stop the local Ray or leave the cluster."""
@@ -133,6 +151,18 @@ class _WithoutRaylet(io.TextIOBase):
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@cache
+def local_gpus() -> int:
+    """NVIDIA GPUs that processes of this machine may use; neither torch nor Ray is needed to ask."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return 0 if visible in ("", "-1", "NoDevFiles") else len(visible.split(","))
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 
 def _memory() -> int:

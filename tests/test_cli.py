@@ -71,10 +71,10 @@ def test_ingest_status_and_export(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     before = runner.invoke(app, ["status", str(config)])
     assert before.exit_code == 1
-    assert "never ingested" in before.output
+    assert "never run: smp-ray" in before.output
     early = runner.invoke(app, ["export", str(config), "--out", str(tmp_path / "x.parquet")])
     assert early.exit_code == 1
-    assert "no posts; run `smp-ray run` first" in early.output
+    assert "ingest: never run: smp-ray ingest" in early.output
 
     done = runner.invoke(app, ["ingest", str(config)])
     assert done.exit_code == 0
@@ -86,13 +86,13 @@ def test_ingest_status_and_export(tmp_path: Path) -> None:
 
     half = runner.invoke(app, ["export", str(config), "--out", str(tmp_path / "x.parquet")])
     assert half.exit_code == 1
-    assert "caption: not computed for these posts" in half.output
+    assert "caption: never computed" in half.output
     assert not (tmp_path / "x.parquet").exists()
     (tmp_path / "posts.csv").write_text("id,title\n1,a boat\n", encoding="utf-8")
     stale = runner.invoke(app, ["status", str(config)])
     assert "stale" in stale.output
     assert "the raw data changed" in stale.output
-    assert "changed since the last ingest" in runner.invoke(app, ["export", str(config), "--out", "x.parquet"]).output
+    assert "the raw data changed" in runner.invoke(app, ["export", str(config), "--out", "x.parquet"]).output
 
 
 def test_version() -> None:
@@ -116,9 +116,9 @@ def test_debug_shows_where(tmp_path: Path) -> None:
 
 def test_a_job_takes_its_config_as_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        job("ingest", ["--config", str(write_config(tmp_path))])
+        job(["ingest", "--config", str(write_config(tmp_path))])
     assert caught.value.code == 0
     with pytest.raises(SystemExit) as caught:
-        job("features", ["--config", "nowhere.yaml"])
+        job(["--config", "nowhere.yaml"])
     assert caught.value.code == 2
     assert "Error: nowhere.yaml: no such file" in capsys.readouterr().err

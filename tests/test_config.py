@@ -24,11 +24,11 @@ def test_shipped_configs_are_found() -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("features.clip.batchsize=3", "features.clip.batchsize: unknown key, allowed: dtype"),
+        ("features.clip.batchsize=3", "features.clip.batchsize: unknown key, allowed: batch_size"),
         ("features.clip.batch_size=0", "features.clip.batch_size: found 0, allowed: greater than or equal to 1"),
         ("features.clip.batch_size=many", "features.clip.batch_size: found 'many', allowed: a valid integer"),
         ("features.placement=somewhere", "allowed: 'auto', 'spread' or 'colocated'"),
-        ("features.families=[caption, caption]", "names a family twice"),
+        ("features.families=[caption, caption]", "the list has 'caption' twice"),
         ("features.families=[smell]", "--set: features.families.0: found 'smell'"),
         ("features.clip.min_actors=9", None),
         ("source.kind=flickr", "source.kind: found 'flickr', allowed: 'demo', 'smpd_image', 'smpd_video', 'table'"),

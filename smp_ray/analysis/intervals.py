@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from smp_ray.analysis.resampling import bounds, drawn_users, resampled_medians, user_codes
-from smp_ray.training.metrics import Bootstrap
+from smp_ray.evaluation.bootstrap import Bootstrap
 
 OVERALL, WITHIN_USERS = "overall", "within users"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from smp_ray.analysis.resampling import user_codes
-from smp_ray.training.metrics import Bootstrap, Estimate
+from smp_ray.evaluation.bootstrap import Bootstrap, Estimate
 
 #: (modality, space), as ("title", "adapted"), to row ids, int64 (posts,), and vectors (posts, width); a row of NaN is
 #: no vector.

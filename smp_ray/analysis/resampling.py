@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from smp_ray.training.metrics import BOUNDS, Bootstrap
+from smp_ray.evaluation.bootstrap import BOUNDS, Bootstrap
 
 
 @dataclass(frozen=True)

@@ -10,4 +10,4 @@ from pathlib import Path
 SYNTHETIC_NOTICE = "Synthetic sample world: generated posts, not real ones. Figures test the software only."
 
 MODELS = Path(__file__).resolve().parent / "models"
-"""Folder of the shipped small models: `captioner` (BLIP), `clip` (open_clip) and `perplexity` (GPT-2)."""
+"""Folder of the shipped small models: `captioner` (BLIP), `embedder` (open_clip) and `language_model` (GPT-2)."""

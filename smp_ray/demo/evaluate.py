@@ -43,8 +43,8 @@ def evaluate(models: Path, scenes: int = 500, seed: int = 0) -> dict[str, float]
     torch.set_num_threads(1)
     try:
         figures = _caption_figures(models / "captioner", drawn, pictures)
-        figures |= _clip_figures(models / "clip", drawn, pictures, rng)
-        figures |= _perplexity_figures(models / "perplexity", drawn, rng)
+        figures |= _clip_figures(models / "embedder", drawn, pictures, rng)
+        figures |= _perplexity_figures(models / "language_model", drawn, rng)
     finally:
         torch.set_num_threads(threads)
     return {name: round(value, 4) for name, value in figures.items()}

@@ -22,9 +22,11 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.util.annotations import RayDeprecationWarning
 
 from smp_ray.errors import FeaturePassError
-from smp_ray.features.actors import ACTORS, ModelActor, PassSpec, decode, prepare
+from smp_ray.families.base import IMAGE
+from smp_ray.features.actors import PassSpec, actor_class, decode, prepare
 from smp_ray.features.placement import IO_CPUS, Placement, Pool, Resources
-from smp_ray.workspace import Fragment, Manifest, Workspace
+from smp_ray.store.manifest import Fragment, Manifest
+from smp_ray.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -161,13 +163,12 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int,
 
 
 def _map_pool(dataset: Dataset, spec: PassSpec, pool: Pool, batch: int, *, inside: bool, last: bool) -> Dataset:
-    actor = ModelActor if len(pool.families) > 1 else ACTORS[pool.families[0]]
     device = "cuda" if pool.num_gpus else "cpu"
     with warnings.catch_warnings():
         # Ray 2.60 has no other way to bound restarts, and says that this one will go in 2.64.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         return dataset.map_batches(
-            actor,
+            actor_class(pool.families),
             fn_constructor_args=(spec, pool.families, device, pool.threads, inside, last),
             batch_format="pyarrow",
             batch_size=batch,
@@ -184,12 +185,11 @@ def _map_pool(dataset: Dataset, spec: PassSpec, pool: Pool, batch: int, *, insid
 
 def batch_rows(spec: PassSpec, families: tuple[str, ...]) -> int:
     """Posts handed to an actor at once: a few forward passes, so that equal texts and equal lengths meet."""
-    sizes = {
-        "caption": spec.settings.captioner.batch_size,
-        "clip": spec.settings.clip.batch_size,
-        "perplexity": 4 * spec.settings.perplexity.batch_size,
-    }
-    return max(sizes[family] for family in families)
+    found = {computed.name: computed for computed in spec.families}
+    sizes = [
+        (1 if IMAGE in found[name].family.reads else 4) * found[name].section().batch_size for name in families
+    ]  # fmt: skip
+    return max(sizes)
 
 
 @contextmanager

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from smp_ray.config import CaptionerConfig, ClipConfig, Family, FeaturesConfig, PerplexityConfig
+from smp_ray.config import FeaturesConfig
 from smp_ray.errors import ConfigError
+from smp_ray.families.base import IMAGE
+from smp_ray.families.registry import find
 
 #: CPUs of Ray's own checkpoint filter (fixed at one in Ray 2.60) and of our reading and writing tasks.
 FILTER_CPUS = 1.0
 IO_CPUS = 0.25
-IMAGE_FAMILIES: tuple[Family, ...] = ("caption", "clip")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Resources:
 class Pool:
     """A pool of identical actors: what runs in it, its size and what one actor takes."""
 
-    families: tuple[Family, ...]
+    families: tuple[str, ...]
     min_actors: int
     max_actors: int
     num_cpus: float
@@ -62,7 +63,7 @@ class Placement:
         return f"placement {self.kind}: {pools}; {self.reason}"
 
 
-def place(settings: FeaturesConfig, families: tuple[Family, ...], resources: Resources) -> Placement:
+def place(settings: FeaturesConfig, families: tuple[str, ...], resources: Resources) -> Placement:
     """Plan the actors of a pass that computes `families`.
 
     Raises:
@@ -74,17 +75,7 @@ def place(settings: FeaturesConfig, families: tuple[Family, ...], resources: Res
     return placement
 
 
-def model_settings(settings: FeaturesConfig, family: Family) -> CaptionerConfig | ClipConfig | PerplexityConfig:
-    """The model section of a family."""
-    sections: dict[Family, CaptionerConfig | ClipConfig | PerplexityConfig] = {
-        "caption": settings.captioner,
-        "clip": settings.clip,
-        "perplexity": settings.perplexity,
-    }
-    return sections[family]
-
-
-def _choose(settings: FeaturesConfig, families: tuple[Family, ...], resources: Resources) -> tuple[str, str]:
+def _choose(settings: FeaturesConfig, families: tuple[str, ...], resources: Resources) -> tuple[str, str]:
     if settings.placement != "auto":
         return settings.placement, "as configured"
     if resources.gpus == 0:
@@ -94,9 +85,9 @@ def _choose(settings: FeaturesConfig, families: tuple[Family, ...], resources: R
     return "spread", f"auto: {resources.gpus:g} GPUs for {len(families)} models, so each scales by itself"
 
 
-def _colocated(settings: FeaturesConfig, families: tuple[Family, ...], resources: Resources, reason: str) -> Placement:
+def _colocated(settings: FeaturesConfig, families: tuple[str, ...], resources: Resources, reason: str) -> Placement:
     on_gpu = resources.gpus > 0
-    decodes = any(family in IMAGE_FAMILIES for family in families)
+    decodes = any(IMAGE in find(family).reads for family in families)
     if on_gpu:
         workers = settings.workers or max(1, int(resources.gpus))
         free = _free_cpus(resources)
@@ -114,12 +105,12 @@ def _colocated(settings: FeaturesConfig, families: tuple[Family, ...], resources
     return Placement("colocated", (pool,), decode_cpus, reason)
 
 
-def _spread(settings: FeaturesConfig, families: tuple[Family, ...], resources: Resources, reason: str) -> Placement:
-    decodes = any(family in IMAGE_FAMILIES for family in families)
+def _spread(settings: FeaturesConfig, families: tuple[str, ...], resources: Resources, reason: str) -> Placement:
+    decodes = any(IMAGE in find(family).reads for family in families)
     share = _free_cpus(resources) / (len(families) + (1 if decodes else 0))
     pools = []
     for family in families:
-        model = model_settings(settings, family)
+        model = settings.section(family)
         num_gpus = model.num_gpus
         if num_gpus is None:
             # Whole GPUs where there is one for each model, else equal parts of one.
@@ -151,13 +142,17 @@ def _check_fits(placement: Placement, resources: Resources) -> None:
     if gpus > resources.gpus + 1e-6:
         raise ConfigError(
             f"features.placement: the plan needs at least {gpus:g} GPUs and the cluster has {resources.gpus:g}; "
-            "lower min_actors or num_gpus of features.captioner, clip or perplexity"
+            f"lower min_actors or num_gpus of {_keys(placement)}"
         )
     if cpus > resources.cpus + 1e-6:
         raise ConfigError(
             f"features.placement: the plan needs at least {cpus:g} CPUs (1 of them for Ray's checkpoint filter) and "
             f"the cluster has {resources.cpus:g}; set ray.num_cpus (local) or lower num_cpus, min_actors or workers"
         )
+
+
+def _keys(placement: Placement) -> str:
+    return ", ".join(f"features.{find(family).key()}" for pool in placement.pools for family in pool.families)
 
 
 def _floor(value: float) -> float:

@@ -1,1 +1,1 @@
-"""The models, in plain torch: decode, captioner, CLIP, perplexity, and what identifies each. No Ray in here."""
+"""The models, in plain torch: images, captions, CLIP embeddings, perplexity, adapters. No Ray in here."""

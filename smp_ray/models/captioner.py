@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from smp_ray.config import CaptionerConfig
 from smp_ray.errors import ModelError
-from smp_ray.models.clip import limit_aspect
+from smp_ray.models.images import limit_aspect
 from smp_ray.models.loading import explained, load_whole, model_folder, resolve_device, resolve_dtype, set_threads
+from smp_ray.models.settings import CaptionerSettings, ModelSettings
 
 if TYPE_CHECKING:
     import torch
+
+#: The folder of the model that comes with the project.
+EMBEDDED = "captioner"
 
 
 class CaptionTransform:
@@ -25,9 +28,12 @@ class CaptionTransform:
 
     Attributes:
         size: (height, width) of what `pixels` returns.
+        shape, dtype: the whole of it, as of an array.
     """
 
-    def __init__(self, settings: CaptionerConfig) -> None:
+    dtype = np.dtype("uint8")
+
+    def __init__(self, settings: ModelSettings) -> None:
         """Load the processor, no weights, and try it on two shapes of picture.
 
         Raises:
@@ -35,16 +41,16 @@ class CaptionTransform:
         """
         self._processor = _image_processor(settings)
         shapes = set()
-        with explained("captioner", settings.model):
+        with explained(settings.model):
             for width, height in ((48, 64), (96, 32)):
                 shapes.add(self._processed(_probe(width, height)).shape)
         if len(shapes) != 1:
             raise ModelError(
-                f"captioner: the image processor of '{settings.model}' gives pictures of different sizes; "
+                f"the image processor of '{settings.model}' gives pictures of different sizes; "
                 "models with a fixed picture size are supported (BLIP, BLIP-2, InstructBLIP, GIT, ...)"
             )
-        height, width, _ = shapes.pop()
-        self.size: tuple[int, int] = (height, width)
+        self.shape: tuple[int, int, int] = shapes.pop()
+        self.size = self.shape[:2]
         self._check_separable(settings.model)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
@@ -53,7 +59,7 @@ class CaptionTransform:
         Returns:
             uint8 of shape (height, width, 3).
         """
-        # Only where the long side is cropped away again; see ClipTransform.pixels.
+        # Only where the long side is cropped away again.
         if getattr(self._processor.size, "shortest_edge", None) and self._processor.do_center_crop:
             image = limit_aspect(image)
         return self._processed(image)
@@ -73,7 +79,7 @@ class CaptionTransform:
         whole = self._processor(image, return_tensors="pt")["pixel_values"]
         ours = normalised(self._processor, self._processed(image)[None], whole.device)
         if ours.shape != whole.shape or float((ours - whole).abs().max()) > 1e-4:
-            raise ModelError(f"captioner: the image processor of '{model}' does more than resize, crop and normalise")
+            raise ModelError(f"the image processor of '{model}' does more than resize, crop and normalise")
 
 
 class Captioner:
@@ -83,7 +89,10 @@ class Captioner:
         device: where the model runs.
     """
 
-    def __init__(self, settings: CaptionerConfig, device: str | None = None, threads: int | None = None) -> None:
+    #: Of the weights on a GPU where the settings say 'auto'.
+    GPU_DTYPE = "bfloat16"
+
+    def __init__(self, settings: CaptionerSettings, device: str | None = None, threads: int | None = None) -> None:
         """Load the model, its processor and the prompt's tokens.
 
         Args:
@@ -99,16 +108,14 @@ class Captioner:
         set_threads(threads)
         self.device = resolve_device(device)
         self._settings = settings
-        self._dtype = resolve_dtype(settings.dtype, "captioner", self.device)
+        self._dtype = resolve_dtype(settings.dtype, self.device, gpu_dtype=self.GPU_DTYPE)
         source, options = _source(settings)
         self._image_processor = _image_processor(settings)
-        with explained("captioner", settings.model):
-            model = load_whole(
-                AutoModelForImageTextToText, source, "captioner", settings.model, dtype=self._dtype, **options
-            )
+        with explained(settings.model):
+            model = load_whole(AutoModelForImageTextToText, source, settings.model, dtype=self._dtype, **options)
             self._processor, self._decode = _text_side(source, options)
         self._model = model.to(self.device).eval()
-        with explained("captioner", settings.model):
+        with explained(settings.model):
             self._prompt = self._prompt_inputs()
 
     def caption(self, pixels: np.ndarray) -> list[str]:
@@ -167,10 +174,10 @@ class Captioner:
         prompt, kind = self._settings.prompt, self._model.config.model_type
         if prompt is None:
             if kind == "instructblip":
-                raise ModelError(f"captioner: '{self._settings.model}' (InstructBLIP) needs an instruction: set prompt")
+                raise ModelError(f"'{self._settings.model}' (InstructBLIP) needs an instruction: set prompt")
             return {}
         if self._processor is None or kind == "vision-encoder-decoder":
-            raise ModelError(f"captioner: '{self._settings.model}' ({kind}) takes no prompt: set prompt to null")
+            raise ModelError(f"'{self._settings.model}' ({kind}) takes no prompt: set prompt to null")
         if kind == "git":  # its processor would close the prompt with an end token, which ends the caption, too
             ids = self._processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]
             inputs = {"input_ids": torch.tensor([[self._processor.tokenizer.cls_token_id, *ids]])}
@@ -180,7 +187,7 @@ class Captioner:
         unknown = set(inputs) - {"input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask"}
         if unknown:
             names = ", ".join(sorted(unknown))
-            raise ModelError(f"captioner: inputs of '{self._settings.model}' that are not supported: {names}")
+            raise ModelError(f"inputs of '{self._settings.model}' that are not supported: {names}")
         return {name: value.to(self.device) for name, value in inputs.items()}
 
 
@@ -204,16 +211,16 @@ def normalised(processor: Any, pixels: np.ndarray, device: torch.device) -> torc
     return images
 
 
-def _source(settings: CaptionerConfig) -> tuple[str, dict[str, Any]]:
-    folder = model_folder(settings.model, "captioner")
+def _source(settings: ModelSettings) -> tuple[str, dict[str, Any]]:
+    folder = model_folder(settings.model, EMBEDDED)
     return (str(folder), {}) if folder else (settings.model, {"revision": settings.revision})
 
 
-def _image_processor(settings: CaptionerConfig) -> Any:
+def _image_processor(settings: ModelSettings) -> Any:
     from transformers import AutoImageProcessor
 
     source, options = _source(settings)
-    with explained("captioner", settings.model):
+    with explained(settings.model):
         return AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **options)
 
 

@@ -1,6 +1,6 @@
 """What identifies a model: the content of its files, or a name and a commit. Loads neither torch nor a model.
 
-The identity goes into the fingerprint of a feature family: two runs with the same identity compute the same features.
+The identity goes into the fingerprint of what a model computes: with the same identity, two runs compute the same.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from smp_ray.config import CaptionerConfig, ClipConfig, PerplexityConfig
 from smp_ray.errors import ModelError
-from smp_ray.models.loading import ModelFamily, model_folder
+from smp_ray.models.loading import model_folder
+from smp_ray.models.settings import ModelSettings
 
 #: Files up to this size are hashed whole.
 WHOLE_BYTES = 64 * 2**20
@@ -22,36 +22,62 @@ SAMPLES, SAMPLE_BYTES = 16, 2**20
 _IGNORED_NAMES = re.compile(r"(readme|license|licence|notice|changelog|use_policy)(\.|$)", re.IGNORECASE)
 _IGNORED_SUFFIXES = {".md", ".py", ".pyc", ".h5", ".msgpack", ".onnx", ".ot", ".png", ".jpg", ".jpeg", ".gif", ".pdf"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_HUB_PREFIX = "hf-hub:"
 
 
-def model_identity(family: ModelFamily, settings: CaptionerConfig | ClipConfig | PerplexityConfig) -> dict[str, Any]:
-    """What `settings` names, as JSON.
+def transformers_identity(settings: ModelSettings, embedded: str) -> dict[str, Any]:
+    """What `settings` names, as JSON; open_clip's models have `ClipSource.identity`.
+
+    Args:
+        settings: of a model of transformers.
+        embedded: the folder of the model that comes with the project.
 
     Returns:
         For a folder or 'embedded' `{"name", "files": {relative name: digest}}`: the contents, not the place, so a
         moved folder keeps its identity. For a hub id `{"name", "revision"}` with the commit that would be loaded.
-        For an open_clip name `{"name", "pretrained"}` with the tag, or with the weights file's digest.
 
     Raises:
         ModelError: for a missing folder or file, or a hub id whose commit cannot be found out.
     """
-    folder = model_folder(settings.model, family)
-    if isinstance(settings, ClipConfig):
-        return _clip_identity(settings, folder)
+    folder = model_folder(settings.model, embedded)
     if folder is None:
-        return {"name": settings.model, "revision": hub_commit(family, settings.model, settings.revision)}
-    name = "embedded" if settings.model == "embedded" else "folder"
-    gguf_file = getattr(settings, "gguf_file", None)
+        return {"name": settings.model, "revision": hub_commit(settings.model, settings.revision)}
+    name, gguf_file = folder_name(settings.model), getattr(settings, "gguf_file", None)
     if gguf_file is None:
         if not (folder / "config.json").is_file():
-            raise ModelError(f"{family}: no config.json in '{folder}', so it is no model folder of transformers")
-        return {"name": name, "files": _folder_digests(family, folder)}
+            raise ModelError(f"no config.json in '{folder}', so it is no model folder of transformers")
+        return {"name": name, "files": folder_digests(folder)}
     # transformers takes the weights, the configuration and the tokenizer all from that one file.
     weights = folder / gguf_file
     if not weights.is_file():
-        raise ModelError(f"{family}: no GGUF file '{gguf_file}' in '{settings.model}'")
+        raise ModelError(f"no GGUF file '{gguf_file}' in '{settings.model}'")
     return {"name": name, "files": {gguf_file: file_digest(weights)}}
+
+
+def check_identity(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Refuse a model that is not the one that was fingerprinted; a worker asks before it loads.
+
+    Args:
+        found: identity of what would be loaded here.
+        expected: identity that is part of the fingerprint.
+
+    Raises:
+        ModelError: naming the first file that is missing, new or different, or the revision.
+    """
+    ours, theirs = found.get("files", {}), expected.get("files", {})
+    for file in sorted({*ours, *theirs}):
+        if file not in ours:
+            raise ModelError(f"file '{file}' that was fingerprinted is missing")
+        if file not in theirs:
+            raise ModelError(f"file '{file}' is new: it was not there to be fingerprinted")
+        _check_same(f"file '{file}'", ours[file], theirs[file])
+    if not theirs:  # the same files are the same model, whatever it is called
+        for key in ("name", "pretrained", "revision"):
+            _check_same(key, found.get(key), expected.get(key))
+
+
+def _check_same(what: str, found: Any, expected: Any) -> None:
+    if found != expected:
+        raise ModelError(f"{what} is not the one that was fingerprinted (expected {expected}, found {found})")
 
 
 def file_digest(path: Path) -> str:
@@ -69,7 +95,7 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def hub_commit(family: ModelFamily, repository: str, revision: str | None) -> str:
+def hub_commit(repository: str, revision: str | None) -> str:
     """The commit of a hub repository that `revision` (default: main) stands for now.
 
     Asks the hub, which is also what loading does; where the hub is offline or out of reach, the local cache.
@@ -95,36 +121,22 @@ def hub_commit(family: ModelFamily, repository: str, revision: str | None) -> st
     if cached.is_file():
         return cached.read_text(encoding="utf-8").strip()
     raise ModelError(
-        f"{family}: no folder '{repository}', and the commit of hub model '{repository}' at '{wanted}' is neither "
-        f"cached nor known from the hub ({problem}); pin the revision to a commit, or name a folder"
+        f"the commit of hub model '{repository}' at '{wanted}' is neither cached nor known from the hub ({problem}); "
+        "pin the revision to a commit, or name a folder that exists"
     )
 
 
-def _clip_identity(settings: ClipConfig, folder: Path | None) -> dict[str, Any]:
-    if folder is not None:
-        name = "embedded" if settings.model == "embedded" else "folder"
-        return {"name": name, "files": _folder_digests("clip", folder)}
-    if settings.model.startswith(_HUB_PREFIX):
-        return {"name": settings.model, "revision": hub_commit("clip", settings.model[len(_HUB_PREFIX) :], None)}
-    if settings.pretrained is None:
-        raise ModelError(no_weights(settings.model))
-    weights = Path(settings.pretrained).expanduser()
-    if weights.is_file():
-        return {"name": settings.model, "pretrained": file_digest(weights)}
-    if settings.pretrained.startswith((".", "/", "~")):
-        raise ModelError(f"clip: no weights file '{settings.pretrained}'")
-    return {"name": settings.model, "pretrained": settings.pretrained}
+def folder_name(model: str) -> str:
+    """How an identity calls a model in a folder: not by its place, since a moved folder stays the same model."""
+    return "embedded" if model == "embedded" else "folder"
 
 
-def no_weights(model: str) -> str:
-    """The message for an open_clip name that comes without weights."""
-    return (
-        f"clip: model '{model}' has no weights: set clip.pretrained to one of open_clip's tags "
-        "(for example laion2b_s34b_b79k for ViT-B-32) or to a weights file, or name a folder"
-    )
+def folder_digests(folder: Path) -> dict[str, str]:
+    """Digests of the files that make a model, by their names relative to `folder`; its papers and caches are left out.
 
-
-def _folder_digests(family: ModelFamily, folder: Path) -> dict[str, str]:
+    Raises:
+        ModelError: if there are none.
+    """
     digests = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -133,5 +145,5 @@ def _folder_digests(family: ModelFamily, folder: Path) -> dict[str, str]:
             continue
         digests[name.as_posix()] = file_digest(path)
     if not digests:
-        raise ModelError(f"{family}: model folder '{folder}' is empty")
+        raise ModelError(f"model folder '{folder}' is empty")
     return digests

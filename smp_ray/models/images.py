@@ -38,6 +38,8 @@ _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 # decode() bounds the pixels itself (images.max_pixels), and damaged metadata is no news to the user.
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
+#: Above this aspect ratio only the middle of a picture is resized; see `limit_aspect`.
+LONGEST_ASPECT = 32
 
 
 class BadImage(ValueError):  # noqa: N818 - it names the status of a post (bad_image), not a failure of the run
@@ -82,6 +84,23 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
         detail = " ".join(str(error).split())[:200] or type(error).__name__
         kind = "truncated" if "truncated" in detail.lower() or isinstance(error, EOFError) else "damaged"
         raise BadImage(f"{kind} {image.format} image: {detail}") from None
+
+
+def limit_aspect(image: Image.Image) -> Image.Image:
+    """Cut an image longer than `LONGEST_ASPECT` times its short side down to its middle.
+
+    For transforms that crop the long side away: resizing the short side of a 1 x 10,000 picture to 224 would take
+    1.5 GB to keep 224 x 224 of it. It moves the sampling grid by less than one output pixel and touches no ordinary
+    picture.
+    """
+    width, height = image.size
+    longest = LONGEST_ASPECT * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    # An even remainder keeps the middle where it was.
+    cut_x = (width - longest) // 2 if width > longest else 0
+    cut_y = (height - longest) // 2 if height > longest else 0
+    return image.crop((cut_x, cut_y, width - cut_x, height - cut_y))
 
 
 def _unreadable(data: bytes, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What the three model families share when they load: where a model is, on which device, and one-line errors.
+"""What all models share when they load: where a model is, on which device, and one-line errors.
 
 Nothing here imports torch before it is needed, so that the driver can ask for a model's identity cheaply.
 """
@@ -10,17 +10,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from smp_ray.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
-
-ModelFamily = Literal["captioner", "clip", "perplexity"]
-
-#: dtype `auto` on a GPU; on a CPU it is float32 throughout.
-GPU_DTYPES: dict[str, str] = {"captioner": "bfloat16", "clip": "float16", "perplexity": "float32"}
 
 _EMBEDDED = Path(__file__).resolve().parent.parent / "demo" / "models"
 #: Packages that a model may need beyond the project's own, by the name they are imported or mentioned under.
@@ -56,15 +51,15 @@ def resolve_device(name: str | None = None) -> torch.device:
     return device
 
 
-def resolve_dtype(config_dtype: str, family: ModelFamily, device: torch.device) -> torch.dtype:
-    """The torch dtype of a family's weights; `auto` is float32 on a CPU and `GPU_DTYPES` on a GPU."""
+def resolve_dtype(dtype: str, device: torch.device, *, gpu_dtype: str = "float32") -> torch.dtype:
+    """The torch dtype of a model's weights; `auto` is float32 on a CPU and `gpu_dtype` on a GPU."""
     import torch
 
-    if config_dtype == "auto":
-        config_dtype = "float32" if device.type == "cpu" else GPU_DTYPES[family]
-    dtype = getattr(torch, config_dtype)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
+    if dtype == "auto":
+        dtype = "float32" if device.type == "cpu" else gpu_dtype
+    resolved = getattr(torch, dtype)
+    assert isinstance(resolved, torch.dtype)
+    return resolved
 
 
 def set_threads(threads: int | None) -> None:
@@ -75,31 +70,31 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(max(1, threads))
 
 
-def model_folder(model: str, family: ModelFamily) -> Path | None:
+def model_folder(model: str, embedded: str) -> Path | None:
     """The local folder that `model` names, or None where it is a name on a hub.
 
-    'embedded' is the small model that comes with the project. A text is a folder if the path exists or if it looks
-    like a path (starts with `.`, `/` or `~`).
+    'embedded' is the small model that comes with the project, in its folder `embedded`. A text is a folder if the
+    path exists or if it looks like a path (starts with `.`, `/` or `~`).
 
     Raises:
         ModelError: if it looks like a path and is no folder.
     """
     if model == "embedded":
-        folder = _EMBEDDED / family
+        folder = _EMBEDDED / embedded
         if not folder.is_dir():
-            raise ModelError(f"{family}: the embedded model is not installed ({folder}); reinstall smp-ray")
+            raise ModelError(f"the embedded model is not installed ({folder}); reinstall smp-ray")
         return folder
     path = Path(model).expanduser()
     if path.is_dir():
         return path
     if path.exists():
-        raise ModelError(f"{family}: model '{model}' is a file; name the folder that holds the model")
+        raise ModelError(f"model '{model}' is a file; name the folder that holds the model")
     if model.startswith((".", "/", "~")):
-        raise ModelError(f"{family}: no model folder '{model}'")
+        raise ModelError(f"no model folder '{model}'")
     return None
 
 
-def load_whole(auto_class: Any, source: str, family: ModelFamily, model: str, **options: Any) -> Any:
+def load_whole(auto_class: Any, source: str, model: str, **options: Any) -> Any:
     """`auto_class.from_pretrained(source, **options)`, refusing weights that do not fill the model.
 
     transformers would fill missing weights with random numbers and only warn.
@@ -115,21 +110,21 @@ def load_whole(auto_class: Any, source: str, family: ModelFamily, model: str, **
     absent = sorted(set(report["missing_keys"]) & parameters)
     if absent:
         raise ModelError(
-            f"{family}: the weights of '{model}' lack {len(absent)} parameters of {type(loaded).__name__} "
+            f"the weights of '{model}' lack {len(absent)} parameters of {type(loaded).__name__} "
             f"({absent[0]}, ...): they belong to another architecture"
         )
     return loaded
 
 
 @contextlib.contextmanager
-def explained(family: ModelFamily, model: str) -> Iterator[None]:
+def explained(model: str) -> Iterator[None]:
     """Turn whatever a library raises while it loads `model` into a `ModelError` of one clear line."""
     try:
         yield
     except ModelError:
         raise
     except Exception as error:  # libraries raise OSError, ValueError, KeyError, ... for the same causes
-        raise ModelError(f"{family}: model '{model}': {_cause(error, model)}") from error
+        raise ModelError(f"model '{model}': {_cause(error, model)}") from error
 
 
 def _cause(error: Exception, model: str) -> str:
@@ -145,7 +140,7 @@ def _cause(error: Exception, model: str) -> str:
     if "trust_remote_code" in text or "custom code" in text:
         return "it runs code of its own (trust_remote_code), which stays off here; choose another model"
     if "Unrecognized configuration class" in text or "Unrecognized model" in text:
-        return f"wrong architecture for this family: {text[:240]}"
+        return f"wrong architecture for this use: {text[:240]}"
     if "weights_only" in text.lower() or "WeightsUnpickler" in text:
         return "its weights file holds more than tensors and is not loaded for safety; convert it to safetensors"
     if isinstance(error, FileNotFoundError):

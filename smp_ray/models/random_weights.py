@@ -25,7 +25,7 @@ TINY_TOKENS = 2_000
 def write_random_clip(path: str | Path, name: str = "ViT-B-32", seed: int = 0) -> Path:
     """Write weights for the open_clip model `name` to the file `path` (`.safetensors`, or `.pt` for a state dict).
 
-    Used as `clip: {model: <name>, pretrained: <path>}`.
+    Used by settings with `model: <name>` and `pretrained: <path>`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

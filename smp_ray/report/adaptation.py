@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from smp_ray.analysis.projection import neighbour_quality, project
+from smp_ray.config import embeddings
 from smp_ray.report import page, plots
 from smp_ray.report.inputs import Inputs, records
-from smp_ray.schema import StoredFamily
+from smp_ray.store.join import vectors
+from smp_ray.store.reader import read_columns
 
 BEFORE, AFTER = "before", "after"
-_SPACES: dict[tuple[str, str], tuple[StoredFamily, str]] = {
-    ("image", BEFORE): ("clip", "clip_image"), ("image", AFTER): ("adapted", "adapted_image"),
-    ("title", BEFORE): ("clip", "clip_title"), ("title", AFTER): ("adapted", "adapted_title"),
-}  # fmt: skip
+#: In the order of the embeddings of a family, and of what the adapters make of them.
+_MODALITIES = ("image", "title")
 #: Posts that the neighbours are looked for among; the time grows with their square.
 _NEIGHBOUR_POSTS = 4000
 
@@ -26,22 +25,18 @@ _NEIGHBOUR_POSTS = 4000
 def adaptation(inputs: Inputs) -> page.Section:
     """The section; its vectors are those of a sample of posts."""
     section = page.Section("adaptation", "Adaptation")
-    if "clip" not in inputs.families:
-        section.add(page.absent("The clip family is not configured or not computed, so there are no embeddings."))
+    embedder = embeddings(inputs.config)
+    if embedder is None or embedder[0] not in inputs.store:
+        section.add(page.absent("No family embeds both image and title, so there are no embeddings."))
         return section
-    adapted = inputs.artefacts.get("adapted") is not None
-    if not adapted:
-        section.add(
-            page.absent(
-                "Only the embeddings as CLIP gives them: `smp-ray adapt` has not been run or is not configured."
-            )
-        )
+    if inputs.adapted is None:
+        section.add(page.absent("Only the embeddings as their model gives them: there are no adapters of them."))
     settings = inputs.config.report
-    row_ids = _sample(inputs, max(settings.projection_posts, _NEIGHBOUR_POSTS))
-    vectors = _vectors(inputs, row_ids, adapted)
+    row_ids = _sample(inputs, embedder[0], max(settings.projection_posts, _NEIGHBOUR_POSTS))
+    found = _vectors(inputs, row_ids, *embedder)
     popularity = inputs.frame.set_index("row_id")["popularity"]
-    section.add(_quality(inputs, vectors, popularity))
-    maps = project(vectors, popularity, settings.projection_posts, settings.seed)
+    section.add(_quality(inputs, found, popularity))
+    maps = project(found, popularity, settings.projection_posts, settings.seed)
     if maps.empty:
         section.add(page.absent("Too few posts have an embedding for a map."))
         return section
@@ -53,10 +48,10 @@ def adaptation(inputs: Inputs) -> page.Section:
     return section
 
 
-def _sample(inputs: Inputs, count: int) -> np.ndarray:
+def _sample(inputs: Inputs, family: str, count: int) -> np.ndarray:
     """Row ids of a fixed sample of posts that have an embedding, int64 sorted; labelled ones where there are any."""
     frame = inputs.frame
-    known = frame[frame["clip_status"].notna()]
+    known = frame[frame[f"{family}_status"].notna()]
     if inputs.labelled:
         known = known[known["popularity"].notna()]
     ids = np.sort(known["row_id"].to_numpy())
@@ -64,48 +59,35 @@ def _sample(inputs: Inputs, count: int) -> np.ndarray:
 
 
 def _vectors(
-    inputs: Inputs, row_ids: np.ndarray, adapted: bool
+    inputs: Inputs, row_ids: np.ndarray, family: str, columns: tuple[str, ...]
 ) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-    tables: dict[StoredFamily, pa.Table] = {}
-    wanted: list[StoredFamily] = ["clip", "adapted"] if adapted else ["clip"]
-    for family in wanted:
-        columns = [column for source, column in _SPACES.values() if source == family]
-        table = inputs.family_columns(family, columns, row_ids)
-        assert table is not None
-        tables[family] = table
+    """Row ids and float32 (posts, width), NaN where there is none, of each modality before and after the adapter."""
+    before = read_columns(inputs.workspace, inputs.store[family], columns, row_ids)
+    spaces = {(modality, BEFORE): before[name] for modality, name in zip(_MODALITIES, columns, strict=True)}
+    if inputs.adapted is not None:
+        names = inputs.adapted.details["columns"][: len(_MODALITIES)]
+        after = read_columns(inputs.workspace, inputs.adapted, names, row_ids)
+        spaces |= {(modality, AFTER): after[name] for modality, name in zip(_MODALITIES, names, strict=True)}
     found = {
-        space: (row_ids, _floats(tables[family][column]))
-        for space, (family, column) in _SPACES.items()
-        if family in tables
+        space: (row_ids, vectors(spaces[space]).astype(np.float32))
+        for space in itertools.product(_MODALITIES, (BEFORE, AFTER))
+        if space in spaces
     }
     return {space: (ids, values) for space, (ids, values) in found.items() if np.isfinite(values).any()}
 
 
-def _floats(column: pa.ChunkedArray) -> np.ndarray:
-    """float32 (posts, width); NaN where null."""
-    array = column.combine_chunks()
-    width = array.type.list_size
-    values = np.full((len(array), width), np.nan, dtype=np.float32)
-    known = array.is_valid().to_numpy(zero_copy_only=False)
-    values[known] = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    return values
-
-
-def _quality(inputs: Inputs, vectors: dict[Any, Any], popularity: pd.Series) -> str:
-    splits = inputs.artefacts.get("splits")
-    if splits is None:
+def _quality(inputs: Inputs, spaces: dict[Any, Any], popularity: pd.Series) -> str:
+    if inputs.folds is None or inputs.fold_of is None:
         return page.absent(
             "How near popularity lies in each space is not computed: there are no folds (no labels, or no training)."
         )
-    path = inputs.workspace.path(splits.fragments[0].path)
-    folds = pq.read_table(path, columns=["row_id", "fold"], filesystem=inputs.workspace.filesystem).to_pandas()
     settings = inputs.config.report
     found = inputs.publish(
         "neighbour_quality",
         neighbour_quality(
-            vectors, popularity, folds.set_index("row_id")["fold"], inputs.frame.set_index("row_id")["user_id"],
+            spaces, popularity, inputs.fold_of, inputs.frame.set_index("row_id")["user_id"],
             settings.neighbours, inputs.resamples(_NEIGHBOUR_POSTS), posts=_NEIGHBOUR_POSTS,
-            past_only=splits.config.get("kind") == "time", seed=settings.seed,
+            past_only=inputs.folds.config.get("kind") == "time", seed=settings.seed,
         ),
     )  # fmt: skip
     rows = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from smp_ray.analysis.cleaning import ANY_RULE, cleaning_by_interval, cleaning_rules, reasons
 from smp_ray.analysis.intervals import popularity_intervals
+from smp_ray.analysis.quality_rules import ANY_RULE, cleaning_by_interval, cleaning_rules, reasons
 from smp_ray.report import page, plots
 from smp_ray.report.inputs import Inputs
 
@@ -20,7 +20,7 @@ def cleaning(inputs: Inputs) -> tuple[page.Section, pd.Series]:
     """The section, and which posts are kept for the analysis: bool, on the index of `inputs.frame`."""
     section = page.Section("cleaning", "Cleaning")
     settings, frame = inputs.config.report, inputs.frame
-    found = reasons(frame, settings.cleaning)
+    found = reasons(frame, settings.cleaning, inputs.image_statuses)
     removed = found.any(axis=1)
     rules = inputs.publish("cleaning_rules", cleaning_rules(found))
     section.add(

@@ -1,4 +1,4 @@
-"""Look at the posts: the most and least consistent, the most and least perplexing, and the largest errors."""
+"""Look at the posts: those at either end of a measure of each topic, and the largest errors."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from smp_ray.families.base import DESCRIPTION
+from smp_ray.families.registry import with_roles
 from smp_ray.fetch import Fetcher
 from smp_ray.models.images import BadImage, decode
 from smp_ray.report import page
-from smp_ray.report.inputs import SIMILARITIES, Inputs, records
+from smp_ray.report.inputs import Inputs, records
+from smp_ray.store.reader import read_columns
 
 #: Longest side of a thumbnail, in pixels, and its JPEG quality.
 _SIDE, _QUALITY = 160, 72
 _SHOWN_TITLE = 240
-_NAMES = {
-    "popularity": "popularity", "prediction": "predicted", "similarity_title_caption": "title-caption",
-    "similarity_image_title": "image-title", "similarity_image_caption": "image-caption",
-    "title_perplexity": "perplexity",
-}  # fmt: skip
 
 
 def gallery(inputs: Inputs) -> page.Section:
@@ -33,14 +31,14 @@ def gallery(inputs: Inputs) -> page.Section:
         frame = frame.merge(inputs.predictions[["row_id", "prediction", "source"]], on="row_id", how="left")
     chosen = _choose(inputs, frame)
     if not chosen:
-        section.add(page.absent("There are no similarities, perplexities or predictions by which to choose posts."))
+        section.add(page.absent("There are no measures or predictions by which to choose posts."))
         return section
     every = pd.concat([part.assign(kind=kind) for kind, part in chosen.items()], ignore_index=True)
     row_ids = every["row_id"].unique()
-    captions = inputs.family_columns("caption", ["caption"], row_ids)
-    caption_of = {} if captions is None else dict(zip(row_ids, captions["caption"].to_pylist(), strict=True))
-    every["caption"] = every["row_id"].map(caption_of)
-    columns = ["kind", "post_id", "user_id", "title", "caption", *(name for name in _NAMES if name in every)]
+    labels = {"popularity": "popularity", "prediction": "predicted"}
+    labels |= {name: measure.short for name, measure in inputs.measures.items()}
+    described = _described(inputs, every, row_ids)
+    columns = ["kind", "post_id", "user_id", "title", *described, *(name for name in labels if name in every)]
     inputs.publish("gallery", every[columns])
     section.add(
         page.numbers("The extremes of each measure, a text shown once. They are examples, not evidence.", "gallery"),
@@ -48,7 +46,7 @@ def gallery(inputs: Inputs) -> page.Section:
     pictures = _thumbnails(inputs, row_ids)
     for kind in chosen:
         posts = records(every[every["kind"] == kind])
-        cards = "\n".join(_card(post, pictures[post["row_id"]]) for post in posts)
+        cards = "\n".join(_card(post, pictures[post["row_id"]], labels, described) for post in posts)
         section.add(page.heading(kind), f'<div class="gallery">{cards}</div>')
     return section
 
@@ -57,14 +55,11 @@ def _choose(inputs: Inputs, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Posts of each kind, by the heading under which they stand."""
     count = inputs.config.report.gallery_posts
     kinds: dict[str, pd.DataFrame] = {}
-    measure = next((name for name in SIMILARITIES if name in frame and frame[name].notna().any()), None)
-    if measure is not None:
-        pair = _NAMES[measure].replace("-", " and ")
-        kinds[f"Most consistent {pair}"] = _extreme(frame, measure, count, largest=True)
-        kinds[f"Least consistent {pair}"] = _extreme(frame, measure, count, largest=False)
-    if "title_perplexity" in frame and frame["title_perplexity"].notna().any():
-        kinds["Most perplexing titles"] = _extreme(frame, "title_perplexity", count, largest=True)
-        kinds["Least perplexing titles"] = _extreme(frame, "title_perplexity", count, largest=False)
+    for name in inputs.speaking(inputs.measured(frame)):
+        measure = inputs.measures[name]
+        largest, smallest = f"Largest {measure.label}", f"Smallest {measure.label}"
+        kinds[measure.largest or largest] = _extreme(frame, name, count, largest=True)
+        kinds[measure.smallest or smallest] = _extreme(frame, name, count, largest=False)
     if inputs.judged is not None:
         errors = inputs.judged.assign(absolute=inputs.judged["error"].abs())
         worst = errors.sort_values(["absolute", "row_id"], ascending=[False, True]).head(count)
@@ -104,19 +99,29 @@ def _thumbnail(data: bytes | None, max_pixels: int) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
-def _card(post: dict[str, Any], picture: str | None) -> str:
-    caption = post["caption"] if isinstance(post["caption"], str) else None
+def _described(inputs: Inputs, every: pd.DataFrame, row_ids: np.ndarray) -> list[str]:
+    """Give posts what a model says of their pictures; returns the column, none without such a family."""
+    found = with_roles(inputs.store, DESCRIPTION)
+    if found is None:
+        return []
+    family, (column,) = found
+    texts = read_columns(inputs.workspace, inputs.store[family], [column], row_ids)[column].to_pylist()
+    every[column] = every["row_id"].map(dict(zip(row_ids, texts, strict=True)))
+    return [column]
+
+
+def _card(post: dict[str, Any], picture: str | None, labels: dict[str, str], described: list[str]) -> str:
+    descriptions = [post[column] for column in described if isinstance(post[column], str)]
     title = post["title"] if isinstance(post["title"], str) and post["title"].strip() else "(no title)"
     shown = title if len(title) <= _SHOWN_TITLE else title[: _SHOWN_TITLE - 1] + "…"
     numbers = ", ".join(
         f"{label} {page.number(value, 2)}"
-        for name, label in _NAMES.items()
+        for name, label in labels.items()
         if (value := post.get(name)) is not None and not pd.isna(value)
     )
     image = f'<img src="{picture}" alt="" loading="lazy">' if picture else '<div class="noimage">no image</div>'
     lines = [image, f'<div class="title">{escape(shown)}</div>']
-    if caption:
-        lines.append(f'<div class="caption">{escape(caption)}</div>')
+    lines += [f'<div class="description">{escape(text)}</div>' for text in descriptions if text]
     lines.append(f"<div>{escape(numbers)}</div>")
     lines.append(f'<div class="note">post {escape(str(post["post_id"]))}</div>')
     return '<article class="post">' + "\n".join(lines) + "</article>"

@@ -8,10 +8,11 @@ import pandas as pd
 
 from smp_ray.report import page
 from smp_ray.report.inputs import Inputs, records
-from smp_ray.report.quality import MEASURES, overall, relation
-from smp_ray.workspace import Manifest, git_commit
+from smp_ray.report.prediction import TUNED, kind
+from smp_ray.report.quality import overall, relation
+from smp_ray.store.manifest import git_commit
 
-_STAGES = ("adapted", "matrix", "baselines", "tune", "predict", "ablate")
+_ESTIMATE = ("value", "low", "high")
 
 
 def title(inputs: Inputs) -> str:
@@ -39,7 +40,7 @@ def head(inputs: Inputs) -> list[str]:
         ("posts", f"{len(frame):,}, of which {labelled:,} have a popularity"),
         ("users", f"{frame['user_id'].nunique():,}"),
         ("posted", span),
-        *((f"{family} model", _model(manifest, family)) for family, manifest in inputs.families.items()),
+        *((f"{name} model", _model(m.models[name])) for name, m in inputs.store.items() if m.models.get(name)),
         ("git commit", git_commit() or "unknown, not a checkout"),
     ]
     stages = _stages(inputs)
@@ -48,27 +49,25 @@ def head(inputs: Inputs) -> list[str]:
     return [page.text(found(inputs), "found"), page.grid([page.facts(rows), _stage_table(stages)], "row")]
 
 
-def _model(manifest: Manifest, family: str) -> str:
-    model: dict[str, Any] = manifest.models.get(family) or {}
-    name = str(model.get("name", manifest.config.get("model", "unknown")))
+def _model(model: dict[str, Any]) -> str:
     parts = [str(model[key]) for key in ("pretrained", "gguf_file") if model.get(key)]
     if revision := model.get("revision"):
         parts.append(f"revision {revision}")
     elif files := model.get("files"):
         weights = [digest for file, digest in files.items() if file.endswith((".safetensors", ".bin", ".gguf"))]
         parts += [f"weights {digest[:12]}" for digest in weights[:1]]
-    return ", ".join([name, *parts])
+    return ", ".join([str(model["name"]), *parts])
 
 
 def _stages(inputs: Inputs) -> pd.DataFrame:
     """Posts, wall time, speed and origin of each committed stage."""
-    manifests = {"ingest": inputs.posts, **{f"features: {name}": m for name, m in inputs.families.items()}}
-    manifests |= {name: m for name in _STAGES if (m := inputs.artefacts.get(name)) is not None}
+    manifests = {m.stage.replace("/", ": "): m for m in (inputs.posts, *inputs.store.values())}
+    manifests |= {name: manifest for name, manifest in inputs.used.items() if manifest is not None}
     rows = []
     for name, manifest in manifests.items():
         # A family's posts are those of its last pass; the sweep's rows are its trials.
-        posts = None if name == "tune" else manifest.details.get("last_pass", {}).get("rows", {}).get("posts")
-        posts = manifest.rows if posts is None and name != "tune" else posts
+        posts = manifest.details.get("last_pass", {}).get("rows", {}).get("posts", manifest.rows)
+        posts = None if manifest is inputs.sweep else posts
         seconds = manifest.wall_seconds
         speed = posts / seconds if posts and seconds else None
         rows.append((name, posts, round(seconds, 1), speed, manifest.git_commit, manifest.created_at))
@@ -93,31 +92,30 @@ def found(inputs: Inputs) -> str:
     sentences = []
     if correlations is not None:
         parts: list[str] = []
-        for measure in ("similarity_title_caption", "similarity_image_title", "title_perplexity"):
-            row = overall(correlations, measure)
-            if row is None or (measure == "similarity_image_title" and parts):
-                continue
+        for name in inputs.speaking(set(correlations["measure"])):
+            row, measure = overall(correlations, name), inputs.measures[name]
             interval = page.with_interval(row["spearman"], row["low"], row["high"], digits=2, signed=True)
             said = relation(row["spearman"], row["low"], row["high"])
-            if measure != "title_perplexity" and said.startswith("falls"):
-                said += ", so the two disagree more in popular posts"
-            parts.append(f"the {MEASURES[measure]} {said} (Spearman {interval})")
+            if measure.falling and said.startswith("falls"):
+                said += f", {measure.falling}"
+            parts.append(f"the {measure.label} {said} (Spearman {interval})")
         if parts:
             text = ", and ".join(parts)
             sentences.append(f"{text[0].upper()}{text[1:]}.")
-    if inputs.metrics is not None and "tuned" in inputs.metrics["variants"]:
-        sentences.append(_tuned(inputs.metrics))
+    variants = inputs.metrics["variants"] if inputs.metrics is not None else {}
+    tuned = [name for name, values in variants.items() if kind(inputs, values["from"]) == TUNED]
+    sentences += [_tuned(inputs.metrics or {}, name) for name in tuned]
     if not inputs.labelled:
         return "No post has a popularity, so nothing is said about what makes posts popular."
     return " ".join(sentences) or "Nothing was measured yet that could be held against popularity."
 
 
-def _tuned(metrics: dict[str, Any]) -> str:
-    pooled = metrics["variants"]["tuned"]["pooled"]
-    shown = {name: page.with_interval(*(pooled[name][key] for key in ("value", "low", "high"))) for name in pooled}
+def _tuned(metrics: dict[str, Any], name: str) -> str:
+    pooled = metrics["variants"][name]["pooled"]
+    shown = {metric: page.with_interval(*(pooled[metric][key] for key in _ESTIMATE)) for metric in pooled}
     text = f"Out of fold, the tuned model predicts with SRC {shown['src']} and MAE {shown['mae']}"
     pair = next(
-        (p for p in metrics["differences"] if (p["variant"], p["reference"]) == ("tuned", "lightgbm_default")), None
+        (p for p in metrics["differences"] if (p["variant"], p["reference"]) == (name, "lightgbm_default")), None
     )
     if pair is None or pair["mae"]["low"] is None:
         return f"{text}."

@@ -1,11 +1,12 @@
 """What the report reads: one frame with a row a post, and the committed artefacts, whichever of them there are.
 
-Only numbers, keys and titles are kept for all posts; embeddings, captions and images are read for sampled posts alone.
+Only numbers, keys and titles are kept for all posts; embeddings, descriptions and images are read for sampled posts
+alone. The artefacts of the training are told by what they hold, so that the report knows no stage by its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,10 +16,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smp_ray.config import Config, Family
-from smp_ray.schema import StoredFamily, family_fields
-from smp_ray.store import iter_posts
-from smp_ray.workspace import Manifest, Workspace
+from smp_ray.config import Config
+from smp_ray.families.base import IMAGE, Measure
+from smp_ray.families.registry import columns_of, find
+from smp_ray.store.join import locate, taken
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.parquet import read_table
+from smp_ray.store.reader import iter_posts, read_columns
+from smp_ray.store.workspace import Workspace
+from smp_ray.training.measure import METRICS_FILE
 
 _PIECE = 65_536
 #: Rows a piece where a row may hold an encoded image.
@@ -26,23 +32,27 @@ _FEW = 256
 #: Posts times resamples of one interval at most: some seconds of sorting.
 _RESAMPLED_POSTS = 32_000_000
 _POSTS = ["row_id", "post_id", "user_id", "split", "title", "posted_at", "category", "popularity"]
-SIMILARITIES = ("similarity_title_caption", "similarity_image_title", "similarity_image_caption")
-#: Columns of each family that are read for all posts, besides its status.
-_SCALARS: dict[Family, tuple[str, ...]] = {
-    "caption": (), "clip": SIMILARITIES, "perplexity": ("title_perplexity", "title_mean_nll"),
-}  # fmt: skip
+_FOLDS, _FINAL, _TRIALS = "splits.parquet", "final.parquet", "trials.parquet"
 
 
 @dataclass
 class Inputs:
-    """One workspace's data as the sections of the report see it."""
+    """One workspace's data as the sections of the report see it.
+
+    Attributes:
+        config: the resolved configuration.
+        workspace: where the artefacts lie.
+        posts: the committed posts.
+        store: the committed feature families by name.
+        used: the other artefacts by their stage's name, None where there is none.
+        published: frames that sections publish; each becomes a CSV file of this name.
+    """
 
     config: Config
     workspace: Workspace
     posts: Manifest
-    families: Mapping[Family, Manifest]
-    artefacts: Mapping[str, Manifest | None]
-    #: Frames that sections publish; each becomes a CSV file of this name.
+    store: Mapping[str, Manifest]
+    used: Mapping[str, Manifest | None]
     published: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def publish(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
@@ -55,31 +65,92 @@ class Inputs:
         return max(min(self.config.training.resamples, _RESAMPLED_POSTS // max(posts, 1)), 100)
 
     @cached_property
+    def measures(self) -> dict[str, Measure]:
+        """The stored families' measures by column, in the store's order."""
+        return {name: column.measure for name, column in columns_of(self.store).items() if column.measure is not None}
+
+    @cached_property
+    def image_statuses(self) -> list[str]:
+        """Columns of `frame` that say what became of each post's image."""
+        return [f"{name}_status" for name in self.store if IMAGE in find(name).reads]
+
+    @cached_property
     def frame(self) -> pd.DataFrame:
-        """A row a post in the order of ingest: the posts' columns, the families' numbers and `<family>_status`."""
+        """A row a post in the order of ingest: the posts' columns, the measures and `<family>_status`."""
         table = pa.concat_tables(list(iter_posts(self.workspace, self.posts, _POSTS, _PIECE)))
         frame = table.to_pandas()
         row_ids = frame["row_id"].to_numpy()
-        for family, manifest in self.families.items():
-            wanted = [*_SCALARS[family], f"{family}_status"]
-            found = read_family(self.workspace, manifest, family, wanted, row_ids)
-            for column in wanted:
+        for manifest in self.store.values():
+            found = read_columns(self.workspace, manifest, list(self.measures), row_ids)
+            for column in found.column_names:
                 frame[column] = found[column].to_pandas()
         return frame
+
+    def measured(self, frame: pd.DataFrame) -> list[str]:
+        """The measures that some post of a frame has."""
+        return [name for name in self.measures if frame[name].notna().any()]
+
+    def speaking(self, known: Iterable[str]) -> list[str]:
+        """Of the measures of each topic the first that is among those known."""
+        first: dict[str, str] = {}
+        for name in self.measures:
+            if self.measures[name].topic and name in known:
+                first.setdefault(self.measures[name].topic, name)
+        return list(first.values())
 
     @cached_property
     def labelled(self) -> bool:
         """Whether any post has a popularity."""
         return bool(self.frame["popularity"].notna().any())
 
+    @property
+    def folds(self) -> Manifest | None:
+        """The folds of the labelled posts."""
+        return self._used(lambda manifest: _has(manifest, _FOLDS))
+
+    @property
+    def adapted(self) -> Manifest | None:
+        """The stored family that the adapters made of the embeddings."""
+        return self._used(lambda manifest: "covers" in manifest.details)
+
+    @property
+    def matrix(self) -> Manifest | None:
+        """What the predictor sees."""
+        return self._used(lambda manifest: _has(manifest, _FINAL))
+
+    @property
+    def sweep(self) -> Manifest | None:
+        """The sweep and its final model."""
+        return self._used(lambda manifest: _has(manifest, _TRIALS))
+
+    @property
+    def ablation(self) -> Manifest | None:
+        """The variants that lack a group of columns."""
+        return self._used(lambda manifest: "table" in manifest.details)
+
+    def _used(self, which: Callable[[Manifest], bool]) -> Manifest | None:
+        return next((manifest for manifest in self.used.values() if manifest is not None and which(manifest)), None)
+
+    @cached_property
+    def fold_of(self) -> pd.Series | None:
+        """The fold of each labelled post, by row id; None where there are no folds."""
+        if self.folds is None:
+            return None
+        table = read_table(self.workspace, self.folds.file(_FOLDS).path, ["row_id", "fold"])
+        return table.to_pandas().set_index("row_id")["fold"]
+
+    @cached_property
+    def trials(self) -> pd.DataFrame | None:
+        """The sweep's table, a row a trial; None where there was no sweep."""
+        return None if self.sweep is None else read_table(self.workspace, self.sweep.file(_TRIALS).path).to_pandas()
+
     @cached_property
     def predictions(self) -> pd.DataFrame | None:
-        """The predict stage's table with `title` and `category` beside it; None where it was not run."""
-        manifest = self.artefacts.get("predict")
+        """The prediction of each post with `title` and `category` beside it; None where there are none."""
+        manifest = self._used(lambda manifest: "predictions" in manifest.details)
         if manifest is None:
             return None
-        path = self.workspace.path(manifest.details["predictions"])
-        found = pq.read_table(path, filesystem=self.workspace.filesystem).to_pandas()
+        found = read_table(self.workspace, manifest.details["predictions"]).to_pandas()
         return found.merge(self.frame[["row_id", "title", "category"]], on="row_id", how="left", validate="1:1")
 
     @cached_property
@@ -97,26 +168,17 @@ class Inputs:
     @cached_property
     def metrics(self) -> dict[str, Any] | None:
         """`metrics.json`, its parts that belong to the committed artefacts only; None where there is none."""
-        found = self.workspace.read_json("metrics.json")
+        found = self.workspace.read_json(METRICS_FILE)
         if found is None:
             return None
         current = {
             part
             for part, fingerprint in found.get("artefacts", {}).items()
-            if (manifest := self.artefacts.get(part)) is not None and manifest.fingerprint == fingerprint
+            if (manifest := self.used.get(part)) is not None and manifest.fingerprint == fingerprint
         }
         variants = {name: values for name, values in found["variants"].items() if values["from"] in current}
         pairs = [pair for pair in found["differences"] if {pair["variant"], pair["reference"]} <= set(variants)]
         return {**found, "variants": variants, "differences": pairs} if variants else None
-
-    @cached_property
-    def trials(self) -> pd.DataFrame | None:
-        """The sweep's table, a row a trial; None where there was no sweep."""
-        manifest = self.artefacts.get("tune")
-        if manifest is None:
-            return None
-        path = next(f.path for f in manifest.fragments if f.path.endswith("/trials.parquet"))
-        return pq.read_table(self.workspace.path(path), filesystem=self.workspace.filesystem).to_pandas()
 
     def post_columns(self, row_ids: np.ndarray, columns: Sequence[str]) -> pa.Table:
         """Columns of the posts table for some posts, in the order of `row_ids`."""
@@ -132,47 +194,13 @@ class Inputs:
                         kept = pa.array(np.isin(batch["row_id"].to_numpy(), row_ids))
                         parts.append(pa.Table.from_batches([batch.filter(kept)]))
         found = pa.concat_tables(parts)
-        order = np.argsort(found["row_id"].to_numpy())
-        ids = found["row_id"].to_numpy()[order]
-        return found.take(pa.array(order[np.searchsorted(ids, row_ids)]))
+        return taken(found, locate(row_ids, found["row_id"].to_numpy()))
 
-    def family_columns(self, family: StoredFamily, columns: Sequence[str], row_ids: np.ndarray) -> pa.Table | None:
-        """A family's columns for some posts, in the order of `row_ids`; None where the family is not there."""
-        manifest = self.artefacts.get("adapted") if family == "adapted" else self.families.get(family)
-        return None if manifest is None else read_family(self.workspace, manifest, family, columns, row_ids)
+
+def _has(manifest: Manifest, name: str) -> bool:
+    return any(fragment.path.endswith(f"/{name}") for fragment in manifest.fragments)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """A frame's rows as dictionaries."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def read_family(
-    workspace: Workspace, manifest: Manifest, family: StoredFamily, columns: Sequence[str], row_ids: np.ndarray
-) -> pa.Table:
-    """Columns of a stored family for given posts: one row an id and in their order, null where the store has none.
-
-    The store's own reader takes all columns of a fragment; here only those asked for leave the disk, piece by piece,
-    so that the embeddings of a few posts cost the memory of a few posts.
-    """
-    width = int(manifest.details.get("clip_width", 0))
-    status = f"{family}_status"
-    wanted = list(dict.fromkeys([status, *columns]))
-    schema = pa.schema([entry for entry in family_fields(family, width) if entry.name in wanted])
-    order = np.argsort(row_ids)
-    ordered = row_ids[order]
-    parts, places = [schema.empty_table()], [np.zeros(0, np.int64)]
-    for fragment in manifest.fragments:
-        with workspace.filesystem.open_input_file(workspace.path(fragment.path)) as file:
-            for batch in pq.ParquetFile(file).iter_batches(_PIECE, columns=["row_id", *schema.names]):
-                ids = batch["row_id"].to_numpy()
-                place = np.minimum(np.searchsorted(ordered, ids), max(len(ordered) - 1, 0))
-                keep = batch[status].is_valid().to_numpy(zero_copy_only=False)
-                keep &= (ordered[place] == ids) if len(ordered) else False
-                part = pa.Table.from_batches([batch.filter(pa.array(keep))]).select(schema.names)
-                parts.append(part.cast(schema))
-                places.append(order[place[keep]])
-    every = np.concatenate(places)
-    row_of = np.full(len(row_ids), -1)
-    row_of[every] = np.arange(len(every))  # where a post occurs twice, the later fragment holds
-    return pa.concat_tables(parts).take(pa.array(row_of, mask=row_of < 0))

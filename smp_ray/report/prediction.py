@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from smp_ray.analysis.errors import error_by_category, error_by_interval, error_by_user_posts
+from smp_ray.analysis.residuals import error_by_category, error_by_interval, error_by_user_posts
 from smp_ray.report import page, plots
 from smp_ray.report.importance import importance
 from smp_ray.report.inputs import Inputs, records
 
 METRICS = ("src", "mae", "mape")
-_FROM = {"baselines": "baseline", "tune": "tuned model", "ablate": "ablation"}
+BASELINE, TUNED, ABLATION = "baseline", "tuned model", "ablation"
 #: More points than this are drawn by WebGL.
 _SVG_POINTS = 5000
 
@@ -27,7 +27,7 @@ def prediction(inputs: Inputs) -> page.Section:
     section.add(*_variants(inputs))
     section.add(page.heading("Predicted against true"))
     if inputs.judged is None:
-        section.add(page.absent("There are no out-of-fold predictions: `smp-ray predict` has not been run."))
+        section.add(page.absent("There are no out-of-fold predictions for these settings and data."))
     else:
         section.add(_scatter(inputs, inputs.judged), page.heading("Where the errors are"), *_errors(inputs))
     section.add(page.heading("What the predictor uses"), *importance(inputs))
@@ -37,7 +37,7 @@ def prediction(inputs: Inputs) -> page.Section:
 def _variants(inputs: Inputs) -> list[str]:
     metrics = inputs.metrics
     if metrics is None:
-        return [page.absent("Nothing is measured yet: neither `smp-ray tune` nor `smp-ray ablate` has been run.")]
+        return [page.absent("Nothing is measured yet for these settings and data.")]
     protocol = metrics["protocol"]
     frame = inputs.publish("metrics", metrics_frame(metrics["variants"]))
     blocks = [
@@ -49,10 +49,11 @@ def _variants(inputs: Inputs) -> list[str]:
         )
     ]
     blocks += [page.text(f"Mind: {warning}", "note") for warning in protocol["warnings"]]
-    rows = [(row["variant"], _FROM.get(row["from"], row["from"]), *_cells(row)) for row in records(frame)]
+    kinds = [kind(inputs, name) for name in frame["from"]]
+    rows = [(row["variant"], name, *_cells(row)) for row, name in zip(records(frame), kinds, strict=True)]
     blocks.append(page.table(["variant", "kind", "SRC", "MAE", "MAPE"], rows, "Every variant.", "metrics"))
     errors = plots.error_bars(frame, "mae")
-    colours = [plots.OTHER if row == "tune" else plots.MAIN for row in frame["from"]]
+    colours = [plots.OTHER if name == TUNED else plots.MAIN for name in kinds]
     words = ", ".join(
         f"{name} {page.number(value)}" for name, value in zip(frame["variant"], frame["mae"], strict=True)
     )
@@ -65,14 +66,20 @@ def _variants(inputs: Inputs) -> list[str]:
             "differences.", f"Points with the MAE of each variant: {words}", "metrics", 90 + 28 * len(frame),
         )
     )  # fmt: skip
-    if "ablate" not in set(frame["from"]):
-        blocks.append(page.absent("There is no ablation: `smp-ray ablate` has not been run for these settings."))
+    if ABLATION not in kinds:
+        blocks.append(page.absent("There is no ablation for these settings and data."))
     if metrics["differences"]:
         pairs = inputs.publish("differences", _differences_frame(metrics["differences"]))
         rows = [(row["variant"], row["reference"], *_cells(row, signed=True), _verdict(row)) for row in records(pairs)]
         head = ["variant", "against", "SRC", "MAE", "MAPE", "by MAE it is"]
         blocks.append(page.table(head, rows, "Paired differences on the same resamples of users.", "differences"))
     return blocks
+
+
+def kind(inputs: Inputs, name: str) -> str:
+    """What the variants of an artefact are, by its name in the metrics."""
+    kinds = ((TUNED, inputs.sweep), (ABLATION, inputs.ablation))
+    return next((kind for kind, manifest in kinds if manifest is inputs.used[name]), BASELINE)
 
 
 def metrics_frame(variants: dict[str, Any]) -> pd.DataFrame:

@@ -6,16 +6,10 @@ import numpy as np
 import pandas as pd
 
 from smp_ray.analysis.intervals import OVERALL, correlations, measures_by_interval, popularity_intervals, trend
+from smp_ray.families.base import Measure
+from smp_ray.families.registry import families, find
 from smp_ray.report import page, plots
-from smp_ray.report.inputs import SIMILARITIES, Inputs, records
-
-#: Names of the measures in words.
-MEASURES = {
-    "similarity_title_caption": "similarity of title and caption",
-    "similarity_image_title": "similarity of image and title",
-    "similarity_image_caption": "similarity of image and caption",
-    "title_perplexity": "perplexity of the title",
-}
+from smp_ray.report.inputs import Inputs, records
 
 
 def quality(inputs: Inputs, kept: pd.Series) -> page.Section:
@@ -35,9 +29,9 @@ def quality(inputs: Inputs, kept: pd.Series) -> page.Section:
     if cleaned.empty:
         section.add(page.absent("Cleaning removes every labelled post; all of them are shown here instead."))
         cleaned = every
-    measures = [name for name in MEASURES if name in cleaned and cleaned[name].notna().any()]
+    measures = inputs.measured(cleaned)
     if not measures:
-        section.add(page.absent("No labelled post has a similarity or a perplexity."))
+        section.add(page.absent("No labelled post has a value of any measure."))
         return section
     settings = inputs.config.report
     resamples = inputs.resamples(len(cleaned))
@@ -48,36 +42,35 @@ def quality(inputs: Inputs, kept: pd.Series) -> page.Section:
     summary = inputs.publish("measures_by_interval", measures_by_interval(cleaned, measures, intervals, few))
     slopes = inputs.publish("trend", trend(cleaned, measures, intervals, users, resamples, few, seed))
     section.add(
-        page.text(
-            f"{len(cleaned):,} labelled posts that cleaning kept. Similarity is the cosine of two CLIP embeddings: "
-            "the lower, the more image and text disagree. Perplexity is the language model's surprise at the title: "
-            "the higher, the less it reads like ordinary text."
-        ),
-        _correlation_table(found, resamples),
-        page.grid(_measure(summary, slopes, measure, names, few) for measure in measures),
+        page.text(" ".join([f"{len(cleaned):,} labelled posts that cleaning kept.", *_about(inputs)])),
+        _correlation_table(inputs, found, resamples),
+        page.grid(_figure(summary, slopes, name, inputs.measures[name], names, few) for name in measures),
         page.numbers("The trends of all measures with their intervals:", "trend"),
     )
     return section
 
 
 def _missing(inputs: Inputs) -> list[str]:
-    lacking = []
-    if "clip" not in inputs.families:
-        lacking.append("Similarities are not shown: the clip family is not configured or not computed.")
-    elif "caption" not in inputs.families:
-        lacking.append(
-            f"{', '.join(MEASURES[name] for name in SIMILARITIES if 'caption' in name)} are not shown: "
-            "the caption family is not configured or not computed."
-        )
-    if "perplexity" not in inputs.families:
-        lacking.append("Perplexity is not shown: the perplexity family is not configured or not computed.")
-    return [page.absent(f"{line[0].upper()}{line[1:]}") for line in lacking]
+    """A line for each family that has measures which no post has a value of."""
+    known, lines = inputs.measured(inputs.frame), []
+    for name, family in families().items():
+        lacking = [c.measure.label for c in family.columns if c.measure is not None and c.name not in known]
+        stored = name in inputs.store
+        if lacking and (stored or family.by_default):
+            why = "no post has a value" if stored else f"the {name} family is not configured or not computed"
+            lines.append(page.absent(f"Not shown: {', '.join(lacking)} ({why})."))
+    return lines
 
 
-def _correlation_table(found: pd.DataFrame, resamples: int) -> str:
+def _about(inputs: Inputs) -> list[str]:
+    """How to read the measures of the stored families."""
+    return [about for name in inputs.store if (about := find(name).about)]
+
+
+def _correlation_table(inputs: Inputs, found: pd.DataFrame, resamples: int) -> str:
     rows = [
         (
-            MEASURES[row["measure"]], row["scope"],
+            inputs.measures[row["measure"]].label, row["scope"],
             page.with_interval(row["spearman"], row["low"], row["high"], signed=True),
             relation(row["spearman"], row["low"], row["high"]), row["posts"], row["users"],
         )
@@ -100,12 +93,13 @@ def relation(value: float, low: float, high: float) -> str:
     return "rises with popularity" if value > 0 else "falls with popularity"
 
 
-def _measure(summary: pd.DataFrame, slopes: pd.DataFrame, measure: str, names: list[str], few: int) -> str:
-    name = MEASURES[measure]
-    frame = summary[summary["measure"] == measure].reset_index(drop=True)
-    slope = slopes[slopes["measure"] == measure].iloc[0]
-    is_perplexity = measure == "title_perplexity"
-    plot = plots.boxes(names, frame, f"{name} (log scale)" if is_perplexity else name, log=is_perplexity)
+def _figure(
+    summary: pd.DataFrame, slopes: pd.DataFrame, column: str, measure: Measure, names: list[str], few: int
+) -> str:
+    label, log = measure.label, measure.scale == "log"
+    frame = summary[summary["measure"] == column].reset_index(drop=True)
+    slope = slopes[slopes["measure"] == column].iloc[0]
+    plot = plots.boxes(names, frame, f"{label} (log scale)" if log else label, log=log)
     change = (
         f"Trend: the median changes by {page.with_interval(slope['slope'], slope['low'], slope['high'], signed=True)} "
         "from one interval to the next (Theil-Sen, 95 % bootstrap interval over users)."
@@ -118,14 +112,13 @@ def _measure(summary: pd.DataFrame, slopes: pd.DataFrame, measure: str, names: l
         if not np.isnan(median)
     )
     return page.figure(
-        measure, plot,
-        f"{name[0].upper()}{name[1:]} by popularity interval: boxes from the lower to the upper quartile, the line in "
-        f"them is the median. Lighter: fewer than {few} posts. {change}",
-        f"Boxes of the {name} by popularity; medians: {medians}", "measures_by_interval",
+        column, plot,
+        f"{label[0].upper()}{label[1:]} by popularity interval: boxes from the lower to the upper quartile, the line "
+        f"in them is the median. Lighter: fewer than {few} posts. {change}",
+        f"Boxes of the {label} by popularity; medians: {medians}", "measures_by_interval",
     )  # fmt: skip
 
 
-def overall(found: pd.DataFrame, measure: str) -> pd.Series | None:
-    """The overall correlation of one measure; None where it was not taken."""
-    rows = found[(found["measure"] == measure) & (found["scope"] == OVERALL)]
-    return None if rows.empty else rows.iloc[0]
+def overall(found: pd.DataFrame, measure: str) -> pd.Series:
+    """The overall correlation of one measure."""
+    return found[(found["measure"] == measure) & (found["scope"] == OVERALL)].iloc[0]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow.fs as pafs
-
-from smp_ray.config import Config, Family
 from smp_ray.report import page
 from smp_ray.report.adaptation import adaptation
 from smp_ray.report.cleaning import cleaning
@@ -17,38 +13,44 @@ from smp_ray.report.head import head, title
 from smp_ray.report.inputs import Inputs
 from smp_ray.report.prediction import prediction
 from smp_ray.report.quality import quality
-from smp_ray.report.sweep import sweep
-from smp_ray.workspace import Manifest, Workspace
+from smp_ray.report.search_section import sweep
+from smp_ray.run import Run
+from smp_ray.store.manifest import Made, Manifest
 
-FOLDER = "report"
 PAGE = "index.html"
 _THREADS = 2
 
 
 def write_report(
-    config: Config,
-    workspace: Workspace,
-    posts: Manifest,
-    families: Mapping[Family, Manifest],
-    artefacts: Mapping[str, Manifest | None],
-) -> str:
-    """Write `report/index.html` and `report/*.csv` into the workspace.
+    run: Run, folder: str, posts: Manifest, store: Mapping[str, Manifest], used: Mapping[str, Manifest | None]
+) -> Made:
+    """Write `index.html` and the figures' numbers, `*.csv`, into a folder of the workspace.
 
     Args:
-        config: the resolved configuration.
-        workspace: where the artefacts lie and the report goes.
+        run: the command's run.
+        folder: of the workspace.
         posts: the committed posts.
-        families: the committed feature families, those that there are.
-        artefacts: the committed manifests by name (adapted, splits, matrix, baselines, tune, predict, ablate); a
-            section whose artefact is missing or None says so.
-
-    Returns:
-        The page's full path.
+        store: the committed feature families by name.
+        used: the other artefacts by their stage's name; a section whose artefact is missing or None says so.
 
     Raises:
         WorkspaceError: an artefact contradicts its manifest.
     """
-    inputs = Inputs(config, workspace, posts, families, artefacts)
+    workspace = run.workspace
+    inputs = Inputs(run.config, workspace, posts, store, used)
+    html = _page(inputs)
+    for name, frame in inputs.published.items():
+        workspace.write(_encoded(frame.to_csv(index=False)), folder, f"{name}.csv")
+    workspace.write(_encoded(html), folder, PAGE)
+    # Numbers of an earlier report that this one does not show any more would only mislead.
+    for info in workspace.files(folder):
+        name = info.path.rsplit("/", 1)[-1]
+        if name.endswith(".csv") and name.removesuffix(".csv") not in inputs.published:
+            workspace.filesystem.delete_file(info.path)
+    return Made(rows=posts.rows, note=f"→ {workspace.path(folder, PAGE)}")
+
+
+def _page(inputs: Inputs) -> str:
     cleaned, kept = cleaning(inputs)
     # Most of the time goes to libraries that let go of Python's lock: t-SNE beside everything else takes half of it.
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -56,27 +58,8 @@ def write_report(
         others = [pool.submit(quality, inputs, kept), *(pool.submit(part, inputs) for part in (prediction, sweep))]
         measured, predicted, searched = (part.result() for part in others)
         sections = [cleaned, measured, maps.result(), predicted, searched, gallery(inputs)]
-    html = page.render(title(inputs), head(inputs), sections)
-    workspace.make_dir(FOLDER)
-    for name, frame in inputs.published.items():
-        buffer = io.StringIO()
-        frame.to_csv(buffer, index=False)
-        _write(workspace, f"{name}.csv", buffer.getvalue())
-    _write(workspace, PAGE, html)
-    # Numbers of an earlier report that this one does not show any more would only mislead.
-    for info in workspace.files(FOLDER):
-        name = info.path.rsplit("/", 1)[-1]
-        if name.endswith(".csv") and name.removesuffix(".csv") not in inputs.published:
-            workspace.filesystem.delete_file(info.path)
-    return workspace.path(FOLDER, PAGE)
+    return page.render(title(inputs), head(inputs), sections)
 
 
-def _write(workspace: Workspace, name: str, content: str) -> None:
-    """Write a file so that a reader sees the old one or the whole new one."""
-    path, filesystem = workspace.path(FOLDER, name), workspace.filesystem
-    local = isinstance(filesystem, pafs.LocalFileSystem)
-    target = f"{path}.tmp" if local else path  # an object appears when it is complete
-    with filesystem.open_output_stream(target) as stream:
-        stream.write(content.encode("utf-8", errors="replace"))
-    if local:
-        filesystem.move(target, path)
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", errors="replace")

@@ -1,5 +1,7 @@
 """Raw datasets → the posts table: SMPD-Image, SMPD-Video, one's own table, and the sample world."""
 
-from smp_ray.sources.ingest import ingest, posts_fingerprint
+from smp_ray.sources.base import Reader, SourceSettings
+from smp_ray.sources.ingest import ingest
+from smp_ray.sources.registry import SOURCES, source_type
 
-__all__ = ["ingest", "posts_fingerprint"]
+__all__ = ["SOURCES", "Reader", "SourceSettings", "ingest", "source_type"]

@@ -1,14 +1,22 @@
-"""What a reader of one raw dataset offers, and where it reports what it could not take."""
+"""What a source is: its section of the configuration, the reader that it opens, and where that reports.
+
+To add one: a file with a subclass of each of the two, and a line in `registry.py`.
+"""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, ClassVar
 
 import pyarrow as pa
+
+from smp_ray.section import Section
+from smp_ray.store.workspace import Workspace
 
 #: `(what is being read, records done, records in all or None)`.
 Progress = Callable[[str, int, int | None], None]
@@ -53,20 +61,51 @@ class Intake:
         self.counts[name] += records
 
 
-class Reader(Protocol):
-    """One raw dataset. `posts` may be called once; it streams and holds no more than a few records."""
+class SourceSettings(Section, ABC):
+    """The section that says which raw dataset is read; its `kind` is a literal of its own."""
 
-    @property
-    def extra_fields(self) -> list[pa.Field]:
-        """Columns that this source adds behind `schema.POSTS`."""
+    #: Whether the posts are made up, which all results then say.
+    synthetic: ClassVar[bool] = False
 
-    @property
-    def namespace(self) -> str:
-        """Goes into row_id where equal ids and paths do not mean equal content (the sample world's seeds)."""
+    kind: str
+
+    @abstractmethod
+    def open(self, workspace: Workspace) -> Reader:
+        """The reader of this dataset; what a source makes itself is kept in `workspace`.
+
+        Raises:
+            DataError: the dataset is not there, or lacks what every post needs.
+        """
+
+
+class Reader(ABC):
+    """One raw dataset. `posts` may be called once; it streams and holds no more than a few records.
+
+    Attributes:
+        source: the section that it was opened by.
+        extra_fields: columns that this source adds behind `schema.POSTS`.
+        namespace: goes into row_id where equal ids and paths do not mean equal content (the sample world's seeds).
+    """
+
+    extra_fields: list[pa.Field]
+    namespace = ""
+
+    def __init__(self, source: SourceSettings) -> None:
+        self.source = source
 
     def identity(self) -> Any:
-        """What identifies the raw data, as JSON: file names, sizes and hashes; image files are not looked at."""
+        """What identifies the raw data, as JSON: that of `identify`, which may hash files and is asked only once."""
+        return self._identity
 
+    @cached_property
+    def _identity(self) -> Any:
+        return self.identify()
+
+    @abstractmethod
+    def identify(self) -> Any:
+        """Names, sizes and hashes of the files, and what else the posts depend on; image files are not looked at."""
+
+    @abstractmethod
     def posts(self, intake: Intake) -> Iterator[RawPost]:
         """All posts in a stable order; what cannot be taken goes to `intake`.
 

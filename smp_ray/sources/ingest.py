@@ -1,133 +1,86 @@
-"""The ingest stage: any raw dataset becomes one posts table, with all that could not be taken beside it.
+"""Any raw dataset becomes one posts table, with all that could not be taken beside it.
 
-`<workspace>/ingest/<fingerprint>/posts/part-00000.parquet …`, `rejected.parquet`, and the manifest last. Memory is
-bounded by one batch of posts and about 24 bytes of hashes a post.
+Memory is bounded by one batch of posts and about 24 bytes of hashes a post.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from smp_ray.config import Config, DemoSource, SmpdImageSource, SmpdVideoSource, Source
 from smp_ray.errors import DataError
 from smp_ray.schema import POSTS, REJECTED
 from smp_ray.sources.base import Intake, Progress, RawPost, Reader
-from smp_ray.sources.demo import DemoReader
-from smp_ray.sources.parquet_parts import PartWriter
 from smp_ray.sources.seen import PostIds, RowIds, post_content
-from smp_ray.sources.smpd_image import SmpdImageReader
-from smp_ray.sources.smpd_video import SmpdVideoReader
-from smp_ray.sources.table import TableReader
-from smp_ray.workspace import Manifest, Workspace, fingerprint
-
-STAGE = "ingest"
-
-#: Part of the fingerprint: raised when the same raw data would give another posts table.
-FORMAT = 1
+from smp_ray.store.manifest import Made
+from smp_ray.store.parquet import PartWriter
+from smp_ray.store.workspace import Workspace
 
 #: Posts that are checked, hashed and written together, and the image bytes that they may hold.
 _BATCH_POSTS = 10_000
 _BATCH_BYTES = 2**26
 
 
-def ingest(
-    config: Config, workspace: Workspace, progress: Callable[[str, int, int | None], None] | None = None
-) -> Manifest:
-    """Read the raw dataset of `config.source` into the posts table and commit it.
+def ingest(reader: Reader, workspace: Workspace, folder: str, progress: Progress | None = None) -> Made:
+    """Read a raw dataset into `<folder>/posts/part-00000.parquet …` and `<folder>/rejected.parquet`.
 
     Args:
-        config: its `source` section says what is read.
-        workspace: where the artefact goes.
+        reader: of the raw dataset.
+        workspace: where the folder lies.
+        folder: of the artefact, relative to the workspace.
         progress: called now and then with what is being read, how many records are done, and how many there are
             (None: unknown).
 
     Returns:
-        The committed manifest; the existing one, untouched, if this raw data was ingested before.
+        The posts' files and counts; `details.rejected` is the path of the other file, relative to the workspace.
 
     Raises:
         DataError: the raw data cannot be read, or no post of it could be taken.
     """
-    reader = open_reader(config.source, workspace)
-    own = _fingerprint(config, reader)
-    existing = workspace.manifest(STAGE, own)
-    if existing is not None:
-        return existing
-    workspace.delete_dir(STAGE, own)  # what a killed run left
-    return _Ingest(config, workspace, reader, own, progress or (lambda what, done, total: None)).run()
-
-
-def posts_fingerprint(config: Config, workspace: Workspace) -> str:
-    """Fingerprint of the posts table that `ingest` makes (or has made) of the raw data as it is now."""
-    return _fingerprint(config, open_reader(config.source, workspace))
-
-
-def open_reader(source: Source, workspace: Workspace) -> Reader:
-    """The reader of a source section; the sample world is kept in `workspace`."""
-    if isinstance(source, DemoSource):
-        return DemoReader(source, workspace)
-    if isinstance(source, SmpdImageSource):
-        return SmpdImageReader(source)
-    if isinstance(source, SmpdVideoSource):
-        return SmpdVideoReader(source)
-    return TableReader(source)
-
-
-def _fingerprint(config: Config, reader: Reader) -> str:
-    return fingerprint(STAGE, FORMAT, config.source.model_dump(mode="json"), reader.identity())
+    workspace.delete_dir(folder, "posts")  # what a killed run left
+    return _Ingest(reader, workspace, folder, progress).run()
 
 
 class _Ingest:
     """One run: its writers, its counts and what it has seen."""
 
-    def __init__(self, config: Config, workspace: Workspace, reader: Reader, own: str, progress: Progress) -> None:
-        self._config = config
-        self._workspace = workspace
+    def __init__(self, reader: Reader, workspace: Workspace, folder: str, progress: Progress | None) -> None:
         self._reader = reader
-        self._own = own
-        self._schema = pa.schema([*POSTS, *reader.extra_fields])
+        self._workspace = workspace
         self._rejections: list[dict[str, str]] = []
         self._rejected_characters = 0
         self._first_reason = ""
-        self._rejected = PartWriter(workspace, f"{STAGE}/{own}", "rejected.parquet", REJECTED)
-        self._posts = PartWriter(workspace, f"{STAGE}/{own}/posts", "part-{:05d}.parquet", self._schema)
-        self._intake = Intake(self._keep_rejected, progress)
+        self._rejected = PartWriter(workspace, f"{folder}/rejected.parquet", REJECTED)
+        schema = pa.schema([*POSTS, *reader.extra_fields])
+        self._posts = PartWriter(workspace, f"{folder}/posts/part-{{:05d}}.parquet", schema)
+        self._intake = Intake(self._keep_rejected, progress or (lambda what, done, total: None))
         self._post_ids = PostIds()
         self._row_ids = RowIds()
 
-    def run(self) -> Manifest:
-        """Read everything, write everything, commit."""
-        started = time.monotonic()
+    def run(self) -> Made:
+        """Read everything, write everything."""
         with self._rejected, self._posts:
             for batch in _batches(self._reader.posts(self._intake)):
                 self._take(batch)
-            self._flush_rejections()
-            self._rejected.write([])  # the file is always there
-        counts = self._intake.counts
-        if not counts["accepted"]:
-            raise DataError(self._nothing_taken())
-        seconds = time.monotonic() - started
-        source = self._config.source
-        return self._workspace.commit(
-            Manifest(
-                stage=STAGE,
-                fingerprint=self._own,
-                config=source.model_dump(mode="json"),
-                rows=counts["accepted"],
-                counts={"accepted": 0, "rejected": 0, **dict(sorted(counts.items()))},
-                wall_seconds=round(seconds, 3),
-                rows_per_second=round(counts["accepted"] / max(seconds, 1e-9), 1),
-                fragments=self._posts.fragments,
-                details={
-                    "source": source.kind,
-                    "synthetic": isinstance(source, DemoSource),
-                    "rejected": self._rejected.fragments[0].path,
-                    "extra_columns": [extra.name for extra in self._reader.extra_fields],
-                },
-            )
+            self._flush_rejections()  # the file is always there
+        counts, source = self._intake.counts, self._reader.source
+        accepted, rejected, file = counts["accepted"], counts["rejected"], self._rejected.fragments[0].path
+        if not accepted:
+            raise DataError(f"{source.kind}: {self._nothing_taken(rejected, file)}")
+        return Made(
+            rows=accepted,
+            counts={"accepted": 0, "rejected": 0, **dict(sorted(counts.items()))},
+            fragments=self._posts.fragments,
+            details={
+                "source": source.kind,
+                "synthetic": source.synthetic,
+                "rejected": file,
+                "extra_columns": [extra.name for extra in self._reader.extra_fields],
+            },
+            note=f"{accepted:,} posts"
+            + (f", {rejected:,} rejected (see {self._workspace.path(file)})" if rejected else ""),
         )
 
     def _take(self, batch: list[RawPost]) -> None:
@@ -145,7 +98,7 @@ class _Ingest:
         for row, row_id in zip(rows, self._row_ids.assign(contents).tolist(), strict=True):
             row["row_id"] = row_id
         if rows:
-            self._posts.write(rows)
+            self._posts.write_rows(rows)
         self._count(rows)
 
     def _count(self, rows: list[dict[str, Any]]) -> None:
@@ -166,17 +119,15 @@ class _Ingest:
             self._flush_rejections()
 
     def _flush_rejections(self) -> None:
-        self._rejected.write(self._rejections)
+        self._rejected.write_rows(self._rejections)
         self._rejections, self._rejected_characters = [], 0
 
-    def _nothing_taken(self) -> str:
-        found = self._intake.counts["rejected"]
-        if not found:
-            return f"{self._config.source.kind}: the dataset holds no posts"
-        path = self._workspace.path(self._rejected.fragments[0].path)
+    def _nothing_taken(self, rejected: int, file: str) -> str:
+        if not rejected:
+            return "the dataset holds no posts"
         return (
-            f"{self._config.source.kind}: no post could be taken, {found} were rejected, the first because: "
-            f"{self._first_reason}; all reasons are in {path}"
+            f"no post could be taken, {rejected} were rejected, the first because: {self._first_reason}; "
+            f"all reasons are in {self._workspace.path(file)}"
         )
 
 

@@ -13,8 +13,8 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from smp_ray.errors import DataError, WorkspaceError
-from smp_ray.workspace import open_location
+from smp_ray.errors import DataError
+from smp_ray.store.place import Place
 
 #: Raw files that are larger than this together are identified by size and time of change, not by their content.
 HASHED_BYTES = 2**30
@@ -23,40 +23,20 @@ _READ_BUFFER = 2**20
 
 
 @dataclass(frozen=True)
-class Location:
+class Location(Place):
     """A file or folder of the raw data; `root` is its path on `filesystem`, `uri` what the user wrote."""
 
-    uri: str
-    filesystem: pafs.FileSystem
-    root: str
-
-    @classmethod
-    def open(cls, uri: str) -> Location:
-        """Open a local path or a URI.
-
-        Raises:
-            DataError: the address is not one that pyarrow can open.
-        """
-        try:
-            filesystem, root = open_location(uri)
-        except WorkspaceError as error:
-            raise DataError(str(error)) from None
-        return cls(uri=uri, filesystem=filesystem, root=root)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether files inside are named by plain paths."""
-        return isinstance(self.filesystem, pafs.LocalFileSystem)
-
-    def path(self, relative: str) -> str:
-        """Path on `filesystem` of something inside."""
-        return f"{self.root.rstrip('/')}/{relative}" if relative else self.root
+    problem = DataError
 
     def parent(self) -> Location:
         """The folder that holds this file."""
         base, _, query = self.uri.partition("?")
         uri = base.rstrip("/").rpartition("/")[0] + (f"?{query}" if query else "")
         return Location(uri=uri, filesystem=self.filesystem, root=self.root.rpartition("/")[0] or "/")
+
+    def below(self, relative: str) -> Location:
+        """Something inside as a location of its own."""
+        return Location(self.address(relative), self.filesystem, self.path(relative))
 
     def address(self, relative: str) -> str:
         """Address of a file inside that any reader can open: an absolute local path, or the root's URI extended.
@@ -68,10 +48,10 @@ class Location:
         base, _, query = self.uri.partition("?")
         return base.rstrip("/") + (f"/{quote(relative)}" if relative else "") + (f"?{query}" if query else "")
 
-    def kind(self, relative: str = "") -> pafs.FileType:
-        """File, Directory or NotFound."""
-        with reading(self.address(relative)):
-            return self.filesystem.get_file_info(self.path(relative)).type
+    def kind(self, *parts: str) -> pafs.FileType:
+        """File, Directory or NotFound; a filesystem that does not answer is a `DataError`."""
+        with reading(self.address("/".join(parts))):
+            return super().kind(*parts)
 
     def is_file(self, relative: str) -> bool:
         """Whether there is such a file inside."""

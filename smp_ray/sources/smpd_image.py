@@ -10,19 +10,19 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.fs as pafs
+from pydantic import Field
 
-from smp_ray.config import SmpdImageSource
 from smp_ray.errors import DataError
-from smp_ray.sources.base import Intake, RawPost
+from smp_ray.sources.base import Intake, RawPost, Reader, SourceSettings
 from smp_ray.sources.json_stream import JsonText, text_lines
 from smp_ray.sources.location import Location, files_identity, inside
 from smp_ray.sources.record_store import RecordStore
 from smp_ray.sources.smpd_image_fields import EXTRA_FIELDS, PARTS, fill_part, place, record_ids
 from smp_ray.sources.values import as_label
+from smp_ray.store.workspace import Workspace
 
 #: First lines of a label file that are a header whatever the number of lines.
 _HEADERS = frozenset({"label", "labels", "popularity", "popularity_score", "score"})
@@ -31,6 +31,18 @@ _IMAGE_FOLDERS = {
     "train": "SMP_train_images", "SMP_train_images": "train", "test": "SMP_test_images", "SMP_test_images": "test",
 }  # fmt: skip
 _REPORT_EVERY = 10_000
+
+
+class SmpdImageSource(SourceSettings):
+    """SMPD-Image (Flickr) in its published layout."""
+
+    kind: Literal["smpd_image"]
+    path: str = Field(description="the dataset's root folder")
+    splits: tuple[Literal["train", "test"], ...] = Field(("train", "test"), min_length=1)
+
+    def open(self, workspace: Workspace) -> SmpdImageReader:
+        """See `SourceSettings.open`."""
+        return SmpdImageReader(self)
 
 
 @dataclass(frozen=True)
@@ -46,22 +58,20 @@ class _Split:
         return [name for name in (self.paths, self.labels, *self.parts.values()) if name is not None]
 
 
-class SmpdImageReader:
+class SmpdImageReader(Reader):
     """Reads SMPD-Image from its root folder, local or remote."""
 
-    def __init__(self, source: SmpdImageSource, namespace: str = "", root: str | None = None) -> None:
+    extra_fields = EXTRA_FIELDS
+
+    def __init__(self, source: SmpdImageSource, namespace: str = "") -> None:
+        super().__init__(source)
         self.namespace = namespace
-        self._location = Location.open(root or source.path)
+        self._location = Location.open(source.path)
         if self._location.kind() != pafs.FileType.Directory:
             raise DataError(f"{self._location.uri}: no such folder; source.path is the root of SMPD-Image")
         self._splits = [self._find(split) for split in dict.fromkeys(source.splits)]
 
-    @property
-    def extra_fields(self) -> list[pa.Field]:
-        """User numbers, user vectors, and what the additional information holds."""
-        return EXTRA_FIELDS
-
-    def identity(self) -> Any:
+    def identify(self) -> Any:
         """The root and the content of the metadata files. The root counts because image_uri is absolute."""
         names = [name for split in self._splits for name in split.files()]
         return {"root": self._location.address(""), "files": files_identity(self._location, names)}

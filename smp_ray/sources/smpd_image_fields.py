@@ -65,7 +65,7 @@ _NUMBERS = (
     "user_photo_firstdatetaken", "user_timezone_id", "is_public",
 )  # fmt: skip
 
-#: Dates are seconds since 1970 UTC, offsets hours, flags 0 or 1.
+#: Of users and the additional information. Dates are seconds since 1970 UTC, offsets hours, flags 0 or 1.
 EXTRA_FIELDS: list[pa.Field] = [
     *(pa.field(name, pa.float64()) for name in _NUMBERS),
     *(pa.field(name, pa.string()) for name in _TEXTS),

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
+from pydantic import Field
 
-from smp_ray.config import SmpdVideoSource
 from smp_ray.errors import DataError
-from smp_ray.sources.base import Intake, RawPost
+from smp_ray.sources.base import Intake, RawPost, Reader, SourceSettings
 from smp_ray.sources.json_stream import json_lines
 from smp_ray.sources.location import Location, files_identity
 from smp_ray.sources.record_store import RecordStore
 from smp_ray.sources.values import as_id, as_label, as_number, as_text, as_texts, as_time
+from smp_ray.store.workspace import Workspace
 
 _POSTS, _USERS, _VIDEOS, _LABELS = "posts.jsonl", "users.jsonl", "videos.jsonl", "popularity.jsonl"
 
@@ -31,24 +32,34 @@ _VIDEO_TEXTS = ("video_ratio", "video_format", "music_title")
 _OVERFLOWED = ("user_likes_count", "user_heart_count")
 
 
-class SmpdVideoReader:
+class SmpdVideoSource(SourceSettings):
+    """SMPD-Video (TikTok): posts.jsonl, users.jsonl, videos.jsonl and, for labels, popularity.jsonl."""
+
+    kind: Literal["smpd_video"]
+    path: str = Field(description="the folder with the JSON-lines files")
+
+    def open(self, workspace: Workspace) -> SmpdVideoReader:
+        """See `SourceSettings.open`."""
+        return SmpdVideoReader(self)
+
+
+class SmpdVideoReader(Reader):
     """Reads SMPD-Video from a folder; posts with a label are the split `train`, the others `test`."""
 
-    namespace = ""
+    #: User counts, video and music facts, suggested words and the country code of the post.
+    extra_fields = [  # noqa: RUF012
+        *(pa.field(name, pa.float64()) for name in (*_USER_NUMBERS, *_VIDEO_NUMBERS)),
+        *(pa.field(name, pa.string()) for name in (*_VIDEO_TEXTS, "video_path", "post_location")),
+        pa.field("suggested_words", pa.list_(pa.string())),
+    ]
 
     def __init__(self, source: SmpdVideoSource) -> None:
+        super().__init__(source)
         self._location = Location.open(source.path)
         if not self._location.is_file(_POSTS):
             raise DataError(f"{self._location.path(_POSTS)}: no such file; source.path is the folder that holds it")
 
-    @property
-    def extra_fields(self) -> list[pa.Field]:
-        """User counts, video and music facts, suggested words and the country code of the post."""
-        numbers = [pa.field(name, pa.float64()) for name in (*_USER_NUMBERS, *_VIDEO_NUMBERS)]
-        texts = [pa.field(name, pa.string()) for name in (*_VIDEO_TEXTS, "video_path", "post_location")]
-        return [*numbers, *texts, pa.field("suggested_words", pa.list_(pa.string()))]
-
-    def identity(self) -> Any:
+    def identify(self) -> Any:
         """Name, size and content hash of the JSON-lines files that are there."""
         names = [name for name in (_POSTS, _USERS, _VIDEOS, _LABELS) if self._location.is_file(name)]
         return files_identity(self._location, names)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
+from pydantic import Field, field_validator
 
-from smp_ray.config import TABLE_COLUMNS, TableSource
 from smp_ray.errors import DataError
-from smp_ray.sources.base import Intake, RawPost
+from smp_ray.sources.base import Intake, RawPost, Reader, SourceSettings
 from smp_ray.sources.location import Location, files_identity, inside
-from smp_ray.sources.table_files import read_table, table_files
+from smp_ray.sources.table_files import Format, table_files, table_rows
 from smp_ray.sources.values import (
     as_bounded,
     as_flag,
@@ -27,6 +27,7 @@ from smp_ray.sources.values import (
     as_texts,
     as_time,
 )
+from smp_ray.store.workspace import Workspace
 
 _SPLITS = ("train", "test")
 #: Addresses that are taken as they are; whoever fetches the image opens them.
@@ -46,6 +47,15 @@ def _tags(value: Any) -> list[str] | None:
     return as_texts(value, "," if isinstance(value, str) and "," in value else None)
 
 
+def _image(value: Any) -> str | bytes | None:
+    """What a row says of its image: bytes, a text, or Hugging Face's pair of both; empty means none."""
+    if isinstance(value, dict) and value.keys() & {"bytes", "path"}:
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value or None
+    return as_id(value)
+
+
 #: How the value of each column is read; `user_<name>` columns that are not here are numbers.
 _READINGS: dict[str, Callable[[Any], Any]] = {
     "post_id": as_id,
@@ -55,6 +65,7 @@ _READINGS: dict[str, Callable[[Any], Any]] = {
     "tags": _tags,
     "text_language": as_id,
     "media_type": as_id,
+    "image": _image,
     "posted_at": as_time,
     "latitude": lambda value: as_bounded(value, -90, 90),
     "longitude": lambda value: as_bounded(value, -180, 180),
@@ -64,15 +75,41 @@ _READINGS: dict[str, Callable[[Any], Any]] = {
     "concept": as_id,
     "popularity": as_label,
 }
+#: The columns that a table may fill (besides any `user_<name>` number).
+TABLE_COLUMNS = tuple(_READINGS)
 
 
-class TableReader:
+class TableSource(SourceSettings):
+    """One's own table of posts: CSV, Parquet or JSON-lines."""
+
+    kind: Literal["table"]
+    path: str = Field(description="a file or folder; local, s3:// or gs://")
+    format: Literal["auto", Format] = "auto"
+    columns: dict[str, str] = Field(description="column of the posts table -> column of the file")
+    image_root: str | None = Field(None, description="folder of relative image paths; default: the table's folder")
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        if "post_id" not in columns:
+            raise ValueError("needs a 'post_id' entry")
+        for name in columns:
+            if name not in TABLE_COLUMNS and not name.startswith("user_"):
+                raise ValueError(f"'{name}' is not one of {', '.join(TABLE_COLUMNS)} or user_<number>")
+        return columns
+
+    def open(self, workspace: Workspace) -> TableReader:
+        """See `SourceSettings.open`."""
+        return TableReader(self)
+
+
+class TableReader(Reader):
     """Reads a file, or all files of one format in a folder, in the order of their names."""
 
-    namespace = ""
-
     def __init__(self, source: TableSource) -> None:
+        super().__init__(source)
         self._columns = source.columns
+        self.extra_fields = [pa.field(name, pa.float64()) for name in sorted(self._columns) if name not in _READINGS]
         self._location = Location.open(source.path)
         self._files, self._format = table_files(self._location, source.format)
         if source.image_root is not None:
@@ -80,12 +117,7 @@ class TableReader:
         else:
             self._images = self._location.parent() if self._files == [""] else self._location
 
-    @property
-    def extra_fields(self) -> list[pa.Field]:
-        """The mapped `user_<name>` columns, as numbers."""
-        return [pa.field(name, pa.float64()) for name in sorted(self._columns) if name not in TABLE_COLUMNS]
-
-    def identity(self) -> Any:
+    def identify(self) -> Any:
         """The content of the table's files, and the folder of relative image paths, because image_uri is absolute."""
         files = files_identity(self._location, self._files)
         return {"files": files, "images": self._images.address("") if "image" in self._columns else None}
@@ -96,7 +128,7 @@ class TableReader:
         done = 0
         for name in self._files:
             shown = name or self._location.root.rpartition("/")[2]
-            for position, record in read_table(self._location, name, self._format, wanted, intake):
+            for position, record in table_rows(self._location, name, self._format, wanted, intake):
                 done += 1
                 if done % _REPORT_EVERY == 0:
                     intake.progress(shown, done, None)
@@ -109,11 +141,12 @@ class TableReader:
         reference: str | bytes | None = None
         for column, name in self._columns.items():
             try:
+                value = _READINGS.get(column, as_flag)(record.get(name))
                 if column == "image":
-                    reference = _image(record.get(name))
+                    reference = value
                     values.update(self._resolved(reference))
                 else:
-                    values[column] = _READINGS.get(column, as_flag)(record.get(name))
+                    values[column] = value
             except ValueError as error:
                 kind = "label" if column == "popularity" else column
                 intake.reject(kind, shown, record, f"{position}: {column}: {error}")
@@ -149,15 +182,6 @@ class TableReader:
             allowed = f"a path inside {self._images.address('')} (source.image_root widens that), or a URL"
             raise ValueError(f"found {path[:200]!r}, allowed: {allowed}")
         return path
-
-
-def _image(value: Any) -> str | bytes | None:
-    """What a row says of its image: bytes, a text, or Hugging Face's pair of both; empty means none."""
-    if isinstance(value, dict) and value.keys() & {"bytes", "path"}:
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        return value or None
-    return as_id(value)
 
 
 def _file_path(uri: str) -> str:

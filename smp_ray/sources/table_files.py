@@ -60,7 +60,7 @@ def table_files(location: Location, wanted: str) -> tuple[list[str], Format]:
     raise DataError(f"{location.uri}: no {'table' if wanted == 'auto' else wanted} files in this folder")
 
 
-def read_table(
+def table_rows(
     location: Location, name: str, found: Format, columns: list[str], intake: Intake
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Position ("line 7" or "row 7") and record of each row of a file; a record has the wanted columns at least.

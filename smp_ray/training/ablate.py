@@ -1,52 +1,69 @@
-"""The ablation: which family of columns is worth what, on the same folds and with the same budget.
+"""The ablation: which group of columns is worth what, on the same folds and with the same budget.
 
 Every variant tries the same candidate settings (LightGBM's own first, then draws from the sweep's space by seed) and
-is represented by its best. Variants: metadata alone, metadata with each family, all, and all without each family.
+is represented by its best. Variants: metadata alone, metadata with each group, all, and all without each group.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from smp_ray.config import Choice, Config, FloatRange, IntRange, MatrixFamily, SearchRange, TuneConfig
+from smp_ray.config import (
+    ADAPTED,
+    METADATA,
+    Choice,
+    Config,
+    FloatRange,
+    IntRange,
+    SearchRange,
+    TuneConfig,
+    embeddings,
+)
+from smp_ray.families.registry import columns_of
 from smp_ray.progress import Reporter
-from smp_ray.ray_session import RaySession
-from smp_ray.training.evaluate import write_out_of_fold
-from smp_ray.training.matrix import FoldData, load_fold
-from smp_ray.training.splits import Splits
-from smp_ray.workspace import Manifest, Workspace
+from smp_ray.run import Run
+from smp_ray.store.manifest import Made, Manifest
+from smp_ray.store.parquet import read_table, write_table
+from smp_ray.store.workspace import Workspace
+from smp_ray.training.matrix import FoldData, load_folds
+from smp_ray.training.out_of_fold import write_out_of_fold
+from smp_ray.training.splits import Splits, load_splits
 
-STAGE = "ablate"
 ALL = "all"
+_VARIANTS = "variants"
 
 
-def variants(families: tuple[MatrixFamily, ...]) -> dict[str, tuple[MatrixFamily, ...]]:
-    """Families of each variant by its name, in the order of the table."""
-    base: tuple[MatrixFamily, ...] = ("metadata",) if "metadata" in families else ()
-    others = [family for family in families if family not in base]
-    found: dict[str, tuple[MatrixFamily, ...]] = {"metadata": base} if base else {}
-    for family in others:
-        found[f"metadata + {family}" if base else family] = (*base, family)
-    found[ALL] = families
+def variants(groups: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Groups of each variant by its name, in the order of the table."""
+    base = (METADATA,) if METADATA in groups else ()
+    others = [group for group in groups if group not in base]
+    found: dict[str, tuple[str, ...]] = {METADATA: base} if base else {}
+    for group in others:
+        found[f"{METADATA} + {group}" if base else group] = (*base, group)
+    found[ALL] = groups
     if len(others) > 1:
-        for family in others:
-            found[f"all - {family}"] = tuple(kept for kept in families if kept != family)
+        for group in others:
+            found[f"{ALL} - {group}"] = tuple(kept for kept in groups if kept != group)
     return found
 
 
-def comparisons(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Which variants are set against which: each addition against metadata, `all` against each removal."""
-    pairs = [(name, "metadata") for name in names if name.startswith("metadata + ") and "metadata" in names]
-    if {"metadata + adapted", "metadata + clip"} <= set(names):
-        pairs.append(("metadata + adapted", "metadata + clip"))
-    pairs += [(ALL, "metadata")] if "metadata" in names and ALL in names else []
-    return pairs + [(ALL, name) for name in names if name.startswith("all - ")]
+def comparisons(names: Sequence[str], raw: str | None) -> list[tuple[str, str]]:
+    """Which variants are set against which: each addition against metadata, `all` against each removal.
+
+    Args:
+        names: of the variants.
+        raw: the group of the embeddings that the adapted ones are made of: these two are compared as well.
+    """
+    pairs = [(name, METADATA) for name in names if name.startswith(f"{METADATA} + ") and METADATA in names]
+    adapted, unadapted = f"{METADATA} + {ADAPTED}", f"{METADATA} + {raw}"
+    pairs += [(adapted, unadapted)] if {adapted, unadapted} <= set(names) else []
+    pairs += [(ALL, METADATA)] if METADATA in names and ALL in names else []
+    return pairs + [(ALL, name) for name in names if name.startswith(f"{ALL} - ")]
 
 
 def candidates(sweep: TuneConfig, count: int) -> list[dict[str, Any]]:
@@ -69,68 +86,62 @@ def _draw(range_: SearchRange, rng: np.random.Generator) -> Any:
     return int(rng.integers(range_.low, range_.high + 1))
 
 
-def ablate(
-    config: Config, workspace: Workspace, splits: Splits, matrix: Manifest, session: RaySession, key: str
-) -> Manifest:
+def ablate(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     """Judge every variant and store its out-of-fold predictions; goes on where an interrupted run stopped.
 
-    Files: `out_of_fold.parquet` (one column a variant) and, until the commit, one file a finished variant.
+    Files: `out_of_fold.parquet` (one column a variant) and, until the end, one file a finished variant.
     """
-    if (done := workspace.manifest(STAGE, key)) is not None:
-        return done
-    began = time.monotonic()
+    folds = load_splits(run.workspace, splits)
     wanted = variants(tuple(matrix.details["families"]))
-    finished = {name: _finished(workspace, key, place) for place, name in enumerate(wanted)}
-    missing = [name for name, result in finished.items() if result is None]
-    if missing:
-        session.start()
-        import ray
-
-        workspace.make_dir(STAGE, key, "variants")
-        shared = ray.remote(num_cpus=0.5)(_load_folds).remote(workspace, matrix, splits)
-        task = ray.remote(num_cpus=session.cpus_of(config.training.tune.cpus_per_trial))(_variant)
-        places = {name: place for place, name in enumerate(wanted)}
-        running = {
-            task.remote(shared, wanted[name], config, workspace, key, places[name], len(splits.row_ids)): name
-            for name in missing
-        }
-        with Reporter("ablate", "variants") as reporter:
-            while running:
-                (ready,), _ = ray.wait(list(running), num_returns=1)
-                finished[running.pop(ready)] = ray.get(ready)
-                reporter.update(len(wanted) - len(running), len(wanted))
-    results = {name: result for name, result in finished.items() if result is not None}
-    predictions = {name: result["prediction"] for name, result in results.items()}
-    fragment = write_out_of_fold(workspace, f"{STAGE}/{key}/out_of_fold.parquet", splits, predictions)
-    chosen = {
-        name: {"families": list(wanted[name]), **{part: result[part] for part in ("params", "rounds", "seconds")}}
-        for name, result in results.items()
+    results = _results(run, folder, matrix, folds, wanted)
+    facts = {
+        name: {"column": name, "families": list(wanted[name]), **result["facts"]} for name, result in results.items()
     }
-    manifest = workspace.commit(
-        Manifest(
-            stage=STAGE, fingerprint=key, config=config.training.ablation.model_dump(mode="json"),
-            inputs={"matrix": matrix.fingerprint}, rows=len(splits.row_ids),
-            wall_seconds=round(time.monotonic() - began, 3), fragments=[fragment], details={"variants": chosen},
-        )
-    )  # fmt: skip
-    workspace.delete_dir(STAGE, key, "variants")
-    return manifest
+    predictions = {name: result["prediction"] for name, result in results.items()}
+    fragment = write_out_of_fold(run.workspace, folder, folds, predictions)
+    run.workspace.delete_dir(folder, _VARIANTS)
+    return Made(
+        rows=len(folds.row_ids),
+        fragments=[fragment],
+        details={"variants": facts, "pairs": comparisons(list(facts), _raw_group(run.config)), "table": "ablation"},
+        note=f"{len(facts)} variants",
+    )
 
 
-def _load_folds(workspace: Workspace, matrix: Manifest, splits: Splits) -> list[FoldData]:
-    return [load_fold(workspace, matrix, splits, fold) for fold in range(splits.count)]
+def _raw_group(config: Config) -> str | None:
+    """The group of the embeddings that the adapted ones are made of."""
+    embedder = embeddings(config)
+    return None if embedder is None else columns_of([embedder[0]])[embedder[1][0]].group
+
+
+def _results(
+    run: Run, folder: str, matrix: Manifest, splits: Splits, wanted: Mapping[str, tuple[str, ...]]
+) -> dict[str, dict[str, Any]]:
+    """Prediction and facts of each variant, those of an interrupted run as it left them."""
+    import ray
+
+    workspace, config = run.workspace, run.config
+    paths = {name: f"{folder}/{_VARIANTS}/{place}" for place, name in enumerate(wanted)}
+    results = {name: _finished(workspace, path) for name, path in paths.items()}
+    shared = ray.remote(num_cpus=0.5)(load_folds).remote(workspace, matrix, splits)
+    task = ray.remote(num_cpus=run.session.cpus_of(config.training.tune.cpus_per_trial))(_variant)
+    running = {
+        task.remote(shared, wanted[name], config, workspace, paths[name], len(splits.row_ids)): name
+        for name, result in results.items()
+        if result is None
+    }
+    with Reporter("ablate", "variants") as reporter:
+        while running:
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            results[running.pop(ready)] = ray.get(ready)
+            reporter.update(len(wanted) - len(running), len(wanted))
+    return {name: result for name, result in results.items() if result is not None}
 
 
 def _variant(
-    folds: list[FoldData],
-    families: tuple[MatrixFamily, ...],
-    config: Config,
-    workspace: Workspace,
-    key: str,
-    place: int,
-    posts: int,
+    folds: list[FoldData], families: tuple[str, ...], config: Config, workspace: Workspace, path: str, posts: int
 ) -> dict[str, Any]:
-    """Try all candidates on some families' columns, store and return the best. Runs as a Ray task."""
+    """Try all candidates on some groups' columns, store and return the best. Runs as a Ray task."""
     from smp_ray.training.booster import out_of_fold
 
     sweep = config.training.tune
@@ -158,17 +169,14 @@ def _variant(
         if best is None or result.objective < best[0].objective:
             best = (result, params)
     result, params = best
-    found = {"params": params, "rounds": result.rounds, "seconds": round(time.monotonic() - began, 3)}
-    path = workspace.path(STAGE, key, "variants", f"{place}.parquet")
-    pq.write_table(pa.table({"prediction": result.prediction}), path, filesystem=workspace.filesystem)
-    workspace.write_json(found, STAGE, key, "variants", f"{place}.json")  # last: it says that the other is whole
-    return {**found, "prediction": result.prediction}
+    facts = {"params": params, "rounds": result.rounds, "seconds": round(time.monotonic() - began, 3)}
+    write_table(workspace, f"{path}.parquet", pa.table({"prediction": result.prediction}))
+    workspace.write_json(facts, f"{path}.json")  # last: it says that the other is whole
+    return {"facts": facts, "prediction": result.prediction}
 
 
-def _finished(workspace: Workspace, key: str, place: int) -> dict[str, Any] | None:
-    found = workspace.read_json(STAGE, key, "variants", f"{place}.json")
-    if found is None:
+def _finished(workspace: Workspace, path: str) -> dict[str, Any] | None:
+    facts = workspace.read_json(f"{path}.json")
+    if facts is None:
         return None
-    path = workspace.path(STAGE, key, "variants", f"{place}.parquet")
-    prediction = pq.read_table(path, filesystem=workspace.filesystem)["prediction"].to_numpy()
-    return {**found, "prediction": prediction}
+    return {"facts": facts, "prediction": read_table(workspace, f"{path}.parquet")["prediction"].to_numpy()}

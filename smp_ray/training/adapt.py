@@ -1,125 +1,109 @@
 """The adapt stage: train one CLIP-Adapter a fold with Ray Train, then give every post its adapted features.
 
-`features/adapted/<fingerprint>/` holds `data/` (the family), `adapters.safetensors`, `history.parquet` and, written
-last, the manifest. Interrupted, it goes on from what is there: the input, the last epoch, the trained adapters.
+The artefact holds `data/` (a stored family, as feature families are), `adapters.safetensors`, `history.parquet` and
+`progress.json`. Interrupted, it goes on from what is there: the input, the last epoch, the trained adapters.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from smp_ray.config import AdapterConfig, Config
+from smp_ray.config import ADAPTED, AdapterConfig, embeddings
 from smp_ray.errors import DataError, SmpRayError
 from smp_ray.progress import Reporter, polled, say
-from smp_ray.ray_session import RaySession
-from smp_ray.store import FamilyReader
-from smp_ray.training.adapt_apply import Assigned, apply_fragment
-from smp_ray.training.adapt_data import ADAPTERS, HISTORY, INPUT, PROGRESS, TRAIN, AdapterInput, write_input
+from smp_ray.run import Run
+from smp_ray.store.manifest import Fragment, Made, Manifest
+from smp_ray.store.parquet import read_table
+from smp_ray.store.reader import FamilyReader
+from smp_ray.store.workspace import Workspace
+from smp_ray.training.adapt_apply import Assigned, adapted_fields, apply_fragment
+from smp_ray.training.adapt_data import (
+    ADAPTERS,
+    HISTORY,
+    INPUT,
+    PROGRESS,
+    TRAIN,
+    AdapterInput,
+    Embeddings,
+    write_input,
+)
 from smp_ray.training.adapt_plan import assign
-from smp_ray.training.splits import Splits
-from smp_ray.workspace import Fragment, Manifest, Workspace, fingerprint
-
-#: Raised when the same settings would give other features.
-ADAPT_VERSION = 1
-STAGE = "features/adapted"
-#: Settings that say how the adapters are trained, not what they become.
-_HOW_NOT_WHAT = {"workers", "use_gpu", "cpus_per_worker", "max_failures"}
+from smp_ray.training.splits import Splits, load_splits
 
 
-def adapt_fingerprint(config: Config, posts: Manifest, clip: Manifest, splits: Splits) -> str:
-    """Fingerprint of the adapted features of a posts artefact under this configuration."""
-    settings = config.training.adapter.model_dump(mode="json", exclude=_HOW_NOT_WHAT)
-    # Posts embedded again under the same fingerprint (`--retry`) come in new files.
-    stored = [clip.fingerprint, [fragment.path for fragment in clip.fragments]]
-    inputs = [posts.fingerprint, stored, splits.fingerprint]
-    return fingerprint(STAGE, ADAPT_VERSION, settings, inputs)
-
-
-def adapt(
-    config: Config,
-    workspace: Workspace,
-    posts: Manifest,
-    clip: Manifest,
-    splits: Splits,
-    session: RaySession,
-    key: str | None = None,
-) -> Manifest:
-    """Train the adapters and write the family `adapted`; a no-op where that was done.
+def adapt(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], splits: Manifest) -> Made:
+    """Train the adapters and write what they make of every post's embeddings.
 
     Args:
-        config: the resolved configuration.
-        workspace: where posts and features lie, and where these go.
-        posts: the committed posts artefact.
-        clip: the committed clip family.
-        splits: the folds of the labelled posts.
-        session: Ray, started here only if there is something to do.
-        key: fingerprint of the artefact; None for `adapt_fingerprint`.
+        run: the command's run.
+        folder: of the artefact.
+        posts: the posts artefact.
+        store: the family that embeds image and title.
+        splits: the splits artefact.
 
     Raises:
         DataError: no labelled post has an image or a title, or too few for the folds.
         ConfigError: the workers do not fit into the cluster.
         SmpRayError: the training failed for good; running again goes on from its last epoch.
     """
-    key = key or adapt_fingerprint(config, posts, clip, splits)
-    if (done := workspace.manifest(STAGE, key)) is not None:
-        return done
-    return _Adapt(config.training.adapter, workspace, posts, clip, splits, session, key).run()
+    embedder = embeddings(run.config)
+    assert embedder is not None  # else the configuration has no adapted features
+    family, (image, title) = embedder
+    opened = _remote(_open).remote(run.workspace, store[family], image, title)
+    return _Adapt(run, folder, posts, opened, store[family].details["width"], load_splits(run.workspace, splits)).make()
 
 
 @dataclass
 class _Adapt:
-    settings: AdapterConfig
-    workspace: Workspace
+    run: Run
+    folder: str
     posts: Manifest
-    clip: Manifest
+    #: Reference to the posts' `Embeddings`, which Ray's workers share.
+    embeddings: Any
+    width: int
     splits: Splits
-    session: RaySession
-    key: str
-    #: Wall time of each part, for the manifest.
+    #: Wall time of each part.
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
-    def folder(self) -> str:
-        return f"{STAGE}/{self.key}"
+    def settings(self) -> AdapterConfig:
+        return self.run.config.training.adapter
 
-    def run(self) -> Manifest:
-        began = time.monotonic()
-        self.session.start()
-        reader = _remote(_open_clip).remote(self.workspace, self.clip)
+    @property
+    def workspace(self) -> Workspace:
+        return self.run.workspace
+
+    def make(self) -> Made:
         if not self.workspace.exists(self.folder, ADAPTERS):
             with self._timed("prepare"):
-                data = self._prepare(reader)
+                data = self._prepare()
             with self._timed("train"):
                 self._train(data)
         with self._timed("apply"):
-            fragments, counts = self._apply(reader)
-        manifest = self._manifest(fragments, counts, time.monotonic() - began)
-        self.workspace.commit(manifest)
+            fragments, counts = self._apply()
+        made = self._made(fragments, counts)
         for leftover in (INPUT, TRAIN):
             self.workspace.delete_dir(self.folder, leftover)
-        say(_summary(manifest))
-        return manifest
+        return made
 
-    def _prepare(self, reader: Any) -> AdapterInput:
+    def _prepare(self) -> AdapterInput:
         # The ids of posts are long and of no use here.
         splits = replace(self.splits, post_ids=np.empty(0, dtype=object))
-        width = int(self.clip.details["clip_width"])
-        task = _remote(write_input).remote(
-            reader, self.workspace, f"{self.folder}/{INPUT}", splits, width, self.settings
-        )
+        folder = f"{self.folder}/{INPUT}"
+        task = _remote(write_input).remote(self.embeddings, self.workspace, folder, splits, self.settings)
         _import_ray_train()  # takes seconds, so it happens while the task reads
         data: AdapterInput | None = _get(task)
         if data is None:
             raise DataError(
-                f"none of the {len(self.splits.row_ids):,} labelled posts has an image or a title that CLIP has "
-                "embedded, so there is nothing to adapt; leave adapted out of training.matrix.families"
+                f"none of the {len(self.splits.row_ids):,} labelled posts has an image or a title that was embedded, "
+                f"so there is nothing to adapt; leave {ADAPTED} out of training.matrix.families"
             )
         return data
 
@@ -136,58 +120,55 @@ class _Adapt:
 
         with Reporter("adapt", unit="epochs") as reporter, polled(reporter, ask, every=1.0):
             task = AdaptTask(self.settings, data, self.splits.count, self.workspace, self.folder)
-            fit(task, workers, alone=self.session.cores is not None)
+            fit(task, workers, alone=self.run.session.cores is not None)
 
-    def _apply(self, reader: Any) -> tuple[list[Fragment], dict[str, int]]:
+    def _apply(self) -> tuple[list[Fragment], dict[str, int]]:
         import ray
 
         self.workspace.delete_dir(self.folder, "data")  # of an interrupted run
-        self.workspace.make_dir(self.folder, "data")
-        with self.workspace.filesystem.open_input_stream(self.workspace.path(self.folder, ADAPTERS)) as stream:
-            weights = ray.put(stream.read())
+        weights = ray.put(self.workspace.read(self.folder, ADAPTERS))
         assigned = ray.put(Assigned.of(self.splits.row_ids, assign(self.splits, self.settings.seed)))
         task = _remote(apply_fragment, cpus=1)
         names = (f"{self.folder}/data/part-{number:05d}.parquet" for number in range(len(self.posts.fragments)))
         found = _get(
             [
-                task.remote(weights, reader, self.workspace, posts, assigned, name)
+                task.remote(weights, self.embeddings, self.workspace, posts, assigned, name)
                 for posts, name in zip(self.posts.fragments, names, strict=True)
             ]
         )
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         for _, part in found:
-            for status, rows in part.items():
-                counts[status] = counts.get(status, 0) + rows
-        if sum(counts.values()) != self.posts.rows:
+            counts.update(part)
+        if counts.total() != self.posts.rows:
             raise SmpRayError(
-                f"adapted {sum(counts.values()):,} posts of {self.posts.rows:,}: the posts artefact contradicts its "
+                f"adapted {counts.total():,} posts of {self.posts.rows:,}: the posts artefact contradicts its "
                 f"manifest; delete {self.workspace.path(self.posts.stage, self.posts.fingerprint)} and run again"
             )
-        return [fragment for fragment, _ in found if fragment.rows], counts
+        return [fragment for fragments, _ in found for fragment in fragments], dict(counts)
 
-    def _manifest(self, fragments: list[Fragment], counts: dict[str, int], wall: float) -> Manifest:
-        path = self.workspace.path(self.folder, HISTORY)
-        history = pq.read_table(path, filesystem=self.workspace.filesystem, partitioning=None).to_pylist()
+    def _made(self, fragments: list[Fragment], counts: dict[str, int]) -> Made:
+        history = read_table(self.workspace, f"{self.folder}/{HISTORY}").to_pylist()
         done = self.workspace.read_json(self.folder, PROGRESS)
         mae = {(row["adapter"], row["epoch"]): round(row["heldout_mae"], 6) for row in history}
+        # None where no epoch had a finite loss, so that the adapter stayed as it began.
+        heldout = [mae.get((adapter, epoch)) for adapter, epoch in enumerate(done["best_epochs"])]
+        known = [value for value in heldout if value is not None]
+        learned = f"held-out MAE {sum(known) / len(known):.3f}" if known else "no adapter learned anything"
         details = {
-            "clip_width": int(self.clip.details["clip_width"]),
+            "width": self.width,
+            "columns": [column.name for column in adapted_fields(self.width)],
             "covers": {self.posts.fingerprint: counts},
-            "adapters": len(done["best_epochs"]),
+            "adapters": len(heldout),
             "epochs": done["epoch"],
             "best_epochs": done["best_epochs"],
-            # None where no epoch had a finite loss, so that the adapter stayed as it began.
-            "heldout_mae": [mae.get((adapter, epoch)) for adapter, epoch in enumerate(done["best_epochs"])],
+            "heldout_mae": heldout,
             "workers": done["workers"],
             "starts": done["starts"],
             "seconds": {**self.seconds, "epochs": round(done["seconds"], 3)},
         }
-        return Manifest(
-            stage=STAGE, fingerprint=self.key, config=self.settings.model_dump(mode="json"),
-            inputs={"posts": self.posts.fingerprint, "clip": self.clip.fingerprint, "splits": self.splits.fingerprint},
-            rows=sum(counts.values()), counts=counts, wall_seconds=round(wall, 3),
-            rows_per_second=round(sum(counts.values()) / wall, 3), fragments=fragments, details=details,
-        )  # fmt: skip
+        rows = sum(counts.values())
+        note = f"{len(heldout)} adapters, {done['epoch']} epochs, {learned}; {rows:,} posts"
+        return Made(rows=rows, counts=counts, fragments=fragments, details=details, note=note)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
@@ -196,21 +177,8 @@ class _Adapt:
         self.seconds[part] = round(time.monotonic() - began, 3)
 
 
-def _summary(manifest: Manifest) -> str:
-    """The one line at the end."""
-    details = manifest.details
-    known = [value for value in details["heldout_mae"] if value is not None]
-    mae = f"held-out MAE {sum(known) / len(known):.3f}" if known else "no adapter learned anything"
-    seconds = details["seconds"]
-    start = f" ({seconds['train'] - seconds['epochs']:.1f} s of it starting workers)" if "train" in seconds else ""
-    return (
-        f"adapt: {details['adapters']} adapters, {details['epochs']} epochs, {mae}; "
-        f"{manifest.rows:,} posts in {manifest.wall_seconds:.1f} s{start}"
-    )
-
-
-def _open_clip(workspace: Workspace, clip: Manifest) -> FamilyReader:
-    return FamilyReader(workspace, clip, "clip")
+def _open(workspace: Workspace, manifest: Manifest, image: str, title: str) -> Embeddings:
+    return Embeddings(FamilyReader(workspace, manifest), image, title)
 
 
 def _import_ray_train() -> None:

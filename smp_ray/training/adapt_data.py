@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from smp_ray.config import AdapterConfig
-from smp_ray.store import FamilyReader
+from smp_ray.store.join import vector_column, vectors
+from smp_ray.store.parquet import PartWriter, read_table
+from smp_ray.store.reader import FamilyReader
+from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapt_plan import mixed, plan_adapters
 from smp_ray.training.splits import Splits
-from smp_ray.workspace import Workspace
 
 #: What lies in the folder of a training, besides the data: the input and Ray Train's checkpoints, both deleted at the
 #: end, how far the epochs are, what they gave, and the trained adapters, written last.
-INPUT, TRAIN, PROGRESS = "input", "train", "train/progress.json"
+INPUT, TRAIN, PROGRESS = "input", "train", "progress.json"
 HISTORY, ADAPTERS = "history.parquet", "adapters.safetensors"
 #: Posts read at once.
 PIECE = 16_384
@@ -30,6 +30,27 @@ PIECE = 16_384
 FILE_BYTES = 256 * 2**20
 #: Written last into the input folder: without it the files are not there.
 MARKER = "input.json"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Where the posts' embeddings are: a reader of the family that embeds, and its two columns."""
+
+    reader: FamilyReader
+    image: str
+    title: str
+
+    @property
+    def width(self) -> int:
+        """Width of each."""
+        return int(self.reader.schema.field(self.image).type.list_size)
+
+    def read(self, row_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Images and titles, float16 (n, width), zero where there is none; for each, bool (n,), where there is one."""
+        table = self.reader.read(row_ids)
+        image, has_image = embedded(table[self.image])
+        title, has_title = embedded(table[self.title])
+        return image, title, has_image, has_title
 
 
 @dataclass(frozen=True)
@@ -79,16 +100,15 @@ def shuffle_key(row_ids: np.ndarray, seed: int) -> np.ndarray:
 
 
 def write_input(
-    reader: FamilyReader, workspace: Workspace, folder: str, splits: Splits, width: int, settings: AdapterConfig
+    embeddings: Embeddings, workspace: Workspace, folder: str, splits: Splits, settings: AdapterConfig
 ) -> AdapterInput | None:
     """Write the input files of one training; runs as a Ray task, in bounded memory.
 
     Args:
-        reader: of the clip family.
+        embeddings: of the posts.
         workspace: where `folder` is.
         folder: of the input, relative to the workspace; what an interrupted run left there is replaced.
         splits: the folds (post ids are not needed).
-        width: of the embeddings.
         settings: of the adapter.
 
     Returns:
@@ -100,9 +120,9 @@ def write_input(
     if (done := workspace.read_json(folder, MARKER)) is not None:
         return AdapterInput(**done)
     workspace.delete_dir(folder)
-    workspace.make_dir(folder)
+    width = embeddings.width
     count = max(1, -(-len(splits.row_ids) * 4 * width // FILE_BYTES))
-    present = _deal(reader, workspace, folder, splits, width, settings.seed, count)
+    present = _deal(embeddings, workspace, folder, splits, settings.seed, count)
     if not present.any():
         return None
     plan = plan_adapters(splits, settings, present)
@@ -116,26 +136,24 @@ def write_input(
 
 
 def _deal(
-    reader: FamilyReader, workspace: Workspace, folder: str, splits: Splits, width: int, seed: int, count: int
+    embeddings: Embeddings, workspace: Workspace, folder: str, splits: Splits, seed: int, count: int
 ) -> np.ndarray:
     """First pass: posts with an embedding into `count` files by hash; returns which posts have one, bool (posts,)."""
     present = np.zeros(len(splits.row_ids), dtype=bool)
-    schema = _dealt_schema(width)
+    schema = _dealt_schema(embeddings.width)
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(_writer(workspace, _dealt(folder, number), schema)) for number in range(count)]
         for start in range(0, len(splits.row_ids), PIECE):
             positions = np.arange(start, min(start + PIECE, len(splits.row_ids)))
-            table = reader.read(splits.row_ids[positions])
-            image, has_image = vectors(table["clip_image"], width)
-            title, has_title = vectors(table["clip_title"], width)
+            image, title, has_image, has_title = embeddings.read(splits.row_ids[positions])
             present[positions] = has_image | has_title
             key = shuffle_key(splits.row_ids[positions], seed)
             target = ((key >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)
             for number, writer in enumerate(writers):
                 rows = np.flatnonzero((target == number) & present[positions])
-                columns = [pa.array(positions[rows]), fixed_lists(image[rows]), fixed_lists(title[rows]),
+                columns = [pa.array(positions[rows]), vector_column(image[rows]), vector_column(title[rows]),
                            pa.array(has_image[rows]), pa.array(has_title[rows])]  # fmt: skip
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+                writer.write(pa.Table.from_arrays(columns, schema=schema))
     return present
 
 
@@ -145,8 +163,8 @@ def _sort(
     """Second pass: each dealt file in the order of the hash, with label and roles; the dealt files are deleted."""
     schema, files = input_schema(width, roles.shape[1]), []
     for number in range(count):
-        dealt = workspace.path(_dealt(folder, number))
-        table = pq.read_table(dealt, filesystem=workspace.filesystem, partitioning=None)
+        dealt = _dealt(folder, number)
+        table = read_table(workspace, dealt)
         positions = table["position"].to_numpy()
         order = np.argsort(shuffle_key(splits.row_ids[positions], seed))
         table, positions = table.take(pa.array(order)), positions[order]
@@ -154,33 +172,22 @@ def _sort(
             pa.array(splits.row_ids[positions]),
             *(table[name] for name in ("image", "title", "has_image", "has_title")),
             pa.array(splits.popularity[positions].astype(np.float32)),
-            fixed_lists(roles[positions]),
+            vector_column(roles[positions]),
         ]
         path = f"{folder}/part-{number:05d}.parquet"
         with _writer(workspace, path, schema) as writer:
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=PIECE)
-        workspace.filesystem.delete_file(dealt)
+            writer.write(pa.Table.from_arrays(columns, schema=schema), row_group_size=PIECE)
+        workspace.filesystem.delete_file(workspace.path(dealt))
         if table.num_rows:
             files.append(path)
     return files
 
 
-def vectors(column: pa.ChunkedArray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A column of fixed-size lists as float16 (n, width), zero where null, and bool (n,) where it is not null."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    valid = np.asarray(array.is_valid().to_numpy(zero_copy_only=False), dtype=bool)
-    out = np.zeros((len(array), width), dtype=np.float16)
-    out[valid] = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)  # flatten leaves nulls out
-    return out, valid
-
-
-def fixed_lists(values: np.ndarray, missing: np.ndarray | None = None) -> pa.FixedSizeListArray:
-    """The inverse of `vectors`: an array (n, width) as fixed-size lists, null where `missing`, bool (n,)."""
-    mask = None if missing is None else pa.array(missing)
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
+def embedded(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """A column of embeddings as float16 (n, width), zero where there is none, and bool (n,), where there is one."""
+    values, present = vectors(column), column.is_valid().to_numpy()
+    values[~present] = 0
+    return values, present
 
 
 def _dealt_schema(width: int) -> pa.Schema:
@@ -192,8 +199,6 @@ def _dealt(folder: str, number: int) -> str:
     return f"{folder}/dealt-{number:05d}.parquet"
 
 
-def _writer(workspace: Workspace, path: str, schema: pa.Schema) -> Any:
+def _writer(workspace: Workspace, path: str, schema: pa.Schema) -> PartWriter:
     # Embeddings neither compress nor repeat.
-    return pq.ParquetWriter(
-        workspace.path(path), schema, filesystem=workspace.filesystem, compression="none", use_dictionary=False
-    )
+    return PartWriter(workspace, path, schema, compression="none", use_dictionary=False)

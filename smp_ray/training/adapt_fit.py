@@ -18,9 +18,9 @@ from ray.train.torch import TorchTrainer
 
 from smp_ray.config import AdapterConfig
 from smp_ray.errors import ConfigError, SmpRayError, WorkspaceError
+from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapt_data import FILE_BYTES, TRAIN
 from smp_ray.training.adapt_worker import DATASET, AdaptTask, train_worker
-from smp_ray.workspace import Workspace
 
 #: CPUs of a task that reads the input for a worker.
 READ_CPUS = 0.25

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.train
 import ray.train.torch
 import torch
@@ -20,9 +19,11 @@ from torch import Tensor
 
 from smp_ray.config import AdapterConfig
 from smp_ray.errors import SmpRayError
-from smp_ray.training.adapt_data import ADAPTERS, HISTORY, PIECE, PROGRESS, AdapterInput, shuffle_key, vectors
+from smp_ray.store.join import vectors
+from smp_ray.store.parquet import write_table
+from smp_ray.store.workspace import Workspace
+from smp_ray.training.adapt_data import ADAPTERS, HISTORY, PIECE, PROGRESS, AdapterInput, shuffle_key
 from smp_ray.training.adapt_loop import BankTraining, Rows, WorkerShare
-from smp_ray.workspace import Workspace
 
 #: Name of the dataset that Ray Train hands to its workers.
 DATASET = "input"
@@ -126,16 +127,14 @@ class _Collate(ArrowBatchCollateFn):
     """An Arrow batch as tensors, without the detour through arrays of objects."""
 
     def __call__(self, batch: pa.Table) -> dict[str, Tensor]:
-        width = batch.schema.field("image").type.list_size
-        roles = batch["roles"].combine_chunks()
         found = {
             "row_id": batch["row_id"].to_numpy(),
-            "image": vectors(batch["image"], width)[0],
-            "title": vectors(batch["title"], width)[0],
+            "image": vectors(batch["image"]),
+            "title": vectors(batch["title"]),
             "has_image": batch["has_image"].to_numpy(),
             "has_title": batch["has_title"].to_numpy(),
             "popularity": batch["popularity"].to_numpy(),
-            "roles": roles.flatten().to_numpy().reshape(len(roles), -1),
+            "roles": vectors(batch["roles"]),
         }
         return {name: torch.tensor(values) for name, values in found.items()}
 
@@ -172,9 +171,6 @@ def _progress(task: AdaptTask, share: WorkerShare, training: BankTraining, began
 def _write_result(task: AdaptTask, training: BankTraining) -> None:
     columns = [list(values) for values in zip(*training.history, strict=True)]
     table = pa.Table.from_arrays([pa.array(values) for values in columns], HISTORY_SCHEMA.names).cast(HISTORY_SCHEMA)
-    filesystem = task.workspace.filesystem
-    pq.write_table(table, task.workspace.path(task.folder, HISTORY), filesystem=filesystem)
-    path = task.workspace.path(task.folder, ADAPTERS)
-    with filesystem.open_output_stream(f"{path}.tmp") as stream:
-        stream.write(training.result().to_bytes())
-    filesystem.move(f"{path}.tmp", path)  # whoever finds the adapters finds all of them, and the history
+    write_table(task.workspace, f"{task.folder}/{HISTORY}", table)
+    # Whoever finds the adapters finds all of them, and the history.
+    task.workspace.write(training.result().to_bytes(), task.folder, ADAPTERS)

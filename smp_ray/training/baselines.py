@@ -7,19 +7,19 @@ and `ncku_dart` has the settings of the paper's team.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 
 from smp_ray.config import Config
-from smp_ray.ray_session import RaySession
-from smp_ray.training.evaluate import write_out_of_fold
+from smp_ray.run import Run
+from smp_ray.store.manifest import Made, Manifest
+from smp_ray.store.workspace import Workspace
 from smp_ray.training.matrix import load_fold
-from smp_ray.training.splits import Splits
-from smp_ray.workspace import Manifest, Workspace
+from smp_ray.training.out_of_fold import write_out_of_fold
+from smp_ray.training.splits import Splits, load_splits
 
-STAGE = "baselines"
+LIGHTGBM, NCKU = "lightgbm_default", "ncku_dart"
 #: dart never stops early: its later trees change the earlier ones.
 NCKU_ROUNDS = 1500
 #: The settings of the paper's team, from its published code.
@@ -52,65 +52,61 @@ def user_mean_prediction(splits: Splits) -> np.ndarray:
     return prediction
 
 
-def baselines(
-    config: Config, workspace: Workspace, splits: Splits, matrix: Manifest, session: RaySession, key: str
-) -> Manifest:
-    """Compute and store the configured baselines' out-of-fold predictions; a no-op where that was done."""
-    if (done := workspace.manifest(STAGE, key)) is not None:
-        return done
-    began = time.monotonic()
-    names = config.training.baselines
+def baselines(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
+    """Compute and store the configured baselines' out-of-fold predictions."""
+    names = run.config.training.baselines
+    folds = load_splits(run.workspace, splits)
+    boosted = _boosted(run, matrix, folds)
+    by_name = {"mean": mean_prediction, "user_mean": user_mean_prediction}
     predictions: dict[str, np.ndarray] = {}
-    details: dict[str, Any] = {}
-    if "mean" in names:
-        predictions["mean"] = mean_prediction(splits)
-    if "user_mean" in names:
-        predictions["user_mean"] = user_mean_prediction(splits)
-    boosted = [name for name in names if name in ("lightgbm_default", "ncku_dart")]
-    if boosted:
-        session.start()
-        import ray
-
-        cpus = session.cpus_of(config.training.tune.cpus_per_trial)
-        shared = ray.put(splits)
-        # dart's folds do not wait for each other, so each is a task of its own.
-        task = ray.remote(num_cpus=cpus)(_boosted)
-        parts = {
-            name: [task.remote(name, config, workspace, matrix, shared, folds) for folds in _portions(name, splits)]
-            for name in boosted
-        }
-        for name, found in parts.items():
-            results = ray.get(found)
-            predictions[name] = np.nansum([part["prediction"] for part in results], axis=0)
-            predictions[name][~splits.judged] = np.nan
-            details[name] = {
-                "rounds": results[0]["rounds"], "seconds": round(sum(part["seconds"] for part in results), 3)
-            }  # fmt: skip
-    workspace.make_dir(STAGE, key)
-    ordered = {str(name): predictions[name] for name in names}
-    fragment = write_out_of_fold(workspace, f"{STAGE}/{key}/out_of_fold.parquet", splits, ordered)
-    return workspace.commit(
-        Manifest(
-            stage=STAGE, fingerprint=key, config={"baselines": list(names)}, inputs={"matrix": matrix.fingerprint},
-            rows=len(splits.row_ids), wall_seconds=round(time.monotonic() - began, 3), fragments=[fragment],
-            details=details,
-        )
-    )  # fmt: skip
+    variants: dict[str, dict[str, Any]] = {}
+    for name in names:
+        variants[name] = {"column": name}
+        if name in by_name:
+            predictions[name] = by_name[name](folds)
+        else:
+            predictions[name], facts = boosted[name]
+            variants[name] |= facts
+    return Made(
+        rows=len(folds.row_ids),
+        fragments=[write_out_of_fold(run.workspace, folder, folds, predictions)],
+        details={"variants": variants},
+        note=", ".join(names),
+    )
 
 
-def _portions(name: str, splits: Splits) -> list[list[int]]:
+def _boosted(run: Run, matrix: Manifest, splits: Splits) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
+    """Predictions of the configured baselines that are trained, and their rounds and seconds."""
+    import ray
+
+    shared = ray.put(splits)
+    # dart's folds do not wait for each other, so each is a task of its own.
     every = list(range(splits.count))
-    return [[fold] for fold in every] if name == "ncku_dart" else [every]
+    portions = {LIGHTGBM: [every], NCKU: [[fold] for fold in every]}
+    task = ray.remote(num_cpus=run.session.cpus_of(run.config.training.tune.cpus_per_trial))(_train)
+    parts = {
+        name: [task.remote(name, run.config, run.workspace, matrix, shared, folds) for folds in portions[name]]
+        for name in run.config.training.baselines
+        if name in portions
+    }
+    found = {}
+    for name, references in parts.items():
+        results = ray.get(references)
+        prediction = np.nansum([part["prediction"] for part in results], axis=0)
+        prediction[~splits.judged] = np.nan
+        seconds = round(sum(part["seconds"] for part in results), 3)
+        found[str(name)] = prediction, {"rounds": results[0]["rounds"], "seconds": seconds}
+    return found
 
 
-def _boosted(
+def _train(
     name: str, config: Config, workspace: Workspace, matrix: Manifest, splits: Splits, folds: list[int]
 ) -> dict[str, Any]:
     """Train one baseline on some folds. Runs as a Ray task."""
     from smp_ray.training.booster import out_of_fold
 
     sweep = config.training.tune
-    dart = name == "ncku_dart"
+    dart = name == NCKU
     result = out_of_fold(
         [load_fold(workspace, matrix, splits, fold) for fold in folds],
         NCKU_DART if dart else LIGHTGBM_DEFAULT,

@@ -16,9 +16,9 @@ import lightgbm as lgb
 import numpy as np
 
 from smp_ray.errors import DataError, SmpRayError
+from smp_ray.evaluation.metrics import by_fold, score
 from smp_ray.training.lightgbm_params import Objective, complete_params, dataset_params
 from smp_ray.training.matrix import FoldData, Matrix
-from smp_ray.training.metrics import by_fold, score
 
 
 @dataclass(frozen=True)

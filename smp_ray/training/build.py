@@ -1,104 +1,92 @@
 """The matrix artefact: one Parquet file a fold and one of all posts, each encoded in a Ray task of its own.
 
-`matrix/<fingerprint>/fold-<k>.parquet` holds the posts that train or judge fold k (`training` tells which), encoded by
-what was fitted on the training ones; `final.parquet` holds every post, encoded by what was fitted on all labelled ones.
+`fold-<k>.parquet` holds the posts that train or judge fold k (`training` tells which), encoded by what was fitted on
+the training ones; `final.parquet` holds every post, encoded by what was fitted on all labelled ones.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from smp_ray.config import Config
-from smp_ray.ray_session import RaySession
-from smp_ray.schema import StoredFamily
-from smp_ray.training.columns import Columns, load_columns
+from smp_ray.config import ADAPTED, Config, matrix_groups
+from smp_ray.evaluation.metrics import src
+from smp_ray.run import Run
+from smp_ray.store.join import locate
+from smp_ray.store.manifest import Made, Manifest
+from smp_ray.store.parquet import write_table
+from smp_ray.store.workspace import Workspace
+from smp_ray.training.columns import Columns
 from smp_ray.training.encoder import encode
-from smp_ray.training.keys import matrix_families
+from smp_ray.training.gather import load_columns
 from smp_ray.training.matrix import Matrix
-from smp_ray.training.metrics import src
-from smp_ray.training.splits import Splits
-from smp_ray.workspace import Fragment, Manifest, Workspace
+from smp_ray.training.splits import Splits, load_splits
 
-STAGE = "matrix"
 #: No honest column of the published datasets comes near it; the mean label of a user over all rows reaches .97.
 SUSPICIOUS_SRC = 0.95
 LEAST_POSTS_OF_A_SUSPICION = 30
 
 
 def build_matrix(
-    config: Config,
-    workspace: Workspace,
-    posts: Manifest,
-    splits: Splits,
-    stored: Mapping[StoredFamily, Manifest],
-    session: RaySession,
-    key: str,
-) -> Manifest:
-    """Encode and store the matrices of all folds under the fingerprint `key`; a no-op where that was done.
+    run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], splits: Manifest, adapted: Manifest | None
+) -> Made:
+    """Encode and store the matrices of all folds.
 
-    Raises:
-        ConfigError: a family needs features that are not configured.
+    Args:
+        run: the command's run.
+        folder: of the artefact.
+        posts: the posts artefact.
+        store: the families that the matrix has columns of.
+        splits: the splits artefact.
+        adapted: what the adapters made of the embeddings; None where the matrix does not take it.
     """
-    if (done := workspace.manifest(STAGE, key)) is not None:
-        return done
-    began = time.monotonic()
-    session.start()
     import ray
 
-    families = matrix_families(config)
-    columns = ray.remote(num_cpus=0.5)(load_columns).remote(workspace, posts, dict(stored), families)
-    shared = ray.put(splits)
-    encode_part = ray.remote(num_cpus=session.cpus_of(1))(_encode_part)
-    workspace.make_dir(STAGE, key)
-    parts = [encode_part.remote(columns, shared, fold, config, workspace, key) for fold in (*range(splits.count), None)]
-    done_parts: list[dict[str, Any]] = ray.get(parts)
+    groups = matrix_groups(run.config)
+    stored = {**store, **({} if adapted is None else {ADAPTED: adapted})}
+    columns = ray.remote(num_cpus=0.5)(load_columns).remote(run.workspace, posts, stored, groups)
+    folds = load_splits(run.workspace, splits)
+    shared = ray.put(folds)
+    encode_part = ray.remote(num_cpus=run.session.cpus_of(1))(_encode_part)
+    parts: list[dict[str, Any]] = ray.get(
+        [
+            encode_part.remote(columns, shared, fold, run.config, run.workspace, folder)
+            for fold in (*range(folds.count), None)
+        ]
+    )
     details = {
-        "columns": {name: family for part in done_parts for name, family in part["columns"].items()},
-        "levels": {part["name"]: part["levels"] for part in done_parts},
-        "families": list(families),
-        "warnings": [warning for part in done_parts for warning in part["warnings"]],
+        "columns": {name: group for part in parts for name, group in part["columns"].items()},
+        "levels": {part["name"]: part["levels"] for part in parts},
+        "families": list(groups),
+        "warnings": [warning for part in parts for warning in part["warnings"]],
     }
-    return workspace.commit(
-        Manifest(
-            stage=STAGE, fingerprint=key, config=config.training.matrix.model_dump(mode="json"),
-            inputs={"posts": posts.fingerprint, "splits": splits.fingerprint}, rows=posts.rows,
-            wall_seconds=round(time.monotonic() - began, 3), fragments=[part["fragment"] for part in done_parts],
-            details=details,
-        )
-    )  # fmt: skip
+    return Made(
+        rows=posts.rows,
+        fragments=[part["fragment"] for part in parts],
+        details=details,
+        note=f"{len(details['columns'])} columns of {', '.join(groups)}",
+    )
 
 
 def _encode_part(
-    columns: Columns, splits: Splits, fold: int | None, config: Config, workspace: Workspace, key: str
+    columns: Columns, splits: Splits, fold: int | None, config: Config, workspace: Workspace, folder: str
 ) -> dict[str, Any]:
     """Encode and write one fold (None: all posts). Runs as a Ray task."""
     popularity, users, training = aligned(columns.row_ids, splits, fold)
     name = "final"
     if fold is not None:
         name = f"fold-{fold}"
-        judged = np.zeros(len(columns), dtype=bool)
-        judged[np.isin(columns.row_ids, splits.row_ids[splits.validation(fold)])] = True
-        part = training | judged
+        part = training | np.isin(columns.row_ids, splits.row_ids[splits.validation(fold)])
         columns, training, popularity, users = columns.rows(part), training[part], popularity[part], users[part]
-    settings, split = config.training.matrix, config.training.split
-    trained = popularity[training]
-    matrix = encode(columns, training, popularity, users, settings, split.seed)
-    path = f"{STAGE}/{key}/{name}.parquet"
-    table = _as_table(matrix, columns, training)
-    pq.write_table(table, workspace.path(path), filesystem=workspace.filesystem, compression="zstd")
-    size = workspace.filesystem.get_file_info(workspace.path(path)).size
+    matrix = encode(columns, training, popularity, users, config.training.matrix, config.training.split.seed)
     return {
         "name": name,
-        "fragment": Fragment(path, table.num_rows, size),
+        "fragment": write_table(workspace, f"{folder}/{name}.parquet", _as_table(matrix, columns, training)),
         "columns": dict(zip(matrix.names, matrix.families, strict=True)),
         "levels": {column: list(texts) for column, texts in matrix.levels.items()},
-        "warnings": suspicious(matrix.rows(training), trained) if fold is None else [],
+        "warnings": suspicious(matrix.rows(training), popularity[training]) if fold is None else [],
     }
 
 
@@ -123,10 +111,8 @@ def suspicious(matrix: Matrix, popularity: np.ndarray) -> list[str]:
 
 def aligned(row_ids: np.ndarray, splits: Splits, fold: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Popularity (NaN where unlabelled), user codes and the training mask of a fold (None: all) for given posts."""
-    order = np.argsort(splits.row_ids)
-    place = np.minimum(np.searchsorted(splits.row_ids, row_ids, sorter=order), len(order) - 1)
-    positions = order[place]
-    labelled = splits.row_ids[positions] == row_ids
+    positions = locate(row_ids, splits.row_ids)
+    labelled = positions >= 0
     popularity = np.where(labelled, splits.popularity[positions], np.nan)
     users = np.where(labelled, splits.users[positions], -1)
     trains = labelled & (True if fold is None else splits.training(fold)[positions])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from smp_ray.config import MatrixConfig, MatrixFamily
+from smp_ray.config import METADATA, TEXT, MatrixConfig
 from smp_ray.training.columns import Columns
 from smp_ray.training.matrix import Matrix
 
@@ -26,9 +26,9 @@ class _Built:
 
     blocks: list[np.ndarray] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    families: list[MatrixFamily] = field(default_factory=list)
+    families: list[str] = field(default_factory=list)
 
-    def add(self, family: MatrixFamily, names: list[str], values: np.ndarray) -> None:
+    def add(self, family: str, names: list[str], values: np.ndarray) -> None:
         self.blocks.append(values.reshape(len(values), -1).astype(np.float32))
         self.names += names
         self.families += [family] * len(names)
@@ -61,15 +61,16 @@ def encode(
         from smp_ray.training.text import encode_texts
 
         # Numbers for a linear model: logs and ratios instead of the counts that they are made of.
-        read = [name for name in columns.numbers if columns.families[name] == "metadata"]
+        read = [name for name in columns.numbers if columns.families[name] == METADATA]
         read = [name for name in read if f"log_{name}" not in columns.numbers]
-        shared = [place for place, name in enumerate(built.names) if name.endswith("_posts") and name not in read]
+        own = [place for place, family in enumerate(built.families) if family == METADATA]
+        shared = [place for place in own if built.names[place].endswith("_posts") and built.names[place] not in read]
         frequencies = np.concatenate(built.blocks, axis=1)[:, shared]
         numbers = np.column_stack([*(columns.numbers[name] for name in read), frequencies.astype(np.float64)])
         for name, values in encode_texts(
             columns.counts, numbers, training, popularity, users, settings.text_dimensions, seed
         ):
-            built.add("text", [name], values)
+            built.add(TEXT, [name], values)
     return Matrix(
         values=np.ascontiguousarray(np.concatenate(built.blocks, axis=1)),
         names=tuple(built.names),

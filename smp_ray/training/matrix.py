@@ -1,6 +1,6 @@
-"""The feature matrix that LightGBM sees: readable columns in families, fitted on training posts alone.
+"""The feature matrix that LightGBM sees: readable columns in groups, fitted on training posts alone.
 
-`columns` reads what needs no fitting (numbers, texts, embeddings) from the store by row id; `encoder` fits category
+`gather` reads what needs no fitting (numbers, texts, embeddings) from the store by row id; `encoder` fits category
 codes, PCA, TF-IDF and the cross-fitted text prediction on the training posts of one fold; `build` stores one file a
 fold and one of all posts. What is missing is NaN, which LightGBM takes as missing.
 """
@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from smp_ray.config import MatrixFamily
+from smp_ray.store.join import locate
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.parquet import read_table
+from smp_ray.store.workspace import Workspace
 from smp_ray.training.splits import Splits
-from smp_ray.workspace import Manifest, Workspace
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,19 @@ class Matrix:
     Attributes:
         values: float32 (posts, columns); NaN where missing; codes of categories as whole numbers.
         names: column names, as they appear in feature importances.
-        families: the family of each column.
+        families: the group of each column.
         categorical: names of the columns that hold category codes.
         levels: the texts behind the codes 0, 1, … of each categorical column.
     """
 
     values: np.ndarray
     names: tuple[str, ...]
-    families: tuple[MatrixFamily, ...]
+    families: tuple[str, ...]
     categorical: tuple[str, ...]
     levels: dict[str, tuple[str, ...]]
 
-    def only(self, families: Iterable[MatrixFamily]) -> Matrix:
-        """The columns of some families."""
+    def only(self, families: Iterable[str]) -> Matrix:
+        """The columns of some groups."""
         wanted = set(families)
         keep = [place for place, family in enumerate(self.families) if family in wanted]
         names = tuple(self.names[place] for place in keep)
@@ -85,8 +86,7 @@ def load_fold(workspace: Workspace, manifest: Manifest, splits: Splits, fold: in
         fold: number of the fold.
     """
     matrix, row_ids, training = _load(workspace, manifest, f"fold-{fold}")
-    order = np.argsort(splits.row_ids)
-    positions = order[np.searchsorted(splits.row_ids, row_ids, sorter=order)]
+    positions = locate(row_ids, splits.row_ids)
     popularity = splits.popularity[positions]
     return FoldData(
         fold=fold,
@@ -98,14 +98,18 @@ def load_fold(workspace: Workspace, manifest: Manifest, splits: Splits, fold: in
     )
 
 
+def load_folds(workspace: Workspace, manifest: Manifest, splits: Splits) -> list[FoldData]:
+    """All folds' matrices, see `load_fold`."""
+    return [load_fold(workspace, manifest, splits, fold) for fold in range(splits.count)]
+
+
 def load_final(workspace: Workspace, manifest: Manifest) -> tuple[Matrix, np.ndarray, np.ndarray]:
     """The matrix of all posts, fitted on all labelled ones; row ids int64 (posts,); which posts trained, bool."""
     return _load(workspace, manifest, "final")
 
 
 def _load(workspace: Workspace, manifest: Manifest, name: str) -> tuple[Matrix, np.ndarray, np.ndarray]:
-    path = next(f.path for f in manifest.fragments if f.path.endswith(f"/{name}.parquet"))
-    table = pq.read_table(workspace.path(path), filesystem=workspace.filesystem)
+    table = read_table(workspace, manifest.file(f"{name}.parquet").path)
     columns = manifest.details["columns"]
     # A category or text column is there or not by what a fold's training posts hold, so each file has its own list.
     names = tuple(column for column in table.column_names if column not in ("row_id", "post_id", "training"))

@@ -16,11 +16,11 @@ import numpy as np
 
 from smp_ray.config import TuneConfig
 from smp_ray.progress import Reporter
+from smp_ray.store.workspace import Workspace
 from smp_ray.training.booster import fit
 from smp_ray.training.matrix import Matrix
 from smp_ray.training.trial import trial_params
 from smp_ray.training.trial_files import TrialRecord
-from smp_ray.workspace import Workspace
 
 
 def fit_models(
@@ -50,7 +50,7 @@ def fit_models(
     shared, labels = ray.put(matrix), ray.put(popularity)
     texts: dict[int, str] = {}
     running: dict[Any, int] = {}
-    with Reporter("tune: final models", "models") as reporter:
+    with Reporter("final models", "models") as reporter:
         while len(texts) < len(chosen):
             # No more at once than there were trials: a local Ray has more logical CPUs than cores.
             while len(running) < concurrency and len(texts) + len(running) < len(chosen):
@@ -77,12 +77,9 @@ def write_models(
     models: Sequence[str],
 ) -> list[str]:
     """Write `model-<i>.txt` and `columns.json` into a folder of the workspace; the models' paths in the workspace."""
-    workspace.make_dir(folder)
-    paths = []
-    for place, text in enumerate(models):
-        paths.append(f"{folder}/model-{place}.txt")
-        with workspace.filesystem.open_output_stream(workspace.path(paths[-1])) as stream:
-            stream.write(text.encode())
+    paths = [f"{folder}/model-{place}.txt" for place in range(len(models))]
+    for path, text in zip(paths, models, strict=True):
+        workspace.write(text.encode(), path)
     columns = [
         {"name": name, "family": family, "levels": list(matrix.levels[name]) if name in matrix.categorical else None}
         for name, family in zip(matrix.names, matrix.families, strict=True)

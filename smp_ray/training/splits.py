@@ -1,25 +1,27 @@
 """Folds over the labelled posts: made once from the config, stored, and read by every later stage.
 
-`splits/<fingerprint>/splits.parquet` has one row a labelled post: row_id, post_id, user_id, popularity, fold. A post of
-fold k >= 0 is judged by what was trained without it; fold -1 (the first block of a `time` split) only trains.
+`splits.parquet` has one row a labelled post: row_id, post_id, user_id, popularity, fold. A post of fold k >= 0 is
+judged by what was trained without it; fold -1 (the first block of a `time` split) only trains.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from smp_ray.config import Config, SplitConfig
+from smp_ray.config import SplitConfig
 from smp_ray.errors import DataError
-from smp_ray.workspace import Fragment, Manifest, Workspace
+from smp_ray.run import Run
+from smp_ray.store.manifest import Made, Manifest
+from smp_ray.store.parquet import read_table, write_table
+from smp_ray.store.workspace import Workspace
 
-STAGE = "splits"
 #: Fold of a post that only trains.
 TRAINS_ONLY = -1
+_FILE = "splits.parquet"
 
 SCHEMA = pa.schema(
     [
@@ -53,7 +55,6 @@ class Splits:
     users: np.ndarray
     popularity: np.ndarray
     folds: np.ndarray
-    fingerprint: str = field(default="", compare=False)
 
     def training(self, fold: int) -> np.ndarray:
         """Posts that what judges `fold` may learn from, bool (posts,): the past under `time`, else all other folds."""
@@ -69,37 +70,29 @@ class Splits:
         return self.folds >= 0
 
 
-def make_splits(config: Config, workspace: Workspace, posts: Manifest, key: str) -> Manifest:
-    """Divide the labelled training posts into folds, stored under the fingerprint `key`; a no-op where that was done.
+def make_splits(run: Run, folder: str, posts: Manifest) -> Made:
+    """Divide the labelled training posts into folds.
 
     Raises:
         DataError: no labelled posts, labels that are all equal or not finite, fewer users (or moments) than folds.
     """
-    if (done := workspace.manifest(STAGE, key)) is not None:
-        return done
-    began = time.monotonic()
-    labelled = _labelled(workspace, posts)
-    folds, warnings = divide(labelled, config.training.split)
-    table = labelled.drop_columns(["posted_at"]).append_column(SCHEMA.field("fold"), pa.array(folds))
-    table = table.cast(SCHEMA)
-    path = f"{STAGE}/{key}/splits.parquet"
-    workspace.make_dir(STAGE, key)
-    pq.write_table(table, workspace.path(path), filesystem=workspace.filesystem, compression="zstd")
-    size = workspace.filesystem.get_file_info(workspace.path(path)).size
-    counts = {f"fold {fold}" if fold >= 0 else "trains only": int((folds == fold).sum()) for fold in np.unique(folds)}
-    return workspace.commit(
-        Manifest(
-            stage=STAGE, fingerprint=key, config=config.training.split.model_dump(mode="json"),
-            inputs={"posts": posts.fingerprint}, rows=table.num_rows, counts=counts,
-            wall_seconds=round(time.monotonic() - began, 3),
-            fragments=[Fragment(path, table.num_rows, size)], details={"warnings": warnings},
-        )
-    )  # fmt: skip
+    settings = run.config.training.split
+    labelled = _labelled(run.workspace, posts)
+    folds, warnings = divide(labelled, settings)
+    table = labelled.drop_columns(["posted_at"]).append_column(SCHEMA.field("fold"), pa.array(folds)).cast(SCHEMA)
+    users = len(np.unique(user_codes(table["user_id"])))
+    return Made(
+        rows=table.num_rows,
+        counts={f"fold {n}" if n >= 0 else "trains only": int((folds == n).sum()) for n in np.unique(folds)},
+        fragments=[write_table(run.workspace, f"{folder}/{_FILE}", table)],
+        details={"warnings": warnings},
+        note=f"{table.num_rows:,} labelled posts of {users:,} users in {settings.folds} folds by {settings.kind}",
+    )
 
 
 def load_splits(workspace: Workspace, manifest: Manifest) -> Splits:
     """Read what `make_splits` stored."""
-    table = pq.read_table(workspace.path(manifest.fragments[0].path), filesystem=workspace.filesystem)
+    table = read_table(workspace, manifest.file(_FILE).path)
     return Splits(
         kind=str(manifest.config["kind"]),
         count=int(manifest.config["folds"]),
@@ -108,7 +101,6 @@ def load_splits(workspace: Workspace, manifest: Manifest) -> Splits:
         users=user_codes(table["user_id"]),
         popularity=table["popularity"].to_numpy(),
         folds=table["fold"].to_numpy(),
-        fingerprint=manifest.fingerprint,
     )
 
 
@@ -182,9 +174,8 @@ def _labelled(workspace: Workspace, posts: Manifest) -> pa.Table:
     columns = ["row_id", "post_id", "user_id", "popularity", "posted_at", "split"]
     parts = []
     for fragment in posts.fragments:
-        path = workspace.path(fragment.path)
-        part = pq.read_table(path, columns=columns, filesystem=workspace.filesystem, partitioning=None)
-        keep = pa.compute.and_(pa.compute.equal(part["split"], "train"), part["popularity"].is_valid())
+        part = read_table(workspace, fragment.path, columns)
+        keep = pc.and_(pc.equal(part["split"], "train"), part["popularity"].is_valid())
         parts.append(part.filter(keep).drop_columns(["split"]))
     if not parts or not (table := pa.concat_tables(parts)).num_rows:
         raise DataError("no post of split train has a popularity, so there is nothing to learn from")

@@ -14,13 +14,13 @@ from typing import Any
 from smp_ray.config import AshaConfig, TuneConfig
 from smp_ray.errors import SmpRayError
 from smp_ray.progress import Reporter, polled
-from smp_ray.ray_session import RaySession
+from smp_ray.store.workspace import Workspace
 from smp_ray.training.booster import check_labels
+from smp_ray.training.halving import OrderedASHA
 from smp_ray.training.matrix import FoldData
-from smp_ray.training.search import InOrder, OrderedASHA
+from smp_ray.training.search import InOrder
 from smp_ray.training.trial import TrialContext, run_trial, share_folds, trial_params
 from smp_ray.training.trial_files import TrialFiles, TrialRecord
-from smp_ray.workspace import Workspace
 
 #: Ray Tune as a library: no tables, no loggers that write files for each trial, no traceback of a failed trial on the
 #: terminal, the working folder left alone, and Ctrl-C that interrupts.
@@ -82,7 +82,7 @@ def run_sweep(
     folder: str,
     posts: int,
     folds: Callable[[], list[FoldData]],
-    session: RaySession,
+    cores: int | None,
 ) -> Sweep:
     """Run all trials that have no record yet.
 
@@ -93,15 +93,14 @@ def run_sweep(
         folder: the artefact's folder: `trials/`, `sweep.json` and Ray's own files in `sweep/`.
         posts: number of posts in `Splits`.
         folds: loads the data; called only if there is a trial to run.
-        session: Ray.
+        cores: physical cores of a local Ray; None: a cluster.
 
     Raises:
         SmpRayError: a trial does not fit the cluster, or Ray Tune ended early.
         DataError: the objective is undefined for a label.
     """
     began = time.time()
-    session.start()
-    concurrency = trials_at_once(settings, session.cores)
+    concurrency = trials_at_once(settings, cores)
     slots = _kept_slots(concurrency, workspace, folder)
     files = TrialFiles(workspace, f"{folder}/trials")
     recorded = files.records()
@@ -159,7 +158,6 @@ def _kept_slots(concurrency: int, workspace: Workspace, folder: str) -> int:
     """The slots with which the sweep was begun, on whatever cluster it goes on: they decide what is suggested."""
     known = workspace.read_json(folder, "sweep.json")
     if known is None:
-        workspace.make_dir(folder)
         known = {"slots": concurrency}
         workspace.write_json(known, folder, "sweep.json")
     return int(known["slots"])
@@ -193,7 +191,7 @@ def _run(context: TrialContext, search: Any, concurrency: int, folder: str) -> N
             note = f"best {settings.objective.upper()} {min(values):.4g}" if values else "no result yet"
             return len(ended), settings.trials, note
 
-        with Reporter("tune", "trials") as reporter, polled(reporter, ask):
+        with Reporter("sweep", "trials") as reporter, polled(reporter, ask):
             tuner.fit()
 
 

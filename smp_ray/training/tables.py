@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.table import Table
 
-from smp_ray.training.metrics import METRICS
-from smp_ray.workspace import Manifest, Workspace
+from smp_ray.evaluation.metrics import METRICS
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.parquet import write_table
+from smp_ray.store.workspace import Workspace
 
 _DIGITS = 3
 
@@ -30,7 +31,7 @@ def metrics_table(variants: Mapping[str, Mapping[str, Any]]) -> Table:
     """Variants with SRC, MAE and MAPE, pooled out of fold, for the terminal.
 
     Args:
-        variants: metrics by variant, see `evaluate.judge`.
+        variants: metrics by variant, see `out_of_fold.judge`.
     """
     return _table("variant", {name: values["pooled"] for name, values in variants.items()}, signed=False)
 
@@ -39,7 +40,7 @@ def differences_table(compared: Sequence[Mapping[str, Any]]) -> Table:
     """Paired differences for the terminal.
 
     Args:
-        compared: see `evaluate.differences`.
+        compared: see `out_of_fold.differences`.
     """
     lines = {f"{pair['variant']}, against {pair['reference']}": pair for pair in compared}
     return _table("paired difference", lines, signed=True)
@@ -54,31 +55,28 @@ def _table(title: str, lines: Mapping[str, Mapping[str, Any]], signed: bool) -> 
     return table
 
 
-def write_ablation(workspace: Workspace, ablated: Manifest, measured: Mapping[str, Any]) -> None:
-    """`ablation.parquet` (one row a variant) and `ablation.md` at the workspace's root."""
+def write_variants(workspace: Workspace, name: str, artefact: Manifest, measured: Mapping[str, Any]) -> None:
+    """`<name>.parquet` (one row a variant, with its facts) and `<name>.md` at the workspace's root."""
     lines = []
-    for name, values in measured["variants"].items():
-        line: dict[str, Any] = {"variant": name}
+    for variant, values in measured["variants"].items():
+        line: dict[str, Any] = {"variant": variant}
         for one in METRICS:
             estimate = values["pooled"][one]
             line |= {one: estimate["value"], f"{one}_low": estimate["low"], f"{one}_high": estimate["high"]}
             for fold in values["folds"]:
                 line[f"{one}_fold_{fold['fold']}"] = fold[one]
-        chosen = ablated.details["variants"][name]
-        line |= {"families": chosen["families"], "rounds": chosen["rounds"], "seconds": chosen["seconds"]}
-        lines.append(line)
-    path = workspace.path("ablation.parquet")
-    pq.write_table(pa.Table.from_pylist(lines), path, filesystem=workspace.filesystem)
+        facts = artefact.details["variants"][variant]
+        lines.append({**line, **{fact: facts[fact] for fact in ("families", "rounds", "seconds")}})
+    write_table(workspace, f"{name}.parquet", pa.Table.from_pylist(lines))
     pairs = {f"{pair['variant']} against {pair['reference']}": pair for pair in measured["differences"]}
-    pooled = {name: values["pooled"] for name, values in measured["variants"].items()}
+    pooled = {variant: values["pooled"] for variant, values in measured["variants"].items()}
     text = "\n".join(
         [
             *_markdown("variant", pooled, signed=False), "", *_markdown("paired difference", pairs, signed=True), "",
             "Out of fold, with 95 % intervals from a bootstrap over users.", "",
         ]
     )  # fmt: skip
-    with workspace.filesystem.open_output_stream(workspace.path("ablation.md")) as stream:
-        stream.write(text.encode())
+    workspace.write(text.encode(), f"{name}.md")
 
 
 def _markdown(title: str, lines: Mapping[str, Mapping[str, Any]], signed: bool) -> list[str]:

@@ -48,7 +48,7 @@ def encode_texts(
     dimensions: int,
     seed: int,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and values, float32 (posts,), of the text family.
+    """Names and values, float32 (posts,), of the group `text`.
 
     Args:
         counts: see `hashed_counts`.

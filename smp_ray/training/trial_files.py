@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.fs as pafs
 
-from smp_ray.workspace import Workspace
+from smp_ray.store.workspace import Workspace
 
 Status = Literal["completed", "stopped", "failed"]
 #: Keys of what a trial reports to Ray: its objective and its rounds so far, and at rungs and end its record as JSON.
@@ -85,20 +83,11 @@ class TrialFiles:
 
     def predictions(self, number: int) -> np.ndarray:
         """Out-of-fold predictions, float64 (posts of `Splits`,); NaN where no fold judged the post."""
-        with self.workspace.filesystem.open_input_file(self._predictions(number)) as stream:
-            return np.asarray(np.load(io.BytesIO(stream.read()), allow_pickle=False))
+        data = self.workspace.read(self.folder, f"{number:05d}.npy")
+        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
 
     def write_predictions(self, number: int, prediction: np.ndarray) -> None:
         """Store a trial's predictions; a reader sees the old file or the whole new one."""
         buffer = io.BytesIO()
         np.save(buffer, prediction, allow_pickle=False)
-        path, filesystem = self._predictions(number), self.workspace.filesystem
-        local = isinstance(filesystem, pafs.LocalFileSystem)
-        target = f"{path}.{os.getpid()}.tmp" if local else path  # an object appears when it is complete
-        with filesystem.open_output_stream(target) as stream:
-            stream.write(buffer.getvalue())
-        if local:
-            filesystem.move(target, path)
-
-    def _predictions(self, number: int) -> str:
-        return self.workspace.path(self.folder, f"{number:05d}.npy")
+        self.workspace.write(buffer.getvalue(), self.folder, f"{number:05d}.npy")

@@ -1,83 +1,63 @@
 """The tune stage: sweep, out-of-fold predictions of the best trials, and the final model.
 
-`tune/<fingerprint>/`: `trials.parquet` (a row a trial), `out_of_fold.parquet`, `model/` (see `model_files`), `trials/`
-(see `trial_files`) and `sweep/` (Ray Tune's own notes). A sweep that was interrupted goes on from `trials/`.
+The artefact holds `trials.parquet` (a row a trial), `out_of_fold.parquet`, `model/` (see `model_files`), `trials/` (see
+`trial_files`) and `sweep/` (Ray Tune's own notes). A sweep that was interrupted goes on from `trials/`.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from smp_ray.config import Choice, Config, FloatRange, SearchRange, TuneConfig
+from smp_ray.config import Choice, FloatRange, SearchRange, TuneConfig
 from smp_ray.errors import SmpRayError
-from smp_ray.progress import say
-from smp_ray.ray_session import RaySession
-from smp_ray.training.evaluate import write_out_of_fold
+from smp_ray.evaluation.metrics import METRICS
+from smp_ray.run import Run
+from smp_ray.store.join import locate
+from smp_ray.store.manifest import Made, Manifest
+from smp_ray.store.parquet import write_table
+from smp_ray.store.workspace import Workspace
 from smp_ray.training.lightgbm_params import check_space
-from smp_ray.training.matrix import FoldData, Matrix
-from smp_ray.training.metrics import METRICS
+from smp_ray.training.matrix import Matrix, load_final, load_folds
 from smp_ray.training.model_files import fit_models, write_models
-from smp_ray.training.splits import Splits
+from smp_ray.training.out_of_fold import write_out_of_fold
+from smp_ray.training.splits import Splits, load_splits
 from smp_ray.training.sweep import Sweep, run_sweep
 from smp_ray.training.trial_files import TrialFiles, TrialRecord
-from smp_ray.workspace import Fragment, Manifest, Workspace
 
-STAGE = "tune"
+#: The tuned model's name in metrics and tables.
+TUNED = "tuned"
 
 
-def tune(
-    config: Config,
-    workspace: Workspace,
-    splits: Splits,
-    folds: Callable[[], list[FoldData]],
-    final: Callable[[], tuple[Matrix, np.ndarray]],
-    session: RaySession,
-    key: str,
-) -> Manifest:
-    """Search LightGBM's parameters and store the final model under the fingerprint `key`; a no-op where that was done.
-
-    Args:
-        config: the resolved configuration.
-        workspace: where the artefact goes.
-        splits: the labelled posts and their folds.
-        folds: loads the folds' matrices; called only if a trial is to be run.
-        final: loads matrix and popularity, float64 (posts,), of all training posts; called only if there is no model.
-        session: Ray, started here only if there is something to compute.
-        key: the artefact's fingerprint.
+def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
+    """Search LightGBM's parameters and fit the final model.
 
     Raises:
         ConfigError: the space holds what cannot be searched.
         DataError: the objective is undefined for a label.
         SmpRayError: all trials failed, a trial does not fit the cluster, or the sweep was interrupted.
     """
-    if (done := workspace.manifest(STAGE, key)) is not None:
-        return done
-    settings, max_bin = config.training.tune, config.training.matrix.max_bin
+    settings, max_bin = run.config.training.tune, run.config.training.matrix.max_bin
     check_space(settings)
-    began = time.monotonic()
-    folder = f"{STAGE}/{key}"
-    sweep = run_sweep(settings, max_bin, workspace, folder, len(splits.row_ids), folds, session)
+    workspace, folds = run.workspace, load_splits(run.workspace, splits)
+    sweep = run_sweep(
+        settings, max_bin, workspace, folder, len(folds.row_ids),
+        lambda: load_folds(workspace, matrix, folds), run.session.cores,
+    )  # fmt: skip
     ranked = _ranked(sweep.records, workspace, folder)
     chosen, best = ranked[: settings.models], ranked[0]
-    counts: dict[str, int] = dict(Counter(record.status for record in sweep.records.values()))
-    say(_summary(settings, sweep, counts, best))
-    matrix, popularity = final()
-    models = fit_models(matrix, popularity, settings, max_bin, chosen, sweep.concurrency)
-    paths = write_models(workspace, f"{folder}/model", matrix, settings, chosen, models)
+    final, popularity = _labelled(workspace, matrix, folds)
+    models = fit_models(final, popularity, settings, max_bin, chosen, sweep.concurrency)
+    paths = write_models(workspace, f"{folder}/model", final, settings, chosen, models)
     files = TrialFiles(workspace, f"{folder}/trials")
     prediction = np.mean([files.predictions(record.number) for record in chosen], axis=0)
-    fragments = [
-        _write_trials(workspace, f"{folder}/trials.parquet", trials_table(sweep.records, settings.space, splits.count)),
-        write_out_of_fold(workspace, f"{folder}/out_of_fold.parquet", splits, {"prediction": prediction}),
-    ]
+    trials = trials_table(sweep.records, settings.space, folds.count)
+    counts: dict[str, int] = dict(Counter(record.status for record in sweep.records.values()))
     details = {
         "objective": settings.objective,
         "best": {"trial": best.number, "value": best.objective, "rounds": best.rounds, "params": best.params},
@@ -90,14 +70,25 @@ def tune(
         "sweep_seconds": sweep.seconds,
         "models": paths,
         "columns": f"{folder}/model/columns.json",
+        "variants": {TUNED: {"column": "prediction"}},
+        "against_earlier": True,
     }
-    return workspace.commit(
-        Manifest(
-            stage=STAGE, fingerprint=key, config={"max_bin": max_bin, **settings.model_dump(mode="json")},
-            inputs={"splits": splits.fingerprint}, rows=len(sweep.records), counts=counts,
-            wall_seconds=round(time.monotonic() - began, 3), fragments=fragments, details=details,
-        )
-    )  # fmt: skip
+    return Made(
+        rows=len(sweep.records),
+        counts=counts,
+        fragments=[
+            write_table(workspace, f"{folder}/trials.parquet", trials),
+            write_out_of_fold(workspace, folder, folds, {"prediction": prediction}),
+        ],
+        details=details,
+        note=_summary(settings, sweep, counts, best),
+    )
+
+
+def _labelled(workspace: Workspace, matrix: Manifest, splits: Splits) -> tuple[Matrix, np.ndarray]:
+    """Matrix and popularity, float64 (posts,), of all training posts."""
+    every, row_ids, training = load_final(workspace, matrix)
+    return every.rows(training), splits.popularity[locate(row_ids[training], splits.row_ids)]
 
 
 def _ranked(records: Mapping[int, TrialRecord], workspace: Workspace, folder: str) -> list[TrialRecord]:
@@ -115,7 +106,7 @@ def _summary(settings: TuneConfig, sweep: Sweep, counts: Mapping[str, int], best
     by_status = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     kept = f", {sweep.resumed} of them kept from an interrupted run" if sweep.resumed else ""
     return (
-        f"tune: {len(sweep.records)} trials ({by_status}{kept}) in {sweep.seconds:.1f} s, "
+        f"{len(sweep.records)} trials ({by_status}{kept}), "
         f"best {settings.objective.upper()} {best.objective:.4f} by trial {best.number} after {best.rounds} rounds"
     )
 
@@ -157,8 +148,3 @@ def _param_column(values: Sequence[Any], range_: SearchRange) -> pa.Array:
     kinds = {type(value) for value in range_.values}
     # Choices of several kinds (0.5, "auto") have no common type but text.
     return pa.array(values) if len(kinds) == 1 else pa.array([json.dumps(value) for value in values], pa.string())
-
-
-def _write_trials(workspace: Workspace, path: str, table: pa.Table) -> Fragment:
-    pq.write_table(table, workspace.path(path), filesystem=workspace.filesystem, compression="zstd")
-    return Fragment(path, table.num_rows, workspace.filesystem.get_file_info(workspace.path(path)).size)

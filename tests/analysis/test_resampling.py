@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from smp_ray.analysis.resampling import group_means, resampled_medians, user_codes
-from smp_ray.training.metrics import Bootstrap
+from smp_ray.evaluation.bootstrap import Bootstrap
 
 
 def repeated(users: np.ndarray, resamples: int, seed: int) -> list[np.ndarray]:

@@ -21,7 +21,7 @@ from transformers.models.blip.modeling_blip import BlipVisionModel
 
 from smp_ray.demo import MODELS
 from smp_ray.demo.evaluate import THRESHOLDS, auc, below_threshold, evaluate
-from smp_ray.demo.training.captioner import copy_vision_tower
+from smp_ray.demo.training.train_captioner import copy_vision_tower
 
 LIMIT = 16_000_000
 """Bytes all models may take together."""
@@ -84,18 +84,19 @@ def test_models_load_from_a_copy_elsewhere(tmp_path: Path, monkeypatch: pytest.M
     assert isinstance(captioner, BlipForConditionalGeneration)
     assert captioner.dtype == torch.float32
     assert AutoProcessor.from_pretrained(copy / "captioner").tokenizer.bos_token_id is not None
-    scorer = AutoModelForCausalLM.from_pretrained(copy / "perplexity")
+    scorer = AutoModelForCausalLM.from_pretrained(copy / "language_model")
     assert isinstance(scorer, GPT2LMHeadModel)
     assert scorer.dtype == torch.float32
     assert scorer.config.n_positions >= 256
-    model, _, _ = open_clip.create_model_and_transforms("local-dir:moved/clip")
+    model, _, _ = open_clip.create_model_and_transforms("local-dir:moved/embedder")
     assert isinstance(model, open_clip.CLIP)
-    assert model.encode_text(open_clip.get_tokenizer("local-dir:moved/clip")(["a red car in a city"])).shape == (1, 64)
+    tokens = open_clip.get_tokenizer("local-dir:moved/embedder")(["a red car in a city"])
+    assert model.encode_text(tokens).shape == (1, 64)
 
 
 @pytest.mark.parametrize("text", ["😂🔥❤️", "ñandú 東京 Ω", "", "a" * 2_000, "IMG_0412.JPG\n\t"])
 def test_language_model_takes_any_text(text: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(MODELS / "perplexity")
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "language_model")
     ids = tokenizer(text).input_ids
     assert tokenizer.decode(ids) == text
     assert tokenizer.bos_token_id not in ids
@@ -103,8 +104,8 @@ def test_language_model_takes_any_text(text: str) -> None:
 
 
 def test_clip_text_does_not_depend_on_padding_or_length() -> None:
-    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{MODELS / 'clip'}")
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{MODELS / 'clip'}")
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{MODELS / 'embedder'}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{MODELS / 'embedder'}")
     tokens = tokenizer(["a red car in a city", "word " * 100])
     assert tokens.shape == (2, 32)
     # open_clip pools where the highest id stands: there must be exactly one end token, even after truncation.
@@ -116,7 +117,7 @@ def test_clip_text_does_not_depend_on_padding_or_length() -> None:
 
 
 def test_captioner_vision_tower_can_start_from_the_clip_one() -> None:
-    clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{MODELS / 'clip'}")
+    clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{MODELS / 'embedder'}")
     blip = BlipVisionModel(BlipConfig.from_pretrained(MODELS / "captioner").vision_config).eval()
     copy_vision_tower(clip.visual, blip)
     clip.eval()

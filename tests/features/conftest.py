@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from smp_ray.config import Config, build_config
-from smp_ray.pipeline import Run, export, run_stages
+from smp_ray.pipeline import export, open_run, run_stages
 from smp_ray.ray_session import RaySession
+from smp_ray.run import Run
 
 EMBEDDED = {"families": ["caption", "clip", "perplexity"]}
 
@@ -38,14 +39,14 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def run_features(config: Config, session: RaySession, retry: tuple[str, ...] = ()) -> Run:
-    run = Run(config, session, retry)
-    run_stages(run, ("ingest", "features"))
+    run = open_run(config, session, retry)
+    run_stages(run, ("features",))
     return run
 
 
 def exported(run: Run, folder: Path) -> pd.DataFrame:
     out = folder / "export.parquet"
-    export(run.config, run.workspace, str(out))
+    export(run, str(out))
     return pd.read_parquet(out)
 
 

@@ -186,7 +186,7 @@ def test_model_that_is_not_there_is_one_line(tmp_path: Path, session: RaySession
 
 def test_a_damaged_model_ends_with_one_line(tmp_path: Path) -> None:
     model = tmp_path / "model"
-    shutil.copytree(MODELS / "perplexity", model)
+    shutil.copytree(MODELS / "language_model", model)
     (model / "model.safetensors").write_bytes(b"not weights" * 100)
     table = write_table(tmp_path / "posts.csv", [{"id": 1, "title": "t"}, {"id": 2, "title": "u"}])
     config = tmp_path / "config.yaml"

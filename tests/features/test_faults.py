@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from smp_ray.config import load_config
-from smp_ray.pipeline import export
-from smp_ray.workspace import Workspace
+from smp_ray.pipeline import export, open_run
+from smp_ray.ray_session import RaySession
 from tests.features.conftest import command, write_table
 
 POSTS = 640
@@ -64,7 +64,7 @@ def wait_for(condition: Callable[[], bool], running: subprocess.Popen[bytes], lo
 def assert_every_post_once(config: Path) -> None:
     loaded = load_config(config)
     out = config.parent / "export.parquet"
-    assert export(loaded, Workspace.open(loaded.workspace), str(out)) == POSTS
+    assert export(open_run(loaded, RaySession(loaded.ray)), str(out)) == POSTS
     frame = pd.read_parquet(out)
     assert sorted(frame["post_id"]) == sorted(f"p{i}" for i in range(POSTS))
     assert (frame["perplexity_status"] == "ok").all()

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from smp_ray.demo import MODELS
+from smp_ray.pipeline import open_run
 from smp_ray.ray_session import RaySession
-from smp_ray.status import status
+from smp_ray.stage import status
 from tests.features.conftest import exported, run_command, run_features, table_config, write_table
 
-PERPLEXITY = MODELS / "perplexity"
+PERPLEXITY = MODELS / "language_model"
 
 
 def rows(count: int) -> list[dict[str, str]]:
@@ -25,26 +26,26 @@ def test_changed_model_appended_and_edited_posts(session: RaySession, tmp_path: 
     table = write_table(tmp_path / "posts.csv", rows(60))
     config = table_config(tmp_path / "run", table)
     first = run_features(config, session)
-    assert first.features.computed == {"caption": 60, "clip": 60, "perplexity": 60}
+    assert first.computed == {"caption": 60, "clip": 60, "perplexity": 60}
     before = exported(first, tmp_path)
     assert (before["clip_status"] == "no_image").all()
     assert before["clip_title"].notna().all()
 
     # Nothing changed: nothing to do, and a new Ray would not even be started.
     again = run_features(config, RaySession(config.ray))
-    assert again.features.up_to_date
+    assert not again.computed
     assert not again.session.started
 
     # Another perplexity model (the same weights in another folder are the same model).
     shutil.copytree(PERPLEXITY, tmp_path / "copy")
     same = table_config(tmp_path / "run", table, {"perplexity": {"model": str(tmp_path / "copy")}})
-    assert run_features(same, session).features.up_to_date
+    assert not run_features(same, session).computed
     changed = table_config(tmp_path / "run", table, {"perplexity": {"max_tokens": 3}})
-    states = {line.name: (line.state, line.why) for line in status(changed, first.workspace)}
+    states = {line.name: (line.state, line.why) for line in status(open_run(changed, session))}
     assert states["clip"] == ("committed", "")
     assert states["perplexity"] == ("stale", "max_tokens: 256 → 3")
     other = run_features(changed, session)
-    assert other.features.computed == {"perplexity": 60}
+    assert other.computed == {"perplexity": 60}
     frame = exported(other, tmp_path)
     assert (frame["title_token_count"] == 3).all()
     assert (frame["caption_status"] == before["caption_status"]).all()
@@ -53,9 +54,9 @@ def test_changed_model_appended_and_edited_posts(session: RaySession, tmp_path: 
     longer = rows(70)
     longer[5]["title"] = "a green train"
     write_table(table, longer)
-    assert {line.name: line.state for line in status(changed, first.workspace)}["clip"] == "stale"
+    assert {line.name: line.state for line in status(open_run(changed, session))}["clip"] == "stale"
     appended = run_features(changed, session)
-    assert appended.features.computed == {"caption": 11, "clip": 11, "perplexity": 11}
+    assert appended.computed == {"caption": 11, "clip": 11, "perplexity": 11}
     frame = exported(appended, tmp_path).set_index("post_id")
     assert len(frame) == 70
     assert frame.index.is_unique
@@ -64,7 +65,7 @@ def test_changed_model_appended_and_edited_posts(session: RaySession, tmp_path: 
     assert not np.array_equal(frame.loc["p5", "clip_title"], kept["p5"])
     assert np.array_equal(frame.loc["p6", "clip_title"], kept["p6"])
     # And back to the first settings: those families know 60 of the 70 posts already.
-    assert run_features(table_config(tmp_path / "run", table), session).features.computed == {"perplexity": 11}
+    assert run_features(table_config(tmp_path / "run", table), session).computed == {"perplexity": 11}
 
 
 def test_captions_from_the_store_feed_a_changed_clip(flickr_photos: Path, session: RaySession, tmp_path: Path) -> None:
@@ -74,9 +75,13 @@ def test_captions_from_the_store_feed_a_changed_clip(flickr_photos: Path, sessio
     base = table_config(tmp_path / "run", tmp_path / "posts.csv", **source)
     base = base.model_copy(update={"source": base.source.model_copy(update={"image_root": str(flickr_photos)})})
     before = exported(run_features(base, session), tmp_path)
-    features = base.features.model_copy(update={"clip": base.features.clip.model_copy(update={"dtype": "float32"})})
+    # The same weights with another file beside them are another model to a fingerprint.
+    shutil.copytree(MODELS / "embedder", tmp_path / "embedder")
+    (tmp_path / "embedder" / "more.json").write_text("{}")
+    other = base.features.section("clip").model_copy(update={"model": str(tmp_path / "embedder")})
+    features = base.features.model_copy(update={"clip": other})
     changed = run_features(base.model_copy(update={"features": features}), session)
-    assert changed.features.computed == {"clip": 20}
+    assert changed.computed == {"clip": 20}
     after = exported(changed, tmp_path)
     assert before["caption"].notna().all()
     assert (after["caption"] == before["caption"]).all()
@@ -90,9 +95,9 @@ def test_a_status_can_be_tried_again(flickr_photos: Path, session: RaySession, t
     assert exported(run_features(config, session), tmp_path)["clip_status"].tolist() == ["no_image"] * 3
     photograph = next((flickr_photos / "images").glob("*.jpg"))
     shutil.copy(photograph, tmp_path / "images" / "1.jpg")
-    assert run_features(config, session).features.up_to_date
+    assert not run_features(config, session).computed
     retried = run_features(config, session, retry=("no_image",))
-    assert retried.features.computed == {"caption": 3, "clip": 3}
+    assert retried.computed == {"caption": 3, "clip": 3}
     frame = exported(retried, tmp_path)
     assert frame["clip_status"].tolist() == ["no_image", "ok", "no_image"]
     assert frame["perplexity_status"].tolist() == ["ok"] * 3

@@ -67,7 +67,15 @@ def submit(env: dict[str, str], *entrypoint: str) -> tuple[str, str, str]:
 @pytest.mark.slow
 def test_features_as_a_job(cluster: dict[str, str], tmp_path: Path) -> None:
     settings = ["--set", "source.posts=120"]
-    entrypoint = ["python", "jobs/features.py", "--config", "configs/demo.yaml", "--workspace", str(tmp_path / "job")]
+    entrypoint = [
+        "python",
+        "jobs/run.py",
+        "features",
+        "--config",
+        "configs/demo.yaml",
+        "--workspace",
+        str(tmp_path / "job"),
+    ]
     status, log, printed = submit(cluster, *entrypoint, *settings)
     assert status == "SUCCEEDED", log + printed
     local = ["features", "configs/demo.yaml", "--workspace", str(tmp_path / "local"), *settings]
@@ -84,7 +92,7 @@ def test_features_as_a_job(cluster: dict[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_missing_config_fails_with_one_line(cluster: dict[str, str]) -> None:
-    status, log, printed = submit(cluster, "python", "jobs/features.py", "--config", "configs/nowhere.yaml")
+    status, log, printed = submit(cluster, "python", "jobs/run.py", "features", "--config", "configs/nowhere.yaml")
     assert status == "FAILED", printed
     assert "Error: configs/nowhere.yaml: no such file" in log
     assert "Traceback" not in log

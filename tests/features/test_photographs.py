@@ -81,8 +81,8 @@ def test_embeddings_equal_open_clip_one_at_a_time(photographs: pd.DataFrame) -> 
 
 @torch.inference_mode()
 def test_perplexity_equals_the_loss_one_at_a_time(photographs: pd.DataFrame) -> None:
-    model = AutoModelForCausalLM.from_pretrained(MODELS / "perplexity", dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(MODELS / "perplexity")
+    model = AutoModelForCausalLM.from_pretrained(MODELS / "language_model", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "language_model")
     for row in photographs.itertuples():
         ids = tokenizer(row.title, add_special_tokens=False)["input_ids"]
         tokens = torch.tensor([[tokenizer.bos_token_id, *ids]])

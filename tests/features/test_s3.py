@@ -13,8 +13,9 @@ import pytest
 
 from smp_ray.config import load_config
 from smp_ray.features.feature_pass import PassFolder
-from smp_ray.pipeline import export
-from smp_ray.workspace import Workspace
+from smp_ray.pipeline import export, open_run
+from smp_ray.ray_session import RaySession
+from smp_ray.store.workspace import Workspace
 from tests.features.conftest import command, write_table
 
 POSTS = 240
@@ -35,7 +36,7 @@ def write_config(folder: Path, workspace: str) -> Path:
 def frame(config: Path, name: str) -> pd.DataFrame:
     loaded = load_config(config)
     out = config.parent / name
-    export(loaded, Workspace.open(loaded.workspace), str(out))
+    export(open_run(loaded, RaySession(loaded.ray)), str(out))
     return pd.read_parquet(out)
 
 

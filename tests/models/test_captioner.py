@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
-from smp_ray.config import CaptionerConfig
 from smp_ray.errors import ModelError
+from smp_ray.families.caption import CaptionSettings
 from smp_ray.models.captioner import Captioner, CaptionTransform, normalised
 from smp_ray.models.images import decode
 from smp_ray.models.random_weights import write_random_captioner
@@ -23,12 +23,12 @@ def folder(tmp_path_factory):
     return write_random_captioner(tmp_path_factory.mktemp("blip"), "tiny")
 
 
-def ours(settings: CaptionerConfig, images) -> list[str]:
+def ours(settings: CaptionSettings, images) -> list[str]:
     transform = CaptionTransform(settings)
     return Captioner(settings, device="cpu").caption(np.stack([transform.pixels(image) for image in images]))
 
 
-def plain(folder, images, settings: CaptionerConfig) -> list[str]:
+def plain(folder, images, settings: CaptionSettings) -> list[str]:
     """The documented use of transformers, one picture at a time; the prompt is cut off as a text."""
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
@@ -47,7 +47,7 @@ def plain(folder, images, settings: CaptionerConfig) -> list[str]:
 @pytest.mark.parametrize("prompt", [None, "a picture of"])
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_blip_equals_plain_transformers(folder, prompt, num_beams):
-    settings = CaptionerConfig(model=str(folder), prompt=prompt, num_beams=num_beams, batch_size=4, max_new_tokens=8)
+    settings = CaptionSettings(model=str(folder), prompt=prompt, num_beams=num_beams, batch_size=4, max_new_tokens=8)
     images = pictures(10)
     captions = ours(settings, images)
     assert captions == plain(folder, images, settings)
@@ -59,7 +59,7 @@ def test_blip_equals_plain_transformers(folder, prompt, num_beams):
 @pytest.mark.parametrize("prompt", [None, "please give me a short description"])
 def test_query_transformer_models_equal_plain_transformers(tmp_path, kind, prompt):
     folder = tiny_captioners.write(kind, tmp_path)
-    settings = CaptionerConfig(model=str(folder), prompt=prompt, batch_size=3, max_new_tokens=6)
+    settings = CaptionSettings(model=str(folder), prompt=prompt, batch_size=3, max_new_tokens=6)
     if prompt is None and kind.startswith("instructblip"):
         with pytest.raises(ModelError, match="set prompt"):
             Captioner(settings)
@@ -73,7 +73,7 @@ def test_query_transformer_models_equal_plain_transformers(tmp_path, kind, promp
 @pytest.mark.parametrize("kind", ["git", "vision-encoder-decoder"])
 def test_other_architectures_equal_plain_transformers(tmp_path, kind):
     folder = tiny_captioners.write(kind, tmp_path)
-    settings = CaptionerConfig(model=str(folder), batch_size=3, max_new_tokens=6)
+    settings = CaptionSettings(model=str(folder), batch_size=3, max_new_tokens=6)
     images = pictures(5)
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     processor, tokenizer = AutoImageProcessor.from_pretrained(folder), tiny_captioners.tokenizer(folder)
@@ -88,14 +88,14 @@ def test_other_architectures_equal_plain_transformers(tmp_path, kind):
 def test_a_prompt_for_a_model_that_takes_none_is_refused(tmp_path):
     folder = tiny_captioners.write("vision-encoder-decoder", tmp_path)
     with pytest.raises(ModelError, match="takes no prompt"):
-        Captioner(CaptionerConfig(model=str(folder), prompt="describe"))
+        Captioner(CaptionSettings(model=str(folder), prompt="describe"))
 
 
 def test_git_continues_its_prompt(tmp_path):
     folder = tiny_captioners.write("git", tmp_path)
     images = pictures(4)
-    with_prompt = ours(CaptionerConfig(model=str(folder), prompt="a photo", max_new_tokens=6), images)
-    assert with_prompt != ours(CaptionerConfig(model=str(folder), max_new_tokens=6), images)
+    with_prompt = ours(CaptionSettings(model=str(folder), prompt="a photo", max_new_tokens=6), images)
+    assert with_prompt != ours(CaptionSettings(model=str(folder), max_new_tokens=6), images)
     assert not any(caption.startswith("a photo") for caption in with_prompt)
 
 
@@ -112,12 +112,12 @@ def test_pixels_equal_the_published_processor(folder, tmp_path, changes):
     config = json.loads((tmp_path / "processor_config.json").read_text())
     config["image_processor"] |= changes
     (tmp_path / "processor_config.json").write_text(json.dumps(config))
-    transform = CaptionTransform(CaptionerConfig(model=str(tmp_path)))
+    transform = CaptionTransform(CaptionSettings(model=str(tmp_path)))
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     for image in pictures(8):
         pixels = transform.pixels(image)
-        assert pixels.dtype == np.uint8
-        assert pixels.shape == (*transform.size, 3)
+        assert pixels.dtype == transform.dtype == np.uint8
+        assert pixels.shape == (*transform.size, 3) == transform.shape
         expected = processor(image, return_tensors="pt")["pixel_values"]
         assert torch.equal(normalised(processor, pixels[None], torch.device("cpu")), expected)
 
@@ -129,11 +129,11 @@ def test_pictures_without_a_fixed_size_are_refused(folder, tmp_path):
     config["image_processor"]["size"] = {"shortest_edge": 32}
     (tmp_path / "processor_config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="different sizes"):
-        CaptionTransform(CaptionerConfig(model=str(tmp_path)))
+        CaptionTransform(CaptionSettings(model=str(tmp_path)))
 
 
 def test_caption_does_not_depend_on_the_batch(folder):
-    settings = CaptionerConfig(model=str(folder), batch_size=16, prompt="a photo of", max_new_tokens=6)
+    settings = CaptionSettings(model=str(folder), batch_size=16, prompt="a photo of", max_new_tokens=6)
     transform, captioner = CaptionTransform(settings), Captioner(settings, device="cpu")
     pixels = np.stack([transform.pixels(image) for image in pictures(9)])
     together = captioner.caption(pixels)
@@ -150,7 +150,7 @@ def test_weights_of_another_architecture_are_refused(folder, tmp_path):
     weights = load_file(folder / "model.safetensors")
     save_file({key: value for key, value in weights.items() if "vision" in key}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"lack \d+ parameters"):
-        Captioner(CaptionerConfig(model=str(tmp_path)))
+        Captioner(CaptionSettings(model=str(tmp_path)))
 
 
 @pytest.mark.parametrize(("model", "words"), [
@@ -160,7 +160,7 @@ def test_weights_of_another_architecture_are_refused(folder, tmp_path):
 def test_wrong_settings_end_in_one_line(model, words):
     for use in (CaptionTransform, Captioner):
         with pytest.raises(ModelError, match=words) as caught:
-            use(CaptionerConfig(model=model))
+            use(CaptionSettings(model=model))
         assert "\n" not in str(caught.value)
 
 
@@ -169,13 +169,13 @@ def test_a_language_model_is_no_captioner(tmp_path):
 
     folder = write_random_language_model(tmp_path, "tiny")
     with pytest.raises(ModelError):
-        Captioner(CaptionerConfig(model=str(folder)))
+        Captioner(CaptionSettings(model=str(folder)))
 
 
 @pytest.mark.slow
 def test_published_size_on_photographs(tmp_path):
     folder = write_random_captioner(tmp_path, "base")
-    settings = CaptionerConfig(model=str(folder), batch_size=3, max_new_tokens=5)
+    settings = CaptionSettings(model=str(folder), batch_size=3, max_new_tokens=5)
     images = [decode(data, 10**8) for data in photographs(3)]
     assert CaptionTransform(settings).size == (384, 384)
     assert ours(settings, images) == plain(folder, images, settings)

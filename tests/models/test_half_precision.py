@@ -1,4 +1,4 @@
-"""The dtypes that `auto` takes on a GPU, run on the CPU: every family works in them and stays close to float32."""
+"""The dtypes that `auto` takes on a GPU, run on the CPU: every model works in them and stays close to float32."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from smp_ray.config import CaptionerConfig, ClipConfig, PerplexityConfig
 from smp_ray.errors import ModelError
+from smp_ray.families.caption import CaptionSettings
+from smp_ray.families.clip import ClipSettings
+from smp_ray.families.perplexity import PerplexitySettings
 from smp_ray.models.captioner import Captioner, CaptionTransform
-from smp_ray.models.clip import ClipEmbedder, ClipTransform
+from smp_ray.models.clip_embedder import ClipEmbedder, ClipTransform
+from smp_ray.models.language_model import PerplexityScorer
 from smp_ray.models.loading import resolve_device, resolve_dtype
-from smp_ray.models.perplexity import PerplexityScorer
 from smp_ray.models.random_weights import write_random_captioner, write_random_language_model
 from tests.models import tiny_captioners
 from tests.models.tiny import HARD_TEXTS, pictures, write_clip_folder
@@ -22,9 +24,9 @@ HALVES = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @HALVES
 def test_clip(tmp_path, dtype):
     folder = str(write_clip_folder(tmp_path))
-    pixels = np.stack([ClipTransform(ClipConfig(model=folder)).pixels(image) for image in pictures(4)])
-    exact = ClipEmbedder(ClipConfig(model=folder), device="cpu")
-    half = ClipEmbedder(ClipConfig(model=folder, dtype=dtype), device="cpu")
+    pixels = np.stack([ClipTransform(ClipSettings(model=folder)).pixels(image) for image in pictures(4)])
+    exact = ClipEmbedder(ClipSettings(model=folder), device="cpu")
+    half = ClipEmbedder(ClipSettings(model=folder, dtype=dtype), device="cpu")
     for left, right in ((exact.embed_images(pixels), half.embed_images(pixels)),
                         (exact.embed_texts(HARD_TEXTS), half.embed_texts(HARD_TEXTS))):  # fmt: skip
         assert right.dtype == np.float32
@@ -35,8 +37,8 @@ def test_clip(tmp_path, dtype):
 @HALVES
 def test_perplexity(tmp_path, dtype):
     folder = str(write_random_language_model(tmp_path, "tiny"))
-    exact = PerplexityScorer(PerplexityConfig(model=folder), device="cpu").score(HARD_TEXTS)
-    half = PerplexityScorer(PerplexityConfig(model=folder, dtype=dtype), device="cpu").score(HARD_TEXTS)
+    exact = PerplexityScorer(PerplexitySettings(model=folder), device="cpu").score(HARD_TEXTS)
+    half = PerplexityScorer(PerplexitySettings(model=folder, dtype=dtype), device="cpu").score(HARD_TEXTS)
     np.testing.assert_allclose(half[0], exact[0], rtol=0.05)
     np.testing.assert_array_equal(half[1], exact[1])
 
@@ -45,18 +47,19 @@ def test_perplexity(tmp_path, dtype):
 @pytest.mark.parametrize("kind", ["blip", "blip2-opt", "instructblip-t5", "git"])
 def test_captioner(tmp_path, kind, dtype):
     folder = write_random_captioner(tmp_path, "tiny") if kind == "blip" else tiny_captioners.write(kind, tmp_path)
-    settings = CaptionerConfig(model=str(folder), dtype=dtype, prompt="a photo of", max_new_tokens=4)
+    settings = CaptionSettings(model=str(folder), dtype=dtype, prompt="a photo of", max_new_tokens=4)
     pixels = np.stack([CaptionTransform(settings).pixels(image) for image in pictures(2)])
     assert len(Captioner(settings, device="cpu").caption(pixels)) == 2
 
 
 def test_auto_depends_on_the_device_that_the_worker_has():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert {resolve_dtype("auto", family, cpu) for family in ("captioner", "clip", "perplexity")} == {torch.float32}
-    assert resolve_dtype("auto", "captioner", cuda) == torch.bfloat16
-    assert resolve_dtype("auto", "clip", cuda) == torch.float16
-    assert resolve_dtype("auto", "perplexity", cuda) == torch.float32
-    assert resolve_dtype("float32", "clip", cuda) == torch.float32
+    wanted = [(Captioner, torch.bfloat16), (ClipEmbedder, torch.float16), (PerplexityScorer, torch.float32)]
+    for model, dtype in wanted:
+        assert resolve_dtype("auto", cpu, gpu_dtype=model.GPU_DTYPE) == torch.float32
+        assert resolve_dtype("auto", cuda, gpu_dtype=model.GPU_DTYPE) == dtype
+        assert resolve_dtype("float32", cuda, gpu_dtype=model.GPU_DTYPE) == torch.float32
+    assert resolve_dtype("auto", cuda) == torch.float32
     assert resolve_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ModelError, match="no-such-device"):
         resolve_device("no-such-device")
@@ -66,12 +69,12 @@ def test_auto_depends_on_the_device_that_the_worker_has():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_what_the_cpu_gives(tmp_path):
     clip, language = str(write_clip_folder(tmp_path / "clip")), write_random_language_model(tmp_path / "gpt2", "tiny")
-    pixels = np.stack([ClipTransform(ClipConfig(model=clip)).pixels(image) for image in pictures(4)])
-    settings = ClipConfig(model=clip, dtype="float32")
+    pixels = np.stack([ClipTransform(ClipSettings(model=clip)).pixels(image) for image in pictures(4)])
+    settings = ClipSettings(model=clip, dtype="float32")
     on_cpu, on_gpu = (ClipEmbedder(settings, device=device).embed_images(pixels) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-4)
-    scores = [PerplexityScorer(PerplexityConfig(model=str(language)), device=device) for device in ("cpu", "cuda")]
+    scores = [PerplexityScorer(PerplexitySettings(model=str(language)), device=device) for device in ("cpu", "cuda")]
     np.testing.assert_allclose(scores[1].score(HARD_TEXTS)[0], scores[0].score(HARD_TEXTS)[0], rtol=1e-4)
-    captioner = CaptionerConfig(model=str(write_random_captioner(tmp_path / "blip", "tiny")), dtype="float32")
+    captioner = CaptionSettings(model=str(write_random_captioner(tmp_path / "blip", "tiny")), dtype="float32")
     small = np.stack([CaptionTransform(captioner).pixels(image) for image in pictures(4)])
     assert Captioner(captioner, device="cuda").caption(small) == Captioner(captioner, device="cpu").caption(small)

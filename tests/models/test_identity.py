@@ -8,10 +8,14 @@ import sys
 
 import pytest
 
-from smp_ray.config import CaptionerConfig, ClipConfig, PerplexityConfig
+from smp_ray.demo import MODELS
 from smp_ray.errors import ModelError
+from smp_ray.families.caption import CaptionSettings
+from smp_ray.families.clip import ClipSettings
+from smp_ray.families.perplexity import PerplexitySettings
 from smp_ray.models import identity
-from smp_ray.models.identity import file_digest, model_identity
+from smp_ray.models.clip_source import clip_source
+from smp_ray.models.identity import check_identity, file_digest, transformers_identity
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -27,7 +31,7 @@ def folder(tmp_path):
 
 
 def of(folder) -> dict:
-    found = model_identity("captioner", CaptionerConfig(model=str(folder)))
+    found = transformers_identity(CaptionSettings(model=str(folder)), "captioner")
     assert json.loads(json.dumps(found)) == found
     return found
 
@@ -77,23 +81,15 @@ def test_large_files_are_sampled_from_end_to_end(tmp_path, monkeypatch):
 
 def test_of_a_gguf_model_one_file_counts(folder):
     (folder / "weights.gguf").write_bytes(b"GGUF")
-    settings = PerplexityConfig(model=str(folder), gguf_file="weights.gguf")
-    assert list(model_identity("perplexity", settings)["files"]) == ["weights.gguf"]
+    settings = PerplexitySettings(model=str(folder), gguf_file="weights.gguf")
+    assert list(transformers_identity(settings, "language_model")["files"]) == ["weights.gguf"]
     with pytest.raises(ModelError, match="no GGUF file"):
-        model_identity("perplexity", PerplexityConfig(model=str(folder), gguf_file="other.gguf"))
+        transformers_identity(PerplexitySettings(model=str(folder), gguf_file="other.gguf"), "language_model")
 
 
-def test_open_clip_names(tmp_path):
-    tagged = model_identity("clip", ClipConfig(model="ViT-B-32", pretrained="laion2b_s34b_b79k"))
-    assert tagged == {"name": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}
-    weights = tmp_path / "a.safetensors"
-    weights.write_bytes(b"1")
-    one = model_identity("clip", ClipConfig(model="ViT-B-32", pretrained=str(weights)))
-    assert (
-        model_identity("clip", ClipConfig(model="ViT-B-32", pretrained=str(weights.rename(tmp_path / "b.pt")))) == one
-    )
-    (tmp_path / "b.pt").write_bytes(b"2")
-    assert model_identity("clip", ClipConfig(model="ViT-B-32", pretrained=str(tmp_path / "b.pt"))) != one
+def of_gpt2(revision: str | None = None) -> dict:
+    settings = PerplexitySettings(model="openai-community/gpt2", revision=revision)
+    return transformers_identity(settings, "language_model")
 
 
 def test_hub_ids_are_pinned_by_commit(tmp_path, monkeypatch):
@@ -101,31 +97,54 @@ def test_hub_ids_are_pinned_by_commit(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    pinned = model_identity("perplexity", PerplexityConfig(model="openai-community/gpt2", revision=COMMIT))
+    pinned = of_gpt2(COMMIT)
     assert pinned == {"name": "openai-community/gpt2", "revision": COMMIT}
     with pytest.raises(ModelError, match="pin the revision") as caught:
-        model_identity("perplexity", PerplexityConfig(model="openai-community/gpt2"))
+        of_gpt2()
     assert "\n" not in str(caught.value)
     refs = tmp_path / "models--openai-community--gpt2" / "refs"
     refs.mkdir(parents=True)
     (refs / "main").write_text(COMMIT)
-    assert model_identity("perplexity", PerplexityConfig(model="openai-community/gpt2")) == pinned
+    assert of_gpt2() == pinned
 
 
-@pytest.mark.parametrize(("family", "settings", "words"), [
-    ("captioner", CaptionerConfig(model="./nowhere"), "no model folder"),
-    ("clip", ClipConfig(model="~/nowhere"), "no model folder"),
-    ("clip", ClipConfig(model="ViT-B-32"), "pretrained"),
-    ("clip", ClipConfig(model="ViT-B-32", pretrained="./nowhere.pt"), "no weights file"),
-])  # fmt: skip
-def test_what_is_missing_is_named(family, settings, words):
+def test_the_embedded_models_are_known_by_their_files():
+    for settings, embedded in ((CaptionSettings(), "captioner"), (PerplexitySettings(), "language_model")):
+        found = transformers_identity(settings, embedded)
+        assert found["name"] == "embedded"
+        assert found["files"] == transformers_identity(CaptionSettings(model=str(MODELS / embedded)), "")["files"]
+
+
+def test_what_is_missing_is_named(tmp_path):
+    for model, words in (("./nowhere", "no model folder"), (str(tmp_path), "no config.json")):
+        with pytest.raises(ModelError, match=words):
+            transformers_identity(CaptionSettings(model=model), "captioner")
+    with pytest.raises(ModelError, match="not installed"):
+        transformers_identity(CaptionSettings(), "no-such-folder")
+
+
+def test_a_model_that_is_not_the_fingerprinted_one_is_refused(folder):
+    before = of(folder)
+    check_identity(of(folder), before)
+    (folder / "merges.txt").write_text("x")
+    with pytest.raises(ModelError, match=r"file 'merges.txt' is new"):
+        check_identity(of(folder), before)
+    with pytest.raises(ModelError, match=r"file 'merges.txt' .* is missing"):
+        check_identity(before, of(folder))
+    (folder / "merges.txt").unlink()
+    (folder / "model.safetensors").write_bytes(b"other")
+    words = f"file 'model.safetensors' .* fingerprinted .expected {before['files']['model.safetensors']}, found "
     with pytest.raises(ModelError, match=words):
-        model_identity(family, settings)
+        check_identity(of(folder), before)
+    check_identity(of_gpt2(COMMIT), of_gpt2(COMMIT))
+    with pytest.raises(ModelError, match=f"revision .* .expected {COMMIT}, found {COMMIT[::-1]}"):
+        check_identity(of_gpt2(COMMIT[::-1]), of_gpt2(COMMIT))
 
 
 def test_empty_folders_and_files_are_refused(tmp_path):
+    (tmp_path / "model").mkdir()
     with pytest.raises(ModelError, match="empty"):
-        of(tmp_path)
+        clip_source(ClipSettings(model=str(tmp_path / "model"))).identity()
     (tmp_path / "file").write_text("x")
     with pytest.raises(ModelError, match="is a file"):
         of(tmp_path / "file")
@@ -136,12 +155,29 @@ def run(code: str) -> subprocess.CompletedProcess:
 
 
 def test_identity_loads_no_torch():
-    code = (
-        "import sys; from smp_ray.models.identity import model_identity; from smp_ray.config import ClipConfig\n"
-        "from smp_ray.models import images, loading\n"
-        "model_identity('clip', ClipConfig(model='ViT-B-32', pretrained='openai'))\n"
-        "assert not {'torch', 'transformers', 'open_clip', 'ray'} & set(sys.modules), sorted(sys.modules)"
-    )
+    code = """
+import sys
+from smp_ray.families.caption import CaptionSettings
+from smp_ray.families.clip import ClipSettings
+from smp_ray.models import captioner, clip_embedder, images, language_model, loading
+from smp_ray.models.clip_source import clip_source
+from smp_ray.models.identity import transformers_identity
+transformers_identity(CaptionSettings(), "captioner")
+clip_source(ClipSettings()).identity()
+assert clip_embedder.clip_width(ClipSettings()) == 64
+assert not {"torch", "transformers", "open_clip", "ray"} & set(sys.modules), sorted(sys.modules)
+"""
+    assert run(code).stderr == ""
+
+
+def test_models_stand_on_nothing_of_the_project_but_its_errors():
+    code = """
+import sys
+from smp_ray.models import adapter, captioner, clip_embedder, clip_source, clip_tower, identity, images
+from smp_ray.models import language_model, loading, random_weights, settings
+others = {name for name in sys.modules if name.startswith("smp_ray.") and not name.startswith("smp_ray.models")}
+assert others == {"smp_ray.errors"}, others
+"""
     assert run(code).stderr == ""
 
 
@@ -153,10 +189,10 @@ class Block:
         if name == "ray" or name.startswith("ray."):
             raise ModuleNotFoundError("No module named 'ray'", name="ray")
 sys.meta_path.insert(0, Block())
-from smp_ray.models import captioner, clip, identity, images, loading, perplexity, random_weights
-from smp_ray.config import PerplexityConfig
+from smp_ray.models import captioner, clip_embedder, identity, images, language_model, loading, random_weights
+from smp_ray.families.perplexity import PerplexitySettings
 folder = random_weights.write_random_language_model({str(folder)!r}, "tiny")
-means, counts = perplexity.PerplexityScorer(PerplexityConfig(model=str(folder)), device="cpu").score(["a b"])
+means, counts = language_model.PerplexityScorer(PerplexitySettings(model=str(folder)), device="cpu").score(["a b"])
 assert counts[0] > 0
 assert "ray" not in sys.modules
 """

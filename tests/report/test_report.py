@@ -173,7 +173,7 @@ def test_errors_are_those_of_the_predictions(html: str, written: Written) -> Non
 def _exported(written: Written) -> pd.DataFrame:
     """Posts and features joined by pandas alone."""
     frames = []
-    for manifest in (written.posts, *written.families.values()):
+    for manifest in (written.posts, *written.store.values()):
         frames.append(pd.read_parquet(written.workspace.path(manifest.fragments[0].path)))
     joined = frames[0]
     for other in frames[1:]:
@@ -210,16 +210,18 @@ def test_the_found_sentence_claims_nothing_where_the_interval_holds_zero(tmp_pat
 @pytest.mark.parametrize(
     ("take_away", "sentence"),
     [
-        (lambda w: w.families.pop("caption"), "similarity of title and caption"),
-        (lambda w: w.families.pop("clip"), "there are no embeddings"),
-        (lambda w: w.families.pop("perplexity"), "Perplexity is not shown"),
-        (lambda w: w.families.clear(), "none is judged by its image"),
-        (lambda w: w.artefacts.pop("adapted"), "Only the embeddings as CLIP gives them"),
-        (lambda w: w.artefacts.update(tune=None), "There was no sweep"),
-        (lambda w: w.artefacts.pop("predict"), "There are no out-of-fold predictions"),
-        (lambda w: w.artefacts.pop("ablate"), "There is no ablation"),
-        (lambda w: w.artefacts.pop("splits"), "there are no folds"),
-        (lambda w: w.artefacts.clear(), "Nothing is measured yet"),
+        (lambda w: w.store.pop("clip"), "there are no embeddings"),
+        (
+            lambda w: w.store.pop("perplexity"),
+            "Not shown: perplexity of the title (the perplexity family is not configured or not computed)",
+        ),
+        (lambda w: w.store.clear(), "none is judged by its image"),
+        (lambda w: w.used.pop("adapt"), "Only the embeddings as their model gives them"),
+        (lambda w: w.used.update(tune=None), "There was no sweep"),
+        (lambda w: w.used.pop("predict"), "There are no out-of-fold predictions"),
+        (lambda w: w.used.pop("ablate"), "There is no ablation"),
+        (lambda w: w.used.pop("splits"), "there are no folds"),
+        (lambda w: w.used.clear(), "Nothing is measured yet"),
     ],
 )
 def test_what_is_missing_is_said(tmp_path: Path, take_away: Callable[[Written], object], sentence: str) -> None:
@@ -244,7 +246,7 @@ def test_a_second_report_leaves_no_numbers_of_the_first(tmp_path: Path) -> None:
     written = write_world(tmp_path, posts=20)
     written.report()
     assert (written.folder / "parallel.csv").exists()
-    written.artefacts.clear()
+    written.used.clear()
     html = written.report()
     assert not (written.folder / "parallel.csv").exists()
     assert "parallel.csv" not in html

@@ -10,13 +10,17 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from smp_ray.config import Config, build_config
+from smp_ray.ray_session import RaySession
 from smp_ray.report import write_report
-from smp_ray.workspace import Fragment, Manifest, Workspace
-from tests.training.worlds import WIDTH, World, _lists
+from smp_ray.run import Run
+from smp_ray.store.join import vector_column
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.parquet import write_table
+from smp_ray.store.workspace import Workspace
+from tests.training.worlds import World
 
 SCRIPT = "<script>alert(1)</script>"
 LINK = '<b>bold</b> <a href="javascript:alert(2)">click</a> <img src=x onerror=alert(3)>'
@@ -29,19 +33,29 @@ class Written:
     config: Config
     workspace: Workspace
     posts: Manifest
-    families: dict[str, Manifest]
-    artefacts: dict[str, Manifest | None]
+    store: dict[str, Manifest]
+    used: dict[str, Manifest | None]
     world: World
     out_of_fold: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def report(self) -> str:
         """Write the report; returns the page."""
-        path = write_report(self.config, self.workspace, self.posts, self.families, self.artefacts)  # type: ignore[arg-type]
-        return Path(path).read_text(encoding="utf-8")
+        run = Run(self.config, RaySession(self.config.ray), ())
+        made = write_report(run, "report", self.posts, self.store, self.used)
+        assert made.note == f"→ {self.folder / 'index.html'}"
+        return (self.folder / "index.html").read_text(encoding="utf-8")
 
     @property
     def folder(self) -> Path:
         return Path(self.workspace.path("report"))
+
+    def add_family(self, name: str, columns: dict[str, Any], statuses: list[str], **facts: Any) -> Manifest:
+        """Store a family of these columns for all posts."""
+        keys = {"row_id": self.world.ids, "post_id": self.world.columns["post_id"]}
+        own = {**columns, f"{name}_status": statuses, f"{name}_error": pa.nulls(len(statuses), pa.string())}
+        details = {"columns": list(own), "covers": {self.posts.fingerprint: {}}}
+        table = pa.table({**keys, **own})
+        return _commit(self.workspace, f"features/{name}", {"part-00000": table}, details=details, **facts)
 
 
 def write_world(folder: Path, posts: int = 120, training: bool = True, labels: bool = True) -> Written:
@@ -56,14 +70,16 @@ def write_world(folder: Path, posts: int = 120, training: bool = True, labels: b
     world.title[:2] = world.image[:2]  # the most consistent, so that the gallery shows them
     committed, families = world.commit()
     committed.details["synthetic"] = True
-    captions = {"caption": [f"a picture of {LINK}" if n < 2 else f"caption {n}" for n in range(posts)]}
-    statuses = {"caption_status": ["ok" if number % 4 else "no_image" for number in range(posts)]}
-    families = {"caption": world._family("caption", {**captions, **statuses}, committed), **families}
     raw = {
         "workspace": str(folder), "source": {"kind": "demo"}, "training": {"resamples": 100},
         "report": {"projection_posts": 60, "neighbours": 5, "shap_posts": 50, "gallery_posts": 4},
     }  # fmt: skip
     written = Written(build_config(raw), world.workspace, committed, families, {}, world)
+    captions = [f"a picture of {LINK}" if n < 2 else f"caption {n}" for n in range(posts)]
+    statuses = ["ok" if number % 4 else "no_image" for number in range(posts)]
+    model = {"name": "embedded", "files": {"model.safetensors": "0123456789abcdef"}}
+    captioned = written.add_family("caption", {"caption": captions}, statuses, models={"caption": model})
+    written.store = {"caption": captioned, **families}
     if training and labels:
         _train(written)
     return written
@@ -83,9 +99,8 @@ def _train(written: Written) -> None:
     rng = np.random.default_rng(1)
     prediction = np.where(labelled, labels, 6.0) + rng.normal(size=len(ids))
     written.out_of_fold = prediction
-    vectors = {"adapted_image": _lists(world.image[:, ::-1]), "adapted_title": _lists(world.title[:, ::-1])}
-    adapted = world._family("adapted", {**vectors, "adapted_status": ["ok"] * len(ids)}, written.posts)
-    adapted.details["clip_width"] = WIDTH
+    vectors = {"adapted_image": world.image[:, ::-1], "adapted_title": world.title[:, ::-1]}
+    adapted = {name: vector_column(values.astype(np.float16)) for name, values in vectors.items()}
     keys = {"row_id": ids, "post_id": world.columns["post_id"]}
     split = pa.table({**keys, "fold": pa.array(folds, pa.int16())}).filter(pa.array(labelled))
     frame = pa.table(
@@ -98,18 +113,18 @@ def _train(written: Written) -> None:
     )  # fmt: skip
     values = {"user_photo_count": world.extra["user_photo_count"], "title_perplexity": np.exp(world.nll)}
     matrix = pa.table({**keys, "training": labelled, **values})
-    families = {"user_photo_count": "metadata", "title_perplexity": "perplexity"}
-    details: dict[str, Any] = {"columns": families, "families": ["metadata", "perplexity"], "levels": {"final": {}}}
-    written.artefacts = {
-        "adapted": adapted,
+    groups = {"user_photo_count": "metadata", "title_perplexity": "perplexity"}
+    details: dict[str, Any] = {"columns": groups, "families": ["metadata", "perplexity"], "levels": {"final": {}}}
+    written.used = {
         "splits": _commit(workspace, "splits", {"splits": split}, config={"kind": "user"}),
+        "adapt": written.add_family("adapted", adapted, ["ok"] * len(ids)),
         "matrix": _commit(workspace, "matrix", {"final": matrix}, details=details),
         "predict": _commit(
             workspace, "predict", {"predictions": frame},
             details={"predictions": "predict/key/predictions.parquet", "submission": ""},
         ),
         "baselines": _commit(workspace, "baselines", {}),
-        "ablate": _commit(workspace, "ablate", {}),
+        "ablate": _commit(workspace, "ablate", {}, details={"table": "ablation"}),
         "tune": _tune(workspace, values, labels, labelled),
     }  # fmt: skip
     workspace.write_json(_metrics(labelled, world), "metrics.json")
@@ -166,12 +181,7 @@ def _metrics(labelled: np.ndarray, world: World) -> dict[str, Any]:
 
 
 def _commit(workspace: Workspace, stage: str, tables: dict[str, pa.Table], **facts: Any) -> Manifest:
-    workspace.make_dir(stage, "key")
-    fragments = []
-    for name, table in tables.items():
-        path = f"{stage}/key/{name}.parquet"
-        pq.write_table(table, workspace.path(path))
-        fragments.append(Fragment(path, table.num_rows, 1))
+    fragments = [write_table(workspace, f"{stage}/key/{name}.parquet", table) for name, table in tables.items()]
     facts = {"config": {}, **facts}
     manifest = Manifest(stage=stage, fingerprint="key", rows=120, fragments=fragments, **facts)
     manifest.wall_seconds = 2.0

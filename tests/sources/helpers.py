@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
-from smp_ray.config import Config
-from smp_ray.sources import ingest
-from smp_ray.workspace import Manifest, Workspace
+from smp_ray.sources import Reader, SourceSettings, ingest, source_type
+from smp_ray.store.manifest import Made, fingerprint
+from smp_ray.store.workspace import Workspace
 
 PARTS = ("text", "category", "temporalspatial_information", "user_data", "additional_information")
 
@@ -20,7 +21,7 @@ PARTS = ("text", "category", "temporalspatial_information", "user_data", "additi
 class Taken:
     """What an ingest left: the posts by post_id, and the rejections."""
 
-    manifest: Manifest
+    made: Made
     posts: dict[str, dict[str, Any]]
     rejected: list[dict[str, str]]
 
@@ -29,19 +30,31 @@ class Taken:
         return "\n".join(entry["reason"] for entry in self.rejected)
 
 
+def section(**source: Any) -> SourceSettings:
+    """The section of a source, checked as the configuration checks it."""
+    found: SourceSettings = TypeAdapter(source_type()).validate_python(source)
+    return found
+
+
+def folder_of(reader: Reader) -> str:
+    """A folder for each section and state of the raw data, as the runner of stages gives."""
+    return f"ingest/{fingerprint(reader.source.model_dump(mode='json'), reader.identity())}"
+
+
 def take(workspace: str | Path, **source: Any) -> Taken:
     """Ingest a source section into a workspace and read back what it wrote."""
     place = Workspace.open(str(workspace))
-    manifest = ingest(Config.model_validate({"workspace": "unused", "source": source}), place)
+    reader = section(**source).open(place)
+    made = ingest(reader, place, folder_of(reader))
     rows: list[dict[str, Any]] = []
-    for fragment in manifest.fragments:
+    for fragment in made.fragments:
         table = pq.read_table(place.path(fragment.path), filesystem=place.filesystem)
         assert table.num_rows == fragment.rows
         rows += table.to_pylist()
-    rejected = pq.read_table(place.path(manifest.details["rejected"]), filesystem=place.filesystem).to_pylist()
-    assert len(rows) == manifest.rows == manifest.counts["accepted"]
-    assert len(rejected) == manifest.counts["rejected"]
-    return Taken(manifest, {row["post_id"]: row for row in rows}, rejected)
+    rejected = pq.read_table(place.path(made.details["rejected"]), filesystem=place.filesystem).to_pylist()
+    assert len(rows) == made.rows == made.counts["accepted"]
+    assert len(rejected) == made.counts["rejected"]
+    return Taken(made, {row["post_id"]: row for row in rows}, rejected)
 
 
 @dataclass
@@ -109,3 +122,14 @@ def write_lines(path: Path, records: list[Any]) -> None:
     """JSON-lines; a string is written as it is."""
     lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def take_csv(tmp_path: Path, content: str | bytes, columns: dict[str, str], **options: Any) -> Taken:
+    (tmp_path / "posts.csv").write_bytes(content.encode() if isinstance(content, str) else content)
+    path = str(tmp_path / "posts.csv")
+    return take(tmp_path / "ws", kind="table", path=path, columns=columns, **options)
+
+
+def take_rows(tmp_path: Path, rows: list[dict[str, Any]], columns: dict[str, str], **options: Any) -> Taken:
+    write_lines(tmp_path / "posts.jsonl", rows)
+    return take(tmp_path / "ws", kind="table", path=str(tmp_path / "posts.jsonl"), columns=columns, **options)

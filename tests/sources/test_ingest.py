@@ -8,29 +8,21 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from smp_ray.config import Config
 from smp_ray.errors import DataError, WorkspaceError
 from smp_ray.schema import POSTS, REJECTED
-from smp_ray.sources import ingest, parquet_parts, posts_fingerprint
+from smp_ray.sources import Reader, SourceSettings, ingest
 from smp_ray.sources.base import RawPost
-from smp_ray.workspace import Workspace
-from tests.sources.helpers import SmpdFiles, take, take_smpd, write_lines
+from smp_ray.store import parquet
+from smp_ray.store.workspace import Workspace
+from tests.sources.helpers import SmpdFiles, folder_of, section, take, take_smpd, write_lines
 
 #: The module: the package exports the function of the same name.
-STAGE = importlib.import_module("smp_ray.sources.ingest")
+INGEST = importlib.import_module("smp_ray.sources.ingest")
 COLUMNS = {"post_id": "id", "title": "t"}
 
 
-def table_config(path: Path) -> Config:
-    return Config.model_validate(
-        {"workspace": "unused", "source": {"kind": "table", "path": str(path), "columns": COLUMNS}}
-    )
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
-    write_lines(tmp_path / "posts.jsonl", [{"id": number, "t": f"title {number}"} for number in range(25)])
-    return table_config(tmp_path / "posts.jsonl")
+def table(path: Path) -> SourceSettings:
+    return section(kind="table", path=str(path), columns=COLUMNS)
 
 
 @pytest.fixture
@@ -38,74 +30,89 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace.open(str(tmp_path / "ws"))
 
 
-def test_artefact_is_as_its_manifest_says(config: Config, workspace: Workspace) -> None:
-    manifest = ingest(config, workspace)
-    assert manifest.fingerprint == posts_fingerprint(config, workspace)
-    assert manifest.counts == {
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_lines(tmp_path / "posts.jsonl", [{"id": number, "t": f"title {number}"} for number in range(25)])
+    return tmp_path / "posts.jsonl"
+
+
+@pytest.fixture
+def reader(path: Path, workspace: Workspace) -> Reader:
+    return table(path).open(workspace)
+
+
+def test_what_was_made_is_as_it_says(reader: Reader, workspace: Workspace) -> None:
+    made = ingest(reader, workspace, "ingest/x")
+    assert made.rows == 25
+    assert made.counts == {
         "accepted": 25, "rejected": 0, "split_test": 25, "labelled": 0, "without_image": 25, "without_title": 0,
     }  # fmt: skip
-    assert manifest.config == config.source.model_dump(mode="json")
-    assert manifest.details == {
-        "source": "table", "synthetic": False, "extra_columns": [],
-        "rejected": f"ingest/{manifest.fingerprint}/rejected.parquet",
+    assert made.details == {
+        "source": "table", "synthetic": False, "extra_columns": [], "rejected": "ingest/x/rejected.parquet",
     }  # fmt: skip
-    assert [fragment.path for fragment in manifest.fragments] == [
-        f"ingest/{manifest.fingerprint}/posts/part-00000.parquet"
-    ]
-    assert manifest.fragments[0].bytes == os.path.getsize(workspace.path(manifest.fragments[0].path))
-    assert pq.read_schema(workspace.path(manifest.fragments[0].path)).equals(POSTS)
-    assert pq.read_schema(workspace.path(manifest.details["rejected"])).equals(REJECTED)
-    assert workspace.manifest("ingest", manifest.fingerprint) == manifest
+    assert made.note == "25 posts"
+    (fragment,) = made.fragments
+    assert fragment.path == "ingest/x/posts/part-00000.parquet"
+    assert fragment.bytes == os.path.getsize(workspace.path(fragment.path))
+    assert pq.read_schema(workspace.path(fragment.path)).equals(POSTS)
+    assert pq.read_schema(workspace.path(made.details["rejected"])).equals(REJECTED)
 
 
-def test_second_run_changes_nothing(config: Config, workspace: Workspace) -> None:
-    first = ingest(config, workspace)
-    before = {info.path: info.mtime_ns for info in workspace.files()}
-    assert ingest(config, workspace) == first
-    assert {info.path: info.mtime_ns for info in workspace.files()} == before
+def test_note_says_where_the_rejections_are(tmp_path: Path) -> None:
+    write_lines(tmp_path / "posts.jsonl", [{"id": number or None, "t": "a"} for number in range(1235)])
+    made = take(tmp_path / "ws", **table(tmp_path / "posts.jsonl").model_dump()).made
+    assert made.note == f"1,234 posts, 1 rejected (see {tmp_path}/ws/{made.details['rejected']})"
 
 
-def test_changed_data_is_another_artefact_and_changed_back_the_first(config: Config, workspace: Workspace) -> None:
-    path = Path(config.source.path)  # type: ignore[union-attr]
-    before, first = path.read_bytes(), ingest(config, workspace)
+def test_changed_data_is_another_dataset_and_changed_back_the_first(path: Path, workspace: Workspace) -> None:
+    def state() -> tuple[str, list[int]]:
+        reader = table(path).open(workspace)
+        made = ingest(reader, workspace, folder_of(reader))
+        return folder_of(reader), pq.read_table(workspace.path(made.fragments[0].path))["row_id"].to_pylist()
+
+    before, first = path.read_bytes(), state()
     path.write_bytes(before.replace(b"title 7", b"title X"))
-    second = ingest(config, workspace)
-    assert second.fingerprint != first.fingerprint
+    second = state()
     path.write_bytes(before)
-    assert ingest(config, workspace) == first
-    one, other = (pq.read_table(workspace.path(m.fragments[0].path)).to_pylist() for m in (first, second))
-    changed = [new["post_id"] for old, new in zip(one, other, strict=True) if old["row_id"] != new["row_id"]]
-    assert changed == ["7"]
+    assert state() == first
+    assert second[0] != first[0]
+    assert [number for number in range(25) if first[1][number] != second[1][number]] == [7]
 
 
-def test_what_a_killed_run_left_is_made_anew(config: Config, workspace: Workspace) -> None:
-    own = posts_fingerprint(config, workspace)
-    leftover = Path(workspace.make_dir("ingest", own, "posts"))
+def test_identity_is_found_out_once_a_reader(path: Path, reader: Reader, workspace: Workspace) -> None:
+    before = reader.identity()
+    path.write_text('{"id": 1, "t": "another"}\n')
+    assert reader.identity() == before
+    assert table(path).open(workspace).identity() != before
+
+
+def test_what_a_killed_run_left_is_made_anew(reader: Reader, workspace: Workspace) -> None:
+    leftover = Path(workspace.make_dir("ingest/x/posts"))
     (leftover / "part-00000.parquet").write_bytes(b"PAR1 cut sh")
     (leftover / "part-00007.parquet").write_bytes(b"PAR1")
-    manifest = ingest(config, workspace)
+    made = ingest(reader, workspace, "ingest/x")
     assert [path.name for path in leftover.iterdir()] == ["part-00000.parquet"]
-    assert manifest.rows == 25
+    assert pq.read_table(workspace.path(made.fragments[0].path)).num_rows == 25
 
 
 def test_files_have_a_bounded_number_of_rows(
-    config: Config, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet_parts, "_FILE_ROWS", 10)
-    monkeypatch.setattr(STAGE, "_BATCH_POSTS", 4)
-    manifest = ingest(config, workspace)
-    assert [fragment.rows for fragment in manifest.fragments] == [8, 8, 9]
-    assert [fragment.path.rpartition("/")[2] for fragment in manifest.fragments][2] == "part-00002.parquet"
+    monkeypatch.setattr(parquet, "_FILE_ROWS", 10)
+    monkeypatch.setattr(INGEST, "_BATCH_POSTS", 4)
+    made = ingest(reader, workspace, "ingest/x")
+    assert [fragment.rows for fragment in made.fragments] == [8, 8, 9]
+    assert [fragment.path.rpartition("/")[2] for fragment in made.fragments][2] == "part-00002.parquet"
 
 
 def test_row_ids_do_not_depend_on_order_neighbours_or_batches(
-    config: Config, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = take(workspace.root, **config.source.model_dump())
+    first = take(tmp_path / "ws", **table(path).model_dump())
     rows = [{"id": number, "t": f"title {number}"} for number in range(40, 4, -1)]
     write_lines(tmp_path / "other.jsonl", rows)
-    monkeypatch.setattr(STAGE, "_BATCH_POSTS", 3)
-    other = take(tmp_path / "elsewhere", **table_config(tmp_path / "other.jsonl").source.model_dump())
+    monkeypatch.setattr(INGEST, "_BATCH_POSTS", 3)
+    other = take(tmp_path / "elsewhere", **table(tmp_path / "other.jsonl").model_dump())
     common = first.posts.keys() & other.posts.keys()
     assert len(common) == 20
     assert all(first.posts[key]["row_id"] == other.posts[key]["row_id"] for key in common)
@@ -114,17 +121,15 @@ def test_row_ids_do_not_depend_on_order_neighbours_or_batches(
 def test_row_ids_stay_the_same_when_the_dataset_moves(tmp_path: Path) -> None:
     one = take_smpd(SmpdFiles.of(tmp_path / "a" / "smpd"))
     other = take_smpd(SmpdFiles.of(tmp_path / "b" / "smpd"))
-    assert one.manifest.fingerprint != other.manifest.fingerprint  # image_uri is absolute
+    assert one.made.details["rejected"] != other.made.details["rejected"]  # image_uri is absolute
     assert [post["row_id"] for post in one.posts.values()] == [post["row_id"] for post in other.posts.values()]
 
 
-def test_duplicates_are_found_across_batches(
-    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(STAGE, "_BATCH_POSTS", 3)
+def test_duplicates_are_found_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(INGEST, "_BATCH_POSTS", 3)
     rows = [{"id": number % 10, "t": str(number)} for number in range(35)]
     write_lines(tmp_path / "posts.jsonl", rows)
-    taken = take(workspace.root, **table_config(tmp_path / "posts.jsonl").source.model_dump())
+    taken = take(tmp_path / "ws", **table(tmp_path / "posts.jsonl").model_dump())
     assert {key: post["title"] for key, post in taken.posts.items()} == {
         str(number): str(number) for number in range(10)
     }
@@ -140,39 +145,36 @@ def test_rejections_name_the_file(tmp_path: Path) -> None:
     assert taken.rejected[0]["source_file"] == "b.jsonl"
 
 
-def test_nothing_taken_is_an_error_and_no_artefact(tmp_path: Path, workspace: Workspace) -> None:
+def test_nothing_taken_is_an_error_that_names_the_reasons(tmp_path: Path, workspace: Workspace) -> None:
     write_lines(tmp_path / "posts.jsonl", [{"id": None, "t": "a"}, {"id": "", "t": "b"}])
-    config = table_config(tmp_path / "posts.jsonl")
+    reader = table(tmp_path / "posts.jsonl").open(workspace)
     with pytest.raises(
-        DataError, match="no post could be taken, 2 were rejected, the first because: line 1: no id"
+        DataError, match="table: no post could be taken, 2 were rejected, the first because: line 1: no id"
     ) as error:
-        ingest(config, workspace)
+        ingest(reader, workspace, "ingest/x")
     rejected = pq.read_table(str(error.value).split("; all reasons are in ")[1])
     assert rejected.num_rows == 2
-    assert workspace.manifest("ingest", posts_fingerprint(config, workspace)) is None
 
 
-def test_failure_half_way_leaves_no_artefact(config: Config, workspace: Workspace) -> None:
-    path = Path(config.source.path)  # type: ignore[union-attr]
+def test_failure_half_way_is_a_failure(path: Path, reader: Reader, workspace: Workspace) -> None:
     path.write_text(path.read_text() + '{"id": 99')
     with pytest.raises(DataError, match="line 26"):
-        ingest(config, workspace)
-    assert workspace.manifests("ingest") == []
+        ingest(reader, workspace, "ingest/x")
 
 
-def test_workspace_that_cannot_be_written(config: Config, tmp_path: Path) -> None:
+def test_workspace_that_cannot_be_written(reader: Reader, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(WorkspaceError):
-        ingest(config, Workspace.open(str(tmp_path / "file")))
+        ingest(reader, Workspace.open(str(tmp_path / "file")), "ingest/x")
 
 
-def test_progress_is_told(config: Config, workspace: Workspace) -> None:
+def test_progress_is_told(reader: Reader, workspace: Workspace) -> None:
     told: list[tuple[str, int, int | None]] = []
-    ingest(config, workspace, lambda what, done, total: told.append((what, done, total)))
+    ingest(reader, workspace, "ingest/x", lambda what, done, total: told.append((what, done, total)))
     assert told[-1] == ("posts", 25, None)
 
 
 def test_large_images_do_not_fill_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(STAGE, "_BATCH_BYTES", 1000)
+    monkeypatch.setattr(INGEST, "_BATCH_BYTES", 1000)
     posts = (RawPost({"image_bytes": b"x" * 400}, None, "file") for _ in range(7))
-    assert [len(batch) for batch in STAGE._batches(posts)] == [3, 3, 1]
+    assert [len(batch) for batch in INGEST._batches(posts)] == [3, 3, 1]

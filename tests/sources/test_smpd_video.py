@@ -74,7 +74,7 @@ def test_every_column_of_a_post(files: Files) -> None:
         "video_ratio": "540p", "video_format": "mp4", "music_title": "原聲 ♪", "video_path": "train/U/V1.mp4",
         "post_location": "RO", "suggested_words": ["x y"],
     }  # fmt: skip
-    assert taken.manifest.counts["without_image"] == 3
+    assert taken.made.counts["without_image"] == 3
 
 
 def test_counts_that_overflowed_are_repaired(files: Files) -> None:
@@ -82,16 +82,16 @@ def test_counts_that_overflowed_are_repaired(files: Files) -> None:
     taken = files.take()
     assert taken.posts["P1"]["user_likes_count"] == taken.posts["P1"]["user_heart_count"] == 2_700_000_000
     assert taken.posts["P0"]["user_likes_count"] == 10
-    assert taken.manifest.counts["repaired_user_likes_count"] == 1
+    assert taken.made.counts["repaired_user_likes_count"] == 1
 
 
 def test_duplicate_users_do_not_fan_out(files: Files) -> None:
     files.lines["users"] += [user(0), user(1, user_digg_count=99)]
     taken = files.take()
-    assert len(taken.posts) == taken.manifest.rows == 3
+    assert len(taken.posts) == taken.made.rows == 3
     assert taken.posts["P1"]["user_digg_count"] == 11
-    assert taken.manifest.counts["repeated_records_users"] == 1
-    assert taken.manifest.counts["rejected_conflicting_record"] == 1
+    assert taken.made.counts["repeated_records_users"] == 1
+    assert taken.made.counts["rejected_conflicting_record"] == 1
     assert json.loads(taken.rejected[0]["record"])["user_digg_count"] == 99
 
 
@@ -109,7 +109,7 @@ def test_empty_text_has_no_tags(files: Files) -> None:
     assert [(found["title"], found["tags"]) for found in taken.posts.values()] == [
         ("", []), (None, None), ("NA,,null, ", ["NA", "null"]),
     ]  # fmt: skip
-    assert taken.manifest.counts["without_title"] == 2
+    assert taken.made.counts["without_title"] == 2
 
 
 def test_posts_without_a_label_are_the_test_split(files: Files) -> None:
@@ -124,7 +124,7 @@ def test_no_label_file(files: Files) -> None:
     del files.lines["popularity"]
     taken = files.take()
     assert {found["split"] for found in taken.posts.values()} == {"test"}
-    assert taken.manifest.counts["missing_file_popularity.jsonl"] == 1
+    assert taken.made.counts["missing_file_popularity.jsonl"] == 1
 
 
 @pytest.mark.parametrize("value", ["nan", "x", [1], True, ""])
@@ -143,7 +143,7 @@ def test_label_that_is_not_there_is_no_test_post(files: Files, line: str) -> Non
     files.lines["popularity"][1] = line
     taken = files.take()
     assert list(taken.posts) == ["P0", "P2"]
-    assert taken.manifest.counts["rejected_label"] == 1
+    assert taken.made.counts["rejected_label"] == 1
 
 
 def test_records_without_ids_or_without_a_post(files: Files) -> None:
@@ -161,7 +161,7 @@ def test_users_and_videos_that_are_missing_are_counted(files: Files) -> None:
     del files.lines["users"][0], files.lines["videos"][0]
     taken = files.take()
     assert taken.posts["P0"]["user_likes_count"] is None
-    counts = taken.manifest.counts
+    counts = taken.made.counts
     assert (counts["without_users_record"], counts["without_videos_record"]) == (2, 1)
 
 
@@ -189,11 +189,11 @@ def test_real_posts(smp_video: Path, tmp_path: Path) -> None:
     posts = list(taken.posts.values())
     assert len(posts) == len({found["row_id"] for found in posts}) == 2972
     assert taken.rejected == []
-    assert taken.manifest.counts["labelled"] == taken.manifest.counts["split_train"] == 2972
-    assert taken.manifest.counts["repaired_user_likes_count"] == 11
+    assert taken.made.counts["labelled"] == taken.made.counts["split_train"] == 2972
+    assert taken.made.counts["repaired_user_likes_count"] == 11
     assert min(found["user_likes_count"] for found in posts) >= 0
     assert {found["split"] for found in posts} == {"train"}
-    assert sum(found["title"] == "" for found in posts) == taken.manifest.counts["without_title"] == 44
+    assert sum(found["title"] == "" for found in posts) == taken.made.counts["without_title"] == 44
     assert sum(found["tags"] == [] for found in posts) == 44
     assert all("" not in found["tags"] for found in posts)
     assert "un" not in {found["text_language"] for found in posts}

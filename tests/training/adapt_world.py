@@ -18,18 +18,22 @@ import pyarrow.parquet as pq
 import torch
 
 from smp_ray.config import Config, build_config
+from smp_ray.families.registry import find
 from smp_ray.models.adapter import AdapterBank
 from smp_ray.ray_session import RaySession
-from smp_ray.schema import NO_IMAGE, OK, POSTS, feature_schema
-from smp_ray.store import FamilyReader, post_row_ids
-from smp_ray.training.adapt import adapt
+from smp_ray.run import Run
+from smp_ray.schema import KEYS, NO_IMAGE, OK, POSTS
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.parquet import write_table
+from smp_ray.store.reader import FamilyReader, post_row_ids
+from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapt_apply import Assigned, apply_fragment
-from smp_ray.training.adapt_data import write_input
+from smp_ray.training.adapt_data import Embeddings, write_input
 from smp_ray.training.adapt_loop import BankTraining, WorkerShare
 from smp_ray.training.adapt_plan import assign
 from smp_ray.training.adapt_worker import AdaptTask, RowSource
-from smp_ray.training.splits import Splits, load_splits, make_splits
-from smp_ray.workspace import Fragment, Manifest, Workspace
+from smp_ray.training.splits import Splits, load_splits
+from tests.training.runs import brought, run_with
 
 #: All that matters, so that no test depends on what the defaults are tuned to.
 FAST: dict[str, Any] = {
@@ -43,12 +47,17 @@ class World:
     workspace: Workspace
     posts: Manifest
     clip: Manifest
+    folds: Manifest
     splits: Splits
     split: dict[str, Any]
 
     @property
     def reader(self) -> FamilyReader:
-        return FamilyReader(self.workspace, self.clip, "clip")
+        return FamilyReader(self.workspace, self.clip)
+
+    @property
+    def embeddings(self) -> Embeddings:
+        return Embeddings(self.reader, "clip_image", "clip_title")
 
     def config(self, **adapter: Any) -> Config:
         return build_config(
@@ -59,19 +68,23 @@ class World:
             }
         )
 
-    def adapt(self, session: RaySession, splits: Splits | None = None, **adapter: Any) -> Manifest:
-        return adapt(self.config(**adapter), self.workspace, self.posts, self.clip, splits or self.splits, session)
+    def run(self, session: RaySession | None = None, **adapter: Any) -> Run:
+        store = {"clip": self.clip}
+        return run_with(self.config(**adapter), session, ingest=self.posts, features=store, splits=self.folds)
+
+    def adapt(self, session: RaySession, **adapter: Any) -> Manifest:
+        return brought(self.run(session, **adapter), "adapt")
 
     def adapted(self, manifest: Manifest) -> pa.Table:
         """The adapted family of all posts, in the order of ingest, with row_id."""
         ids = post_row_ids(self.workspace, self.posts)
-        return FamilyReader(self.workspace, manifest, "adapted").read(ids).append_column("row_id", pa.array(ids))
+        return FamilyReader(self.workspace, manifest).read(ids).append_column("row_id", pa.array(ids))
 
-    def relabelled(self, rows: np.ndarray, name: str) -> Splits:
+    def relabelled(self, rows: np.ndarray) -> Splits:
         """The splits with the labels of some posts, bool (posts,), shuffled among themselves and raised."""
         popularity = self.splits.popularity.copy()
         popularity[rows] = np.random.default_rng(9).permutation(popularity[rows]) + 1
-        return replace(self.splits, popularity=popularity, fingerprint=name)
+        return replace(self.splits, popularity=popularity)
 
 
 def make_world(
@@ -117,15 +130,18 @@ def make_world(
         }
         for i in chance.permutation(posts)
     ]  # fmt: skip
-    schema = feature_schema(("clip",), width)
-    parts = [pa.Table.from_pylist(embedded[start::2], schema) for start in range(2)]
-    clip = _artefact(
-        workspace, "features/clip", parts, {"clip_width": width, "covers": {posts_manifest.fingerprint: {}}}
-    )
+    fields = find("clip").fields(width)
+    parts = [pa.Table.from_pylist(embedded[start::2], pa.schema([*KEYS, *fields])) for start in range(2)]
+    details = {
+        "width": width,
+        "columns": [column.name for column in fields],
+        "covers": {posts_manifest.fingerprint: {}},
+    }
+    clip = _artefact(workspace, "features/clip", parts, details)
     split = {"kind": kind, "folds": folds}
     config = build_config({"workspace": str(folder), "source": {"kind": "demo"}, "training": {"split": split}})
-    splits = load_splits(workspace, make_splits(config, workspace, posts_manifest, f"{kind}-{folds}"))
-    return World(workspace, posts_manifest, clip, splits, split)
+    made = brought(run_with(config, ingest=posts_manifest), "splits")
+    return World(workspace, posts_manifest, clip, made, load_splits(workspace, made), split)
 
 
 class ParquetShard:
@@ -146,8 +162,7 @@ def training(world: World, splits: Splits | None = None, **adapter: Any) -> tupl
     splits = splits or world.splits
     settings = world.config(**adapter).training.adapter
     folder = f"here/{uuid.uuid4().hex}"
-    width = world.clip.details["clip_width"]
-    data = write_input(world.reader, world.workspace, folder, splits, width, settings)
+    data = write_input(world.embeddings, world.workspace, folder, splits, settings)
     assert data is not None
     begun = BankTraining(settings, data, splits.count)
     task = AdaptTask(settings, data, splits.count, world.workspace, folder)
@@ -169,7 +184,7 @@ def applied(world: World, bank: AdapterBank) -> pa.Table:
     parts = []
     for posts in world.posts.fragments:
         path = f"here/{uuid.uuid4().hex}.parquet"
-        apply_fragment(bank.to_bytes(), world.reader, world.workspace, posts, assigned, path)
+        apply_fragment(bank.to_bytes(), world.embeddings, world.workspace, posts, assigned, path)
         parts.append(pq.read_table(world.workspace.path(path)))
     return pa.concat_tables(parts)
 
@@ -178,12 +193,9 @@ def _artefact(
     workspace: Workspace, stage: str, parts: Sequence[pa.Table], details: dict[str, Any] | None = None
 ) -> Manifest:
     key = "0123456789abcdef"
-    workspace.make_dir(stage, key)
-    fragments = []
-    for number, part in enumerate(parts):
-        path = f"{stage}/{key}/part-{number}.parquet"
-        pq.write_table(part, workspace.path(path), filesystem=workspace.filesystem)
-        fragments.append(Fragment(path, part.num_rows, 0))
+    fragments = [
+        write_table(workspace, f"{stage}/{key}/part-{number}.parquet", part) for number, part in enumerate(parts)
+    ]
     rows = sum(part.num_rows for part in parts)
     return workspace.commit(
         Manifest(stage=stage, fingerprint=key, config={}, rows=rows, fragments=fragments, details=details or {})

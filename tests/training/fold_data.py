@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from smp_ray.store.manifest import Fragment, Manifest
+from smp_ray.store.parquet import write_table
+from smp_ray.store.workspace import Workspace
 from smp_ray.training.matrix import FoldData, Matrix
-from smp_ray.training.splits import Splits
+from smp_ray.training.splits import SCHEMA, Splits
 
 POSTS, COLUMNS, FOLDS = 400, 8, 3
 
@@ -48,7 +52,7 @@ def small_splits(seed: int = 0) -> Splits:
     folds[:40] = -1
     post_ids = np.array([f"post-{place}" for place in range(POSTS)], dtype=object)
     users = np.arange(POSTS) // 2
-    return Splits("random", FOLDS, np.arange(POSTS) * 7 + 5, post_ids, users, popularity, folds.astype(np.int16), "s")
+    return Splits("random", FOLDS, np.arange(POSTS) * 7 + 5, post_ids, users, popularity, folds.astype(np.int16))
 
 
 def small_folds(seed: int = 0) -> list[FoldData]:
@@ -66,3 +70,41 @@ def small_folds(seed: int = 0) -> list[FoldData]:
             )
         )  # fmt: skip
     return found
+
+
+def commit_small(workspace: Workspace) -> dict[str, Manifest]:
+    """The small table as the artefacts that a sweep reads."""
+    splits, (matrix, popularity) = small_splits(), small_matrix()
+    users = [f"user {user}" for user in splits.users]
+    columns = [splits.row_ids, splits.post_ids, users, popularity, splits.folds]
+    table = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), SCHEMA)
+    folds = Manifest(
+        stage="splits", fingerprint="folds", config={"kind": splits.kind, "folds": splits.count},
+        fragments=[write_table(workspace, "splits/folds/splits.parquet", table)], details={"warnings": []},
+    )  # fmt: skip
+    every = np.arange(POSTS)
+    parts = {f"fold-{fold.fold}": _rows(splits, fold) for fold in small_folds()}
+    parts["final"] = every, np.ones(POSTS, dtype=bool)
+    built = Manifest(
+        stage="matrix", fingerprint="matrix", config={}, rows=POSTS,
+        fragments=[_write_part(workspace, name, matrix, splits, *part) for name, part in parts.items()],
+        details={
+            "columns": dict(zip(matrix.names, matrix.families, strict=True)), "families": ["metadata"],
+            "levels": {key: {name: list(texts) for name, texts in matrix.levels.items()} for key in parts},
+        },
+    )  # fmt: skip
+    return {"splits": workspace.commit(folds), "matrix": workspace.commit(built)}
+
+
+def _rows(splits: Splits, fold: FoldData) -> tuple[np.ndarray, np.ndarray]:
+    training = np.flatnonzero(splits.training(fold.fold))
+    rows = np.concatenate([training, fold.validation_positions])
+    return rows, np.arange(len(rows)) < len(training)
+
+
+def _write_part(
+    workspace: Workspace, name: str, matrix: Matrix, splits: Splits, rows: np.ndarray, training: np.ndarray
+) -> Fragment:
+    columns: dict[str, Any] = {"row_id": splits.row_ids[rows], "post_id": splits.post_ids[rows], "training": training}
+    columns |= {column: matrix.values[rows, place] for place, column in enumerate(matrix.names)}
+    return write_table(workspace, f"matrix/matrix/{name}.parquet", pa.table(columns))

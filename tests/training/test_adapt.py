@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,14 @@ import torch
 from smp_ray.errors import ConfigError, DataError
 from smp_ray.models.adapter import AdapterBank
 from smp_ray.ray_session import RaySession
-from smp_ray.training.adapt import STAGE, adapt_fingerprint
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapt_data import ADAPTERS, HISTORY, PROGRESS, TRAIN
 from smp_ray.training.adapt_fit import forget_what_ray_cannot_resume
-from smp_ray.workspace import Manifest, Workspace
 from tests.training.adapt_world import World, applied, make_world, trained
 
+#: Of the artefacts, in the workspace.
+FOLDER = "features/adapted"
 #: Long enough to be killed in the middle: an epoch takes at least the 0.1 s between two looks of Ray Train.
 LONG = {"max_epochs": 60, "patience": 60}
 
@@ -78,12 +79,15 @@ def test_every_post_has_one_row_and_what_is_missing_is_null(world: World, manife
 
 
 def test_the_manifest_tells_what_happened(world: World, manifest: Manifest) -> None:
-    assert (manifest.stage, manifest.rows) == (STAGE, 480)
+    assert (manifest.stage, manifest.rows) == (FOLDER, 480)
     details = manifest.details
     assert details["covers"] == {world.posts.fingerprint: manifest.counts}
-    assert (details["clip_width"], details["adapters"], details["workers"], details["starts"]) == (16, 3, 1, [0])
+    assert details["columns"] == [
+        "adapted_image", "adapted_title", "adapted_similarity", "adapted_prediction", "adapted_status", "adapted_error",
+    ]  # fmt: skip
+    assert (details["width"], details["adapters"], details["workers"], details["starts"]) == (16, 3, 1, [0])
     folder = Path(world.workspace.path(manifest.stage, manifest.fingerprint))
-    assert sorted(entry.name for entry in folder.iterdir()) == [ADAPTERS, "data", HISTORY, "manifest.json"]
+    assert sorted(entry.name for entry in folder.iterdir()) == [ADAPTERS, "data", HISTORY, "manifest.json", PROGRESS]
     history = pq.read_table(folder / HISTORY).to_pandas()
     for adapter, epoch in enumerate(details["best_epochs"]):
         own = history[history.adapter == adapter].set_index("epoch")
@@ -96,16 +100,9 @@ def test_a_finished_artefact_is_kept_however_it_would_be_trained(
     world: World, manifest: Manifest, session: RaySession
 ) -> None:
     assert world.adapt(session, workers=3, max_failures=0).created_at == manifest.created_at
-    keys = {
-        adapt_fingerprint(world.config(**settings), world.posts, world.clip, splits)
-        for settings, splits in (
-            ({}, world.splits),
-            ({"residual_ratio": 0.1}, world.splits),
-            ({"title_bottleneck": 3}, world.splits),
-            ({}, replace(world.splits, fingerprint="other")),
-        )
-    }
-    assert len(keys) == 4
+    runs = [world.run(**settings) for settings in ({}, {"residual_ratio": 0.1}, {"title_bottleneck": 3})]
+    keys = {run.stage("adapt").key(run) for run in runs}
+    assert len(keys) == 3
     assert manifest.fingerprint in keys
 
 
@@ -114,6 +111,7 @@ def test_a_run_says_two_lines_and_nothing_of_rays(
 ) -> None:
     """Several parts a worker, too: 1,200 rows of width 512 are more than 1 MiB."""
     wide = make_world(tmp_path, posts=1400, width=512, folds=2)
+    capfd.readouterr()
     settings = {"workers": 2, "cpus_per_worker": 0.5, "memory_mb": 1, "max_epochs": 2, "learning_rate": 1e-3}
     found = wide.adapt(session, **settings)
     captured = capfd.readouterr()
@@ -153,7 +151,7 @@ def kill_worker(world: World, killed: list[int]) -> None:
 def wait_for_epochs(workspace: Workspace, epochs: int, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for info in workspace.files(STAGE):
+        for info in workspace.files(FOLDER):
             if info.path.endswith(PROGRESS) and workspace.read_json(workspace.relative(info.path))["epoch"] >= epochs:
                 return
         time.sleep(0.02)
@@ -182,7 +180,7 @@ def test_a_killed_driver_goes_on_from_its_last_epoch(tmp_path: Path, session: Ra
     finally:
         driver.kill()
         driver.communicate()
-    assert not workspace.manifests(STAGE)
+    assert not workspace.manifests(FOLDER)
     world = make_world(tmp_path)
     manifest = world.adapt(session, **LONG)
     starts = manifest.details["starts"]
@@ -196,10 +194,10 @@ def test_a_killed_driver_goes_on_from_its_last_epoch(tmp_path: Path, session: Ra
     [('{"ray_version": "' + ray.__version__ + '"}', True), ('{"ray_version": "1.0"}', False), ('{"ray_ver', False)],
 )
 def test_a_record_that_ray_could_not_read_is_no_dead_end(tmp_path: Path, record: str, kept: bool) -> None:
-    run = tmp_path / STAGE / "key" / TRAIN / "key"
+    run = tmp_path / FOLDER / "key" / TRAIN / "key"
     run.mkdir(parents=True)
     (run / "checkpoint_manager_snapshot.json").write_text(record)
-    forget_what_ray_cannot_resume(Workspace.open(str(tmp_path)), f"{STAGE}/key", "key")
+    forget_what_ray_cannot_resume(Workspace.open(str(tmp_path)), f"{FOLDER}/key", "key")
     assert run.exists() == kept
 
 

@@ -52,7 +52,7 @@ def test_a_fold_never_learns_from_its_own_labels(world: World) -> None:
     before = trained(world, **STOPPING)
     for fold in range(3):
         own = world.splits.folds == fold
-        after = trained(world, world.relabelled(own, "shuffled"), **STOPPING)
+        after = trained(world, world.relabelled(own), **STOPPING)
         # That the others went on for longer, or stopped before, is nothing to the fold's own adapter.
         assert after.best_loss[fold] == before.best_loss[fold]
         assert [row for row in after.history if row[0] == fold] == [row for row in before.history if row[0] == fold]
@@ -92,7 +92,7 @@ def test_time_never_learns_from_the_future(timed: World) -> None:
     folds = timed.splits.folds
     before = applied(timed, trained(timed).result())
     for first in (0, 1, 2):
-        later = trained(timed, timed.relabelled(folds >= first, "later"))
+        later = trained(timed, timed.relabelled(folds >= first))
         after = applied(timed, later.result())
         assert unchanged(timed, before, after, folds <= first).all()
         if first < 2:
@@ -110,7 +110,7 @@ def test_the_first_block_is_halved_and_each_half_learns_from_the_other(timed: Wo
     before = applied(timed, trained(timed).result())
     for half in (3, 4):
         own = first & (adapter == half)
-        after = applied(timed, trained(timed, timed.relabelled(own, "half")).result())
+        after = applied(timed, trained(timed, timed.relabelled(own)).result())
         assert unchanged(timed, before, after, own).all()
         assert unchanged(timed, before, after, first & ~own).mean() < 0.1
         assert unchanged(timed, before, after, splits.folds == 0).mean() < 0.1

@@ -9,18 +9,20 @@ import pandas as pd
 import pytest
 
 from smp_ray.config import MatrixConfig, SplitConfig
+from smp_ray.evaluation.bootstrap import Bootstrap, Estimate
+from smp_ray.evaluation.metrics import src
 from smp_ray.training.baselines import mean_prediction, user_mean_prediction
 from smp_ray.training.booster import out_of_fold
 from smp_ray.training.build import aligned
-from smp_ray.training.columns import Columns, load_columns
+from smp_ray.training.columns import Columns
 from smp_ray.training.encoder import encode
+from smp_ray.training.gather import load_columns
 from smp_ray.training.matrix import FoldData
-from smp_ray.training.metrics import Bootstrap, Estimate, src
 from smp_ray.training.splits import Splits, divide
 from tests.training.test_splits import labelled
 from tests.training.worlds import World
 
-FAMILIES = ("metadata", "text", "clip", "similarity", "perplexity")
+GROUPS = ("metadata", "text", "clip", "similarity", "perplexity")
 FOLDS = 4
 
 
@@ -29,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Columns, Splits]:
     """Columns of 600 posts and folds by user, with labels that belong to other posts."""
     made = World(tmp_path_factory.mktemp("leaks"), posts=600, users=300)
     posts, stored = made.commit()
-    columns = load_columns(made.workspace, posts, stored, FAMILIES)  # type: ignore[arg-type]
+    columns = load_columns(made.workspace, posts, stored, GROUPS)
     folds, _ = divide(labelled([f"user {number}" for number in made.user_numbers]), SplitConfig(folds=FOLDS))
     shuffled = np.random.default_rng(3).permutation(made.popularity)
     ids = np.array([f"post {number}" for number in made.ids], dtype=object)

@@ -8,24 +8,25 @@ import pyarrow as pa
 import pytest
 from sklearn.decomposition import PCA
 
-from smp_ray.config import MatrixConfig
+from smp_ray.config import MatrixConfig, matrix_groups
 from smp_ray.errors import ConfigError
+from smp_ray.evaluation.metrics import src
 from smp_ray.ray_session import RaySession
-from smp_ray.training.build import aligned, build_matrix, suspicious
-from smp_ray.training.columns import Columns, load_columns
+from smp_ray.training.build import aligned, suspicious
+from smp_ray.training.columns import Columns
 from smp_ray.training.encoder import encode
-from smp_ray.training.keys import matrix_families, training_keys
+from smp_ray.training.gather import load_columns
 from smp_ray.training.matrix import Matrix, load_final, load_fold
-from smp_ray.training.metrics import src
-from smp_ray.training.splits import load_splits, make_splits
+from smp_ray.training.splits import load_splits
+from tests.training.runs import brought, run_with
 from tests.training.worlds import WIDTH, World, world_config
 
-FAMILIES = ("metadata", "text", "clip", "similarity", "perplexity")
+GROUPS = ("metadata", "text", "clip", "similarity", "perplexity")
 
 
-def loaded(world: World, families: tuple[str, ...] = FAMILIES) -> Columns:
+def loaded(world: World) -> Columns:
     posts, stored = world.commit()
-    return load_columns(world.workspace, posts, stored, families)  # type: ignore[arg-type]
+    return load_columns(world.workspace, posts, stored, GROUPS)
 
 
 def encoded(columns: Columns, world: World, training: np.ndarray, **settings: object) -> Matrix:
@@ -141,11 +142,10 @@ def test_the_text_prediction_is_cross_fitted(tmp_path: Path) -> None:
 
 def test_stored_matrices(tmp_path: Path, session: RaySession) -> None:
     world = World(tmp_path, unlabelled=30)
-    config = world_config(tmp_path, split={"folds": 3}, matrix={"families": FAMILIES})
+    config = world_config(tmp_path, split={"folds": 3}, matrix={"families": GROUPS})
     posts, stored = world.commit()
-    keys = training_keys(config, posts, stored)  # type: ignore[arg-type]
-    splits = load_splits(world.workspace, make_splits(config, world.workspace, posts, keys.splits))
-    matrix = build_matrix(config, world.workspace, posts, splits, stored, session, keys.matrix)  # type: ignore[arg-type]
+    run = run_with(config, session, ingest=posts, features=stored)
+    splits, matrix = load_splits(world.workspace, brought(run, "splits")), brought(run, "matrix")
     seen = np.zeros(len(splits.row_ids), dtype=int)
     for fold in range(3):
         data = load_fold(world.workspace, matrix, splits, fold)
@@ -155,7 +155,7 @@ def test_stored_matrices(tmp_path: Path, session: RaySession) -> None:
         nll = column(data.validation, "title_mean_nll")
         assert np.allclose(nll, world.nll[:170][splits.validation(fold)], rtol=1e-6)
         popularity, users, trains = aligned(world.ids, splits, fold)
-        columns = load_columns(world.workspace, posts, stored, FAMILIES)  # type: ignore[arg-type]
+        columns = load_columns(world.workspace, posts, stored, GROUPS)
         part = np.isin(world.ids, splits.row_ids)
         alone = encode(columns.rows(part), trains[part], popularity[part], users[part], config.training.matrix, 0)
         assert np.array_equal(alone.values[trains[part]], data.training.values, equal_nan=True)
@@ -174,9 +174,9 @@ def test_a_column_that_holds_the_label_is_named(tmp_path: Path, session: RaySess
     world.extra["user_mean_label"] = means.to_numpy()
     config = world_config(tmp_path, split={"folds": 3}, matrix={"families": ["metadata"]})
     posts, stored = world.commit()
-    keys = training_keys(config, posts, stored)  # type: ignore[arg-type]
-    splits = load_splits(world.workspace, make_splits(config, world.workspace, posts, keys.splits))
-    matrix = build_matrix(config, world.workspace, posts, splits, {}, session, keys.matrix)
+    run = run_with(config, session, ingest=posts, features=stored)
+    brought(run, "splits")
+    matrix = brought(run, "matrix")
     assert [line.split()[0] for line in matrix.details["warnings"]] == ["user_mean_label"]
 
 
@@ -190,7 +190,6 @@ def test_an_honest_strong_column_is_not_suspected() -> None:
 
 def test_a_family_without_its_features_is_an_error() -> None:
     config = world_config(Path("unused"), families=("perplexity",))
-    assert matrix_families(config) == ("metadata", "text", "perplexity")
-    asked = world_config(Path("unused"), families=("perplexity",), matrix={"families": ["metadata", "similarity"]})
-    with pytest.raises(ConfigError, match=r"'similarity' needs 'clip' in features\.families, found perplexity"):
-        matrix_families(asked)
+    assert matrix_groups(config) == ("metadata", "text", "perplexity")
+    with pytest.raises(ConfigError, match=r"'similarity' needs clip in features\.families"):
+        world_config(Path("unused"), families=("perplexity",), matrix={"families": ["metadata", "similarity"]})

@@ -19,8 +19,9 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from smp_ray.config import AshaConfig, FloatRange, TuneConfig
+from smp_ray.training.halving import OrderedASHA
 from smp_ray.training.lightgbm_params import default_point
-from smp_ray.training.search import MAX_DEATHS, InOrder, OrderedASHA, distributions, unknown_to
+from smp_ray.training.search import MAX_DEATHS, InOrder, distributions, unknown_to
 from smp_ray.training.sweep_clock import SweepClock, round_work
 from smp_ray.training.trial_files import OBJECTIVE, RECORD, ROUNDS, TrialRecord
 from tests.training.fold_data import SPACE

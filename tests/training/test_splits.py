@@ -9,9 +9,10 @@ import pytest
 
 from smp_ray.config import Config, SplitConfig, build_config
 from smp_ray.errors import DataError
-from smp_ray.sources import ingest
-from smp_ray.training.splits import Splits, divide, load_splits, make_splits
-from smp_ray.workspace import Workspace
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.workspace import Workspace
+from smp_ray.training.splits import Splits, divide, load_splits
+from tests.training.runs import brought, run_with
 
 DAY = 86_400_000_000
 
@@ -90,10 +91,10 @@ def config_of(folder: Path, rows: list[tuple[Any, ...]], **split: Any) -> Config
     return build_config(raw)
 
 
-def made(config: Config, key: str = "key") -> Any:
-    workspace = Workspace.open(config.workspace)
-    posts = ingest(config, workspace)
-    return workspace, make_splits(config, workspace, posts, key)
+def made(config: Config) -> tuple[Workspace, Manifest]:
+    run = run_with(config)
+    brought(run, "ingest")
+    return run.workspace, brought(run, "splits")
 
 
 ROWS = [(n, f"u{n % 8}", "title", 5 + n % 3, 1_600_000_000 + n) for n in range(40)]

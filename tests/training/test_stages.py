@@ -18,7 +18,7 @@ import yaml
 from scipy.stats import spearmanr
 from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error
 
-from smp_ray.workspace import Workspace
+from smp_ray.store.workspace import Workspace
 from tests.features.conftest import command, run_command
 
 POSTS = 240
@@ -199,7 +199,7 @@ def test_killed_in_adapt_and_in_tune_it_ends_with_the_same_metrics(finished: tup
     folder, _ = finished
     before, run = metrics_of(folder), folder / "run"
     predictions = pd.read_parquet(only(folder, "predict/*/predictions.parquet"))
-    kept = {"ingest", "world", "features"}
+    kept = {"ingest", "world", "features", "workspace.json"}
     for path in run.iterdir():
         if path.name not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

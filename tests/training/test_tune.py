@@ -21,18 +21,18 @@ import pytest
 
 from smp_ray.config import AshaConfig, Config, TuneConfig, build_config
 from smp_ray.errors import ConfigError, SmpRayError
+from smp_ray.evaluation.metrics import score
 from smp_ray.ray_session import RaySession
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.workspace import Workspace
 from smp_ray.training.booster import out_of_fold
-from smp_ray.training.metrics import score
 from smp_ray.training.search import InOrder
 from smp_ray.training.sweep import trials_at_once
 from smp_ray.training.trial import rung_rounds
 from smp_ray.training.trial_files import TrialFiles
-from smp_ray.training.tune import tune
-from smp_ray.workspace import Manifest, Workspace
-from tests.training.fold_data import POSTS, SPACE, small_folds, small_matrix, small_splits
+from tests.training.fold_data import POSTS, SPACE, commit_small, small_folds, small_matrix, small_splits
+from tests.training.runs import brought, run_with
 
-KEY = "0123456789abcdef"
 #: What of a trials table must not depend on timing.
 TIMES = ["seconds", "started_after_seconds"]
 SWEEP: dict[str, Any] = {
@@ -47,12 +47,21 @@ def config_of(folder: Path, **changes: Any) -> Config:
 
 
 def run_tune(config: Config, session: RaySession) -> Manifest:
-    workspace = Workspace.open(config.workspace)
-    return tune(config, workspace, small_splits(), small_folds, small_matrix, session, KEY)
+    return brought(run_with(config, session, **commit_small(Workspace.open(config.workspace))), "tune")
+
+
+def folder_of(config: Config) -> Path:
+    """The one artefact of the sweep."""
+    (found,) = Path(config.workspace, "tune").iterdir()
+    return found
+
+
+def files_of(config: Config) -> TrialFiles:
+    return TrialFiles(Workspace.open(config.workspace), f"tune/{folder_of(config).name}/trials")
 
 
 def trials_of(config: Config) -> pd.DataFrame:
-    return pq.read_table(f"{config.workspace}/tune/{KEY}/trials.parquet").to_pandas()
+    return pq.read_table(folder_of(config) / "trials.parquet").to_pandas()
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +84,7 @@ def test_every_trial_has_its_row(tuned: tuple[Config, Manifest]) -> None:
     assert (trials["seconds"] > 0).all()
     means = trials[[f"mae_fold_{fold}" for fold in range(3)]].mean(axis=1)
     np.testing.assert_allclose(trials["objective"], means, atol=1e-12)
-    files = TrialFiles(Workspace.open(config.workspace), f"tune/{KEY}/trials")
+    files = files_of(config)
     judged = small_splits().judged
     for row in trials.to_dict("records"):
         prediction = files.predictions(row["trial"])
@@ -91,7 +100,7 @@ def test_the_best_trial_is_what_is_published(tuned: tuple[Config, Manifest]) -> 
     assert best["trial"] == trials["objective"].idxmin()
     assert best["value"] == trials["objective"].min()
     assert best["value"] <= trials["objective"][0]
-    stored = pq.read_table(f"{config.workspace}/tune/{KEY}/out_of_fold.parquet").to_pandas()
+    stored = pq.read_table(folder_of(config) / "out_of_fold.parquet").to_pandas()
     splits = small_splits()
     np.testing.assert_array_equal(stored["row_id"], splits.row_ids)
     params = {name: trials[f"param_{name}"][best["trial"]] for name in SPACE}
@@ -110,14 +119,11 @@ def test_trial_0_is_lightgbm_with_its_own_settings(tuned: tuple[Config, Manifest
     assert (first["param_learning_rate"], first["param_num_leaves"], first["param_bagging_fraction"]) == (0.1, 31, 1.0)
 
 
-def test_a_finished_sweep_is_not_computed_again(tuned: tuple[Config, Manifest], session: RaySession) -> None:
+def test_a_finished_sweep_is_not_computed_again(tuned: tuple[Config, Manifest]) -> None:
     config, manifest = tuned
-
-    def never() -> Any:
-        raise AssertionError("there is nothing to compute")
-
-    again = tune(config, Workspace.open(config.workspace), small_splits(), never, never, RaySession(config.ray), KEY)
-    assert again == manifest
+    another = RaySession(config.ray)
+    assert run_tune(config, another) == manifest
+    assert not another.started
 
 
 def test_the_model_needs_lightgbm_alone(tuned: tuple[Config, Manifest], tmp_path: Path) -> None:
@@ -140,7 +146,7 @@ assert len(described["columns"]) == values.shape[1]
 models = [lightgbm.Booster(model_file=f"{folder}/{name}") for name in described["models"]]
 numpy.save(f"{data}/prediction.npy", numpy.mean([model.predict(values) for model in models], axis=0))
 """
-    folder = f"{config.workspace}/tune/{KEY}/model"
+    folder = str(folder_of(config) / "model")
     done = subprocess.run(
         [sys.executable, "-c", script, folder, str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path
     )
@@ -154,7 +160,7 @@ numpy.save(f"{data}/prediction.npy", numpy.mean([model.predict(values) for model
     assert described["objective"] == "mae"
     best = manifest.details["best"]
     assert [(one["trial"], one["rounds"]) for one in described["trials"]] == [(best["trial"], best["rounds"])]
-    assert manifest.details["models"] == [f"tune/{KEY}/model/model-0.txt"]
+    assert manifest.details["models"] == [f"tune/{manifest.fingerprint}/model/model-0.txt"]
     booster = lgb.Booster(model_file=f"{folder}/model-0.txt")
     assert booster.num_trees() == best["rounds"]
     np.testing.assert_array_equal(np.load(tmp_path / "prediction.npy"), booster.predict(matrix.values))
@@ -183,8 +189,8 @@ def test_one_trial_at_a_time_without_halving(tmp_path: Path, session: RaySession
     best = trials.sort_values(["objective", "trial"])["trial"][:2].tolist()
     assert manifest.details["trials_used"] == best
     assert len(manifest.details["models"]) == 2
-    files = TrialFiles(Workspace.open(config.workspace), f"tune/{KEY}/trials")
-    stored = pq.read_table(f"{config.workspace}/tune/{KEY}/out_of_fold.parquet")["prediction"].to_numpy()
+    files = files_of(config)
+    stored = pq.read_table(folder_of(config) / "out_of_fold.parquet")["prediction"].to_numpy()
     np.testing.assert_array_equal(stored, np.mean([files.predictions(number) for number in best], axis=0))
 
 
@@ -193,8 +199,8 @@ def test_all_trials_failed(tmp_path: Path, session: RaySession) -> None:
     config = config_of(tmp_path, trials=3, params={"num_leaves": 1}, space=space)
     with pytest.raises(SmpRayError, match=r"tune: all 3 trials failed, the first with: LightGBMError: .*num_leaves"):
         run_tune(config, session)
-    assert not Workspace.open(config.workspace).exists("tune", KEY, "manifest.json")
-    assert not Workspace.open(config.workspace).exists("tune", KEY, "trials")  # the next run tries them again
+    assert not (folder_of(config) / "manifest.json").exists()
+    assert not (folder_of(config) / "trials").exists()  # the next run tries them again
 
 
 def test_the_time_budget_ends_the_sweep_with_a_model(tmp_path: Path, session: RaySession) -> None:
@@ -218,15 +224,14 @@ def test_a_killed_sweep_goes_on_to_the_same_end(
     undisturbed, _ = tuned
     config = config_of(tmp_path)
     with driver(config) as process:
-        records = tmp_path / "tune" / KEY / "trials"
         deadline = time.monotonic() + 120
-        while len(list(records.glob("*.json"))) < 3:
+        while len(list(tmp_path.glob("tune/*/trials/*.json"))) < 3:
             assert process.poll() is None, "the driver ended before it was killed"
             assert time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in records.glob("*.json")}
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("tune/*/trials/*.json")}
     assert 3 <= len(kept) < SWEEP["trials"]
     manifest = run_tune(config, session)
     assert manifest.details["trials_resumed"] == len(kept)
@@ -235,7 +240,7 @@ def test_a_killed_sweep_goes_on_to_the_same_end(
         trials_of(config).drop(columns=TIMES), trials_of(undisturbed).drop(columns=TIMES), check_exact=True
     )
     for name in ("out_of_fold.parquet", "model/model-0.txt", "model/columns.json"):
-        ours, theirs = (Path(one.workspace, "tune", KEY, name).read_bytes() for one in (config, undisturbed))
+        ours, theirs = ((folder_of(one) / name).read_bytes() for one in (config, undisturbed))
         assert ours == theirs, name
 
 
@@ -295,8 +300,8 @@ def test_the_same_sweep_on_an_object_store(tuned: tuple[Config, Manifest], sessi
     workspace = Workspace.open(config.workspace)
     stored = pq.read_table(workspace.path(manifest.fragments[0].path), filesystem=workspace.filesystem).to_pandas()
     pd.testing.assert_frame_equal(stored.drop(columns=TIMES), trials_of(local).drop(columns=TIMES), check_exact=True)
-    assert workspace.manifest("tune", KEY) == manifest
-    workspace.filesystem.delete_file(workspace.path("tune", KEY, "manifest.json"))
+    assert workspace.manifest("tune", manifest.fingerprint) == manifest
+    workspace.filesystem.delete_file(workspace.path("tune", manifest.fingerprint, "manifest.json"))
     again = run_tune(config, session)  # from the records in the store
     assert again.details["trials_resumed"] == SWEEP["trials"]
     assert again.details["best"] == manifest.details["best"]

@@ -11,15 +11,16 @@ import pandas as pd
 import pytest
 
 from smp_ray.config import MatrixConfig, build_config
-from smp_ray.sources import ingest
+from smp_ray.evaluation.bootstrap import Bootstrap
+from smp_ray.evaluation.metrics import score
 from smp_ray.training.booster import out_of_fold
 from smp_ray.training.build import aligned
-from smp_ray.training.columns import Columns, load_columns
+from smp_ray.training.columns import Columns
 from smp_ray.training.encoder import encode
+from smp_ray.training.gather import load_columns
 from smp_ray.training.matrix import FoldData
-from smp_ray.training.metrics import Bootstrap, score
-from smp_ray.training.splits import Splits, load_splits, make_splits
-from smp_ray.workspace import Workspace
+from smp_ray.training.splits import Splits, load_splits
+from tests.training.runs import brought, run_with
 
 #: Fixed settings in the middle of configs/smp-video.yaml's space: no sweep, so nothing is chosen on these folds.
 SETTINGS: dict[str, Any] = {
@@ -32,11 +33,9 @@ SETTINGS: dict[str, Any] = {
 def posts(smp_video: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Columns, Splits]:
     folder = tmp_path_factory.mktemp("video")
     raw = {"workspace": str(folder), "source": {"kind": "smpd_video", "path": str(smp_video)}}
-    config = build_config(raw)
-    workspace = Workspace.open(config.workspace)
-    manifest = ingest(config, workspace)
-    splits = load_splits(workspace, make_splits(config, workspace, manifest, "key"))
-    return load_columns(workspace, manifest, {}, ("metadata", "text")), splits
+    run = run_with(build_config(raw))
+    taken, folds = brought(run, "ingest"), brought(run, "splits")
+    return load_columns(run.workspace, taken, {}, ("metadata", "text")), load_splits(run.workspace, folds)
 
 
 def fold_data(columns: Columns, splits: Splits) -> list[FoldData]:

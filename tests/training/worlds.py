@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from smp_ray.config import Config, build_config
-from smp_ray.schema import KEYS, POSTS, family_fields
-from smp_ray.workspace import Fragment, Manifest, Workspace
+from smp_ray.families.registry import find
+from smp_ray.schema import KEYS, POSTS
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.parquet import write_table
+from smp_ray.store.workspace import Workspace
 
 WIDTH = 8
 FIRST = 1_500_000_000
@@ -89,8 +91,9 @@ class World:
         }
         return self._family("perplexity", values, posts)
 
-    def _family(self, name: Any, values: dict[str, Any], posts: Manifest) -> Manifest:
-        fields = [*KEYS, *family_fields(name, WIDTH)]
+    def _family(self, name: str, values: dict[str, Any], posts: Manifest) -> Manifest:
+        own = find(name).fields(WIDTH)
+        fields = [*KEYS, *own]
         # The store's order has nothing to do with that of the posts.
         order = np.random.default_rng(5).permutation(len(self.ids))
         columns = {"row_id": self.ids, "post_id": self.columns["post_id"], **values}
@@ -98,14 +101,11 @@ class World:
             {f.name: columns.get(f.name, pa.nulls(len(self.ids), f.type)) for f in fields}, pa.schema(fields)
         ).take(pa.array(order))
         counts = {"ok": len(self.ids)}
-        details = {"covers": {posts.fingerprint: counts}, "clip_width": WIDTH if name == "clip" else 0}
+        details = {"covers": {posts.fingerprint: counts}, "columns": [f.name for f in own], "width": WIDTH}
         return self._write(f"features/{name}", name, table, details=details, counts=counts)
 
     def _write(self, stage: str, key: str, table: pa.Table, **facts: Any) -> Manifest:
-        path = f"{stage}/{key}/part-0.parquet"
-        self.workspace.make_dir(stage, key)
-        pq.write_table(table, self.workspace.path(path))
-        fragment = Fragment(path, table.num_rows, 1)
+        fragment = write_table(self.workspace, f"{stage}/{key}/part-0.parquet", table)
         return self.workspace.commit(
             Manifest(stage=stage, fingerprint=key, config={}, rows=table.num_rows, fragments=[fragment], **facts)
         )

@@ -1,6 +1,0 @@
-"""`smp-ray features CONFIG` as a job: `ray job submit --working-dir . -- python jobs/features.py --config CONFIG`."""
-
-from smp_ray.cli import job
-
-if __name__ == "__main__":
-    job("features")

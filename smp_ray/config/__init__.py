@@ -1,0 +1,25 @@
+"""The configuration: sections, each in a file of its own, and the whole that reads and checks a YAML file."""
+
+from smp_ray.config.features_section import FeaturesConfig, ImagesConfig
+from smp_ray.config.ray_section import RayConfig
+from smp_ray.config.report_section import CleaningConfig, ReportConfig
+from smp_ray.config.sweep_section import AshaConfig, Choice, FloatRange, IntRange, SearchRange, TuneConfig
+from smp_ray.config.training_section import AblationConfig, AdapterConfig, MatrixConfig, SplitConfig, TrainingConfig
+from smp_ray.config.whole import (
+    ADAPTED,
+    METADATA,
+    TEXT,
+    Config,
+    build_config,
+    config_class,
+    embeddings,
+    load_config,
+    matrix_groups,
+)
+
+__all__ = [
+    "ADAPTED", "METADATA", "TEXT", "AblationConfig", "AdapterConfig", "AshaConfig", "Choice", "CleaningConfig",
+    "Config", "FeaturesConfig", "FloatRange", "ImagesConfig", "IntRange", "MatrixConfig", "RayConfig", "ReportConfig",
+    "SearchRange", "SplitConfig", "TrainingConfig", "TuneConfig", "build_config", "config_class", "embeddings",
+    "load_config", "matrix_groups",
+]  # fmt: skip

@@ -1,0 +1,109 @@
+"""The `training.tune` section: the LightGBM sweep and its search space."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from smp_ray.section import Section
+
+
+class FloatRange(Section):
+    """A real-valued hyperparameter."""
+
+    type: Literal["float"]
+    low: float
+    high: float
+    log: bool = Field(False, description="drawn evenly on the log scale")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> FloatRange:
+        return _check_bounds(self)
+
+
+class IntRange(Section):
+    """A whole-numbered hyperparameter; both bounds are included."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    log: bool = Field(False, description="drawn evenly on the log scale")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> IntRange:
+        return _check_bounds(self)
+
+
+class Choice(Section):
+    """A hyperparameter that is one of a list."""
+
+    type: Literal["choice"]
+    values: tuple[bool | int | float | str, ...] = Field(min_length=1)
+
+
+AnyRange = TypeVar("AnyRange", FloatRange, IntRange)
+
+
+def _check_bounds(bounds: AnyRange) -> AnyRange:
+    if bounds.low > bounds.high:
+        raise ValueError(f"low ({bounds.low}) must not be above high ({bounds.high})")
+    if bounds.log and bounds.low <= 0:
+        raise ValueError(f"low ({bounds.low}) must be above 0 where log is true")
+    return bounds
+
+
+SearchRange = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+
+#: LightGBM's parameters that are searched unless `training.tune.space` says otherwise.
+DEFAULT_SPACE: dict[str, SearchRange] = {
+    "learning_rate": FloatRange(type="float", low=0.02, high=0.1, log=True),
+    "num_leaves": IntRange(type="int", low=5, high=128, log=True),
+    "min_data_in_leaf": IntRange(type="int", low=5, high=60, log=True),
+    "feature_fraction": FloatRange(type="float", low=0.1, high=0.8),
+    "bagging_fraction": FloatRange(type="float", low=0.5, high=0.95),
+    "lambda_l1": FloatRange(type="float", low=1e-3, high=10.0, log=True),
+    "lambda_l2": FloatRange(type="float", low=1e-2, high=30.0, log=True),
+    "extra_trees": Choice(type="choice", values=(False, True)),
+}
+
+
+class AshaConfig(Section):
+    """Asynchronous successive halving: a trial that is among the worse at a rung ends there."""
+
+    grace_rounds: int = Field(
+        600,
+        ge=1,
+        description="boosting rounds that every trial gets; at 300, slow learners that win in the end rank last",
+    )
+    reduction_factor: float = Field(2.0, gt=1, description="one in this many goes on from rung to rung")
+
+
+class TuneConfig(Section):
+    """The LightGBM sweep: Ray Tune with Optuna's TPE and ASHA."""
+
+    objective: Literal["mae", "mape"] = Field("mae", description="averaged over the folds; it also picks the loss")
+    trials: int = Field(40, ge=1, le=100_000)
+    time_budget_s: float | None = Field(None, gt=0, description="wall clock of the sweep; null: until all trials ran")
+    max_concurrent: int | None = Field(None, ge=1, le=10_000, description="null: as many as the cluster's CPUs hold")
+    cpus_per_trial: int = Field(1, ge=1, le=1024, description="also LightGBM's threads")
+    max_rounds: int = Field(2000, ge=1, le=1_000_000, description="boosting rounds of a trial at most")
+    early_stopping_rounds: int = Field(100, ge=1, description="rounds without a better mean over the folds")
+    asha: AshaConfig | None = AshaConfig()
+    models: int = Field(5, ge=1, le=100, description="the final predictor is the mean of the best trials' models")
+    seed: int = Field(0, ge=0)
+    space: dict[str, SearchRange] = Field(DEFAULT_SPACE, description="LightGBM parameter -> range")
+    params: dict[str, bool | int | float | str] = Field({}, description="fixed LightGBM parameters")
+
+    @model_validator(mode="after")
+    def _no_overlap(self) -> TuneConfig:
+        both = sorted(set(self.space) & set(self.params))
+        if both:
+            raise ValueError(f"{', '.join(both)} in 'space' and in 'params'; give each once")
+        reserved = sorted({*self.space, *self.params} & _RESERVED)
+        if reserved:
+            raise ValueError(f"{', '.join(reserved)} set by smp_ray itself (rounds, threads, seed, metric)")
+        return self
+
+
+_RESERVED = {"num_iterations", "n_estimators", "num_threads", "n_jobs", "seed", "random_state", "metric", "verbosity"}

@@ -1,0 +1,173 @@
+"""The whole configuration: one YAML file, checked key by key before anything starts.
+
+Every option has its default, unit and bounds in the section that it belongs to. Unknown keys, wrong types and values
+out of bounds raise `ConfigError` with the file, the dotted key, what was found and what is allowed, one line a problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, create_model, field_validator
+
+from smp_ray.config.features_section import FeaturesConfig, features_class
+from smp_ray.config.ray_section import RayConfig
+from smp_ray.config.report_section import ReportConfig
+from smp_ray.config.training_section import TrainingConfig
+from smp_ray.errors import ConfigError
+from smp_ray.families.base import IMAGE_EMBEDDING, TITLE_EMBEDDING
+from smp_ray.families.registry import columns_of, families, find, with_roles
+from smp_ray.section import Section, problem_lines, shown
+from smp_ray.sources.base import SourceSettings
+from smp_ray.sources.registry import source_type
+
+#: Groups of the matrix that come from the posts table itself, and the one of what the adapters make of embeddings.
+METADATA, TEXT, ADAPTED = "metadata", "text", "adapted"
+
+
+class Config(Section):
+    """The whole configuration; see `config_class` for what the installed families and sources make of it."""
+
+    workspace: str = Field(min_length=1, description="a folder or s3://bucket/prefix")
+    source: SourceSettings
+    features: FeaturesConfig
+    training: TrainingConfig = TrainingConfig()
+    report: ReportConfig = ReportConfig()
+    ray: RayConfig = RayConfig()
+
+    @field_validator("workspace")
+    @classmethod
+    def _known_place(cls, workspace: str) -> str:
+        if "://" in workspace and not workspace.startswith(("s3://", "file://")):
+            raise ValueError("a folder or s3://bucket/prefix")
+        return workspace
+
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Config], tuple[dict[str, Any]]]:
+        # The class is made of what is installed, so that a worker makes its own instead of unpickling one.
+        return _rebuilt, (self.model_dump(mode="json"),)
+
+
+def _rebuilt(raw: dict[str, Any]) -> Config:
+    return config_class().model_validate(raw)
+
+
+@cache
+def config_class() -> type[Config]:
+    """`Config` with the sections of all installed families and sources."""
+    features = features_class()
+    return create_model("Config", __base__=Config, source=(source_type(), ...), features=(features, features()))
+
+
+def embeddings(config: Config) -> tuple[str, tuple[str, ...]] | None:
+    """The configured family that embeds image and title, and these two columns; None where there is none."""
+    return with_roles(config.features.sections, IMAGE_EMBEDDING, TITLE_EMBEDDING)
+
+
+def matrix_groups(config: Config) -> tuple[str, ...]:
+    """The groups of the matrix's columns: those configured, else all that the configured features allow.
+
+    Raises:
+        ValueError: a group needs features that are not configured.
+    """
+    available = [METADATA, TEXT]
+    embedder = embeddings(config)
+    for name in config.features.sections:
+        available += dict.fromkeys(column.group for column in find(name).columns if column.group)
+        if embedder is not None and name == embedder[0]:
+            # Beside the embeddings that they are made of.
+            group = columns_of([name])[embedder[1][0]].group
+            available.insert(available.index(str(group)) + 1, ADAPTED)
+    asked = config.training.matrix.families
+    for group in asked or ():
+        if group not in available:
+            owners = [name for name in families() if group in {column.group for column in find(name).columns}]
+            needs = f"'{group}' needs {' or '.join(owners)} in features.families, " if owners else f"found '{group}', "
+            raise ValueError(f"{needs}allowed: {', '.join(available)}")
+    return tuple(group for group in available if asked is None or group in asked)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without keys given twice, of which the last would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' is given twice", node.start_mark)
+        return dict(super().construct_mapping(node, deep))
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None, workspace: str | None = None) -> Config:
+    """Read and check a configuration file.
+
+    Args:
+        path: the YAML file. A relative `source.path` in it is taken from the current folder.
+        overrides: `KEY=VALUE` settings, KEY dotted (`features.clip.batch_size=64`), VALUE in YAML.
+        workspace: replaces the file's `workspace`.
+
+    Raises:
+        ConfigError: with every problem found, one line each.
+    """
+    return build_config(_read_yaml(Path(path)), overrides, workspace, name=str(path))
+
+
+def build_config(
+    raw: dict[str, Any], overrides: list[str] | None = None, workspace: str | None = None, name: str = "config"
+) -> Config:
+    """As `load_config`, from the mapping that a file would hold; `name` stands for the file in messages."""
+    origin: dict[str, str] = {}
+    for override in overrides or []:
+        origin[_apply_override(raw, override)] = "--set"
+    if workspace is not None:
+        raw["workspace"] = workspace
+        origin["workspace"] = "--workspace"
+    whole = config_class()
+    try:
+        config = whole.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(problem_lines(error, whole, name, origin))) from None
+    try:
+        matrix_groups(config)
+    except ValueError as error:
+        raise ConfigError(f"{name}: training.matrix.families: {error}") from None
+    return config
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise ConfigError(f"{path}: {reason}; see configs/ for examples") from None
+    try:
+        raw = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: found {shown(raw)}, allowed: a mapping with 'source' and 'features'")
+    return raw
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> str:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"--set {override}: found no KEY=VALUE, allowed: for example features.images.timeout_s=5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not YAML") from None
+    node = raw
+    for depth, part in enumerate(parts[:-1], start=1):
+        child = node.setdefault(part, {})
+        if child is None:
+            child = node[part] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {'.'.join(parts[:depth])} is {shown(child)}, not a section")
+        node = child
+    node[parts[-1]] = value
+    return ".".join(parts)

@@ -1,0 +1,1 @@
+"""Feature families: what one is (`base`), which there are (`registry`), their fingerprints (`keys`), a file each."""

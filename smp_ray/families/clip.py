@@ -1,0 +1,125 @@
+"""clip: embeddings of image, title and caption by one CLIP model, and how far they agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from smp_ray.families.base import (
+    IMAGE,
+    IMAGE_EMBEDDING,
+    TITLE,
+    TITLE_EMBEDDING,
+    Column,
+    Family,
+    Measure,
+    ModelSettings,
+    as_matrix,
+    each_once,
+)
+
+
+class ClipSettings(ModelSettings):
+    """An open_clip model."""
+
+    model: str = Field(
+        "embedded", min_length=1, description="'embedded', a folder, an open_clip name, or hf-hub:org/name"
+    )
+    pretrained: str | None = Field(None, description="open_clip weights tag or a weights file")
+    batch_size: int = Field(64, ge=1, le=8192, description="images or texts a forward pass")
+
+
+def _similarity(one: str, other: str, **shown: str) -> Column:
+    measure = Measure(f"similarity of {one} and {other}", f"{one}-{other}", **shown)  # type: ignore[arg-type]
+    return Column(f"similarity_{one}_{other}", pa.float32(), group="similarity", measure=measure)
+
+
+def _agreement(one: str, other: str) -> dict[str, str]:
+    return {
+        "topic": "inconsistency",
+        "largest": f"Most consistent {one} and {other}",
+        "smallest": f"Least consistent {one} and {other}",
+        "falling": "so the two disagree more in popular posts",
+    }
+
+
+class Clip(Family):
+    """Unit vectors of image, title and caption, and their cosine similarities.
+
+    The similarity of title and caption is the paper's measure of image-text inconsistency (Hsu et al., ACM MM 2024).
+    """
+
+    name = "clip"
+    Settings = ClipSettings
+    reads = (IMAGE, TITLE, "caption")
+    partial = True
+    columns = (
+        Column("clip_image", None, group="clip", role=IMAGE_EMBEDDING),
+        Column("clip_title", None, group="clip", role=TITLE_EMBEDDING),
+        Column("clip_caption", None, group="clip"),
+        _similarity("title", "caption", **_agreement("title", "caption")),
+        _similarity("image", "title", **_agreement("image", "title")),
+        _similarity("image", "caption"),
+    )
+    by_default = True
+    gpu_dtype = "float16"
+    about = (
+        "Similarity is the cosine of two CLIP embeddings: the lower, the more image and text disagree. "
+        "Similarities with the caption need a family that writes captions."
+    )
+
+    def __init__(self, settings: ClipSettings, device: str, threads: int | None) -> None:
+        from smp_ray.models.clip_embedder import ClipEmbedder
+
+        self._embedder = ClipEmbedder(settings, device, threads)
+
+    def compute(self, *inputs: list[Any]) -> dict[str, np.ndarray]:
+        """Embeddings of pictures (height, width, 3), titles and captions, and the cosines of each pair."""
+        images, titles, captions = inputs
+        width = self._embedder.width
+        image = as_matrix(each_once(images, lambda some: self._embedder.embed_images(np.stack(some)), key=id), width)
+        texts = as_matrix(each_once([*titles, *captions], self._embedder.embed_texts), width)
+        title, caption = texts[: len(titles)], texts[len(titles) :]
+        return {
+            "clip_image": image,
+            "clip_title": title,
+            "clip_caption": caption,
+            "similarity_title_caption": cosine(title, caption),
+            "similarity_image_title": cosine(image, title),
+            "similarity_image_caption": cosine(image, caption),
+        }
+
+    @classmethod
+    def transform(cls, settings: ClipSettings) -> Any:
+        """The model's own eval transform."""
+        from smp_ray.models.clip_embedder import ClipTransform
+
+        return ClipTransform(settings)
+
+    @classmethod
+    def identity(cls, settings: ClipSettings) -> dict[str, Any]:
+        """Digests of the model's files, or its commit."""
+        from smp_ray.models.clip_source import clip_source
+
+        return clip_source(settings).identity()
+
+    @classmethod
+    def width(cls, settings: ClipSettings) -> int:
+        """`embed_dim` of the model."""
+        from smp_ray.models.clip_embedder import clip_width
+
+        return clip_width(settings)
+
+    @classmethod
+    def submission(cls, settings: ClipSettings) -> str:
+        """The model's name and weights."""
+        return f"CLIP embeddings by {' '.join(filter(None, (settings.model, settings.pretrained)))}"
+
+
+def cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Cosine of unit vectors (n, width), float32 (n,), clipped to [-1, 1] against rounding; NaN where either is."""
+    values = np.einsum("ij,ij->i", left, right, dtype=np.float64)
+    return np.clip(values, -1, 1).astype(np.float32)

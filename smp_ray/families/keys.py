@@ -1,0 +1,95 @@
+"""What fingerprint a family has: who computes it, from what. Loads no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from smp_ray.errors import ModelError
+from smp_ray.families.base import IMAGE, FamilySettings
+from smp_ray.families.registry import find, owner_of
+from smp_ray.schema import ERROR
+from smp_ray.store.manifest import Manifest, fingerprint
+from smp_ray.store.reader import FAMILIES
+
+#: Raised when the meaning of every family's stored columns changes.
+STORE_VERSION = 2
+#: What a model is called. It is what its files are, or its revision, so these stay out of the fingerprint.
+_NAMES = {"model", "revision", "pretrained"}
+
+
+@dataclass(frozen=True)
+class FamilyKey:
+    """What computes a family.
+
+    Attributes:
+        family: its name.
+        fingerprint: of the artefact.
+        settings: of its section, what the values depend on; dtype as it really runs.
+        model: identity of its model.
+        inputs: fingerprints of the families that it reads.
+        pinned: its section with revision and dtype as they are fingerprinted, for the workers.
+    """
+
+    family: str
+    fingerprint: str
+    settings: dict[str, Any]
+    model: dict[str, Any]
+    inputs: dict[str, str]
+    pinned: FamilySettings
+
+    @property
+    def folder(self) -> str:
+        """Folder of the family in the workspace."""
+        return f"{FAMILIES}/{self.family}"
+
+
+def family_keys(
+    sections: Mapping[str, FamilySettings], images: Mapping[str, Any], on_gpu: Callable[[FamilySettings], bool]
+) -> dict[str, FamilyKey]:
+    """The key of each configured family, in the store's order.
+
+    Args:
+        sections: config section by family.
+        images: settings that change what is decoded, for families that read the image.
+        on_gpu: whether a family of such a section runs on a GPU; asked only where its dtype is `auto`.
+
+    Raises:
+        ModelError: a model's folder is missing, or its revision cannot be found out.
+    """
+    keys: dict[str, FamilyKey] = {}
+    for name, section in sections.items():
+        family = find(name)
+        try:
+            model = family.identity(section)
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from error
+        pinned = _pinned(name, section, model, on_gpu)
+        settings = pinned.model_dump(mode="json", exclude={*FamilySettings.model_fields})
+        if IMAGE in family.reads:
+            settings["images"] = dict(images)
+        owners = [owner for column in family.reads if (owner := owner_of(column)) in keys]
+        inputs = {owner: keys[owner].fingerprint for owner in owners if owner is not None}
+        what = {key: value for key, value in settings.items() if key not in _NAMES}
+        identity = model.get("files") or model
+        key = fingerprint(FAMILIES, name, STORE_VERSION, family.version, what, identity, inputs)
+        keys[name] = FamilyKey(name, key, settings, model, inputs, pinned)
+    return keys
+
+
+def _pinned(
+    name: str, section: FamilySettings, model: Mapping[str, Any], on_gpu: Callable[[FamilySettings], bool]
+) -> FamilySettings:
+    update: dict[str, Any] = {}
+    if model.get("revision"):
+        update["revision"] = model["revision"]
+    if getattr(section, "dtype", None) == "auto":
+        update["dtype"] = find(name).gpu_dtype if on_gpu(section) else "float32"
+    return section.model_copy(update=update)
+
+
+def covers(manifest: Manifest | None, posts: str) -> bool:
+    """Whether a family holds a finished row for every post of a posts artefact (an `error` row is not finished)."""
+    counts = None if manifest is None else manifest.details["covers"].get(posts)
+    return counts is not None and counts.get(ERROR, 0) == 0

@@ -1,0 +1,75 @@
+"""perplexity: how surprising a title is to a causal language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from smp_ray.families.base import TITLE, Column, Family, Measure, ModelSettings
+
+
+class PerplexitySettings(ModelSettings):
+    """A causal language model of transformers."""
+
+    gguf_file: str | None = Field(None, description="name of a GGUF file inside the model folder")
+    max_tokens: int = Field(256, ge=1, le=131_072, description="tokens of a text that are scored; the rest is cut")
+    batch_size: int = Field(64, ge=1, le=4096, description="texts a forward pass")
+
+
+class Perplexity(Family):
+    """exp of the mean negative log-likelihood of the title's tokens, in nats (Jelinek et al. 1977)."""
+
+    name = "perplexity"
+    Settings = PerplexitySettings
+    reads = (TITLE,)
+    columns = (
+        Column(
+            "title_perplexity",
+            pa.float32(),
+            group="perplexity",
+            measure=Measure(
+                "perplexity of the title",
+                "perplexity",
+                scale="log",
+                topic="text quality",
+                largest="Most perplexing titles",
+                smallest="Least perplexing titles",
+            ),
+        ),
+        Column("title_mean_nll", pa.float32(), group="perplexity"),
+        Column("title_token_count", pa.int32(), group="perplexity"),
+    )
+    by_default = True
+    about = (
+        "Perplexity is the language model's surprise at the title: the higher, the less it reads like ordinary text."
+    )
+
+    def __init__(self, settings: PerplexitySettings, device: str, threads: int | None) -> None:
+        from smp_ray.models.language_model import PerplexityScorer
+
+        self._scorer = PerplexityScorer(settings, device, threads)
+
+    def compute(self, *inputs: list[Any]) -> dict[str, Any]:
+        """Perplexity, mean negative log-likelihood and number of scored tokens; nothing for a title without tokens."""
+        (titles,) = inputs
+        nll, counts = self._scorer.score(titles)
+        return {
+            "title_perplexity": np.exp(nll),
+            "title_mean_nll": nll,
+            "title_token_count": [int(count) if count else None for count in counts],
+        }
+
+    @classmethod
+    def identity(cls, settings: PerplexitySettings) -> dict[str, Any]:
+        """Digests of the model's files, or its commit."""
+        from smp_ray.models.identity import transformers_identity
+
+        return transformers_identity(settings, embedded="language_model")
+
+    @classmethod
+    def submission(cls, settings: PerplexitySettings) -> str:
+        """The language model's name."""
+        return f"text perplexity under {settings.model}"

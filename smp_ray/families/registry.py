@@ -1,0 +1,106 @@
+"""All families by name: the built-in ones and those of installed packages.
+
+A package of one's own adds a family by an entry point:
+
+    [project.entry-points."smp_ray.families"]
+    colours = "my_package.colours:Colours"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from smp_ray.errors import FamilyError
+from smp_ray.families.base import IMAGE, TITLE, Column, Family
+from smp_ray.schema import POSTS
+
+GROUP = "smp_ray.families"
+#: In the order of the store's columns; a family may read columns of those before it.
+BUILT_IN = (
+    "smp_ray.families.caption:Caption",
+    "smp_ray.families.clip:Clip",
+    "smp_ray.families.perplexity:Perplexity",
+)
+
+
+@cache
+def families() -> dict[str, type[Family]]:
+    """Every family by name, built-in ones first.
+
+    Raises:
+        FamilyError: one cannot be imported, or clashes with another by its name, section or a column.
+    """
+    built_in = [EntryPoint(path.rpartition(":")[2], path, GROUP) for path in BUILT_IN]
+    installed = sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value))
+    found: dict[str, type[Family]] = {}
+    for entry in (*built_in, *installed):
+        family = _load(entry)
+        _check(family, entry.value, found)
+        found[family.name] = family
+    return found
+
+
+def find(name: str) -> type[Family]:
+    """The family of this name.
+
+    Raises:
+        FamilyError: it is not installed here.
+    """
+    if name not in families():
+        raise FamilyError(f"{name}: no such family is installed here; installed: {', '.join(families())}")
+    return families()[name]
+
+
+def columns_of(names: Iterable[str]) -> dict[str, Column]:
+    """All columns of some families by name."""
+    return {column.name: column for name in names for column in find(name).columns}
+
+
+def owner_of(column: str) -> str | None:
+    """Name of the family that has a column; None for what is no family's."""
+    return next((name for name, family in families().items() if column in columns_of([name])), None)
+
+
+def with_roles(names: Iterable[str], *roles: str) -> tuple[str, tuple[str, ...]] | None:
+    """The first of some families that has columns of all these roles, and the names of these columns."""
+    for name in names:
+        of_role = {column.role: column.name for column in find(name).columns}
+        if all(role in of_role for role in roles):
+            return name, tuple(of_role[role] for role in roles)
+    return None
+
+
+def _load(entry: EntryPoint) -> type[Family]:
+    try:
+        family = entry.load()
+    except Exception as error:  # a package may raise anything while it is imported
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FamilyError(f"the family {entry.name} ({entry.value}) cannot be imported: {reason}") from error
+    if not (isinstance(family, type) and issubclass(family, Family)):
+        raise FamilyError(f"the family {entry.name} ({entry.value}) is no subclass of smp_ray.families.base.Family")
+    return family
+
+
+def _check(family: type[Family], source: str, before: dict[str, type[Family]]) -> None:
+    """Refuse what would clash with an earlier family or with the posts table."""
+    who = f"the family {family.name} ({source})"
+    if not family.name.isidentifier() or not family.name.islower():
+        raise FamilyError(f"{who}: its name must be lower-case letters, digits and _")
+    for other in before.values():
+        if family.name == other.name:
+            raise FamilyError(f"{who}: {other.__module__}:{other.__qualname__} has this name already")
+        if family.key() == other.key():
+            raise FamilyError(f"{who}: its section {family.key()} is that of the family {other.name}")
+    taken = dict.fromkeys(POSTS.names, "the posts table")
+    taken |= {field.name: f"the family {other.name}" for other in before.values() for field in other.fields(1)}
+    names = [field.name for field in family.fields(1)]
+    for name in names:
+        if name in taken or names.count(name) > 1:
+            raise FamilyError(f"{who}: {taken.get(name, 'the family itself')} has a column {name} already")
+    for name in family.reads or ("",):
+        if name not in (IMAGE, TITLE) and taken.get(name, "the posts table") == "the posts table":
+            raise FamilyError(
+                f"{who}: reads '{name}', which is neither image, title nor a column of a family before it"
+            )

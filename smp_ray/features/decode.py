@@ -1,0 +1,73 @@
+"""Fetching and decoding each image once, and giving it to each family's own transform. No Ray in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from smp_ray.config import ImagesConfig
+from smp_ray.families.base import ImageTransform
+from smp_ray.features.compute import needed, reason
+from smp_ray.fetch import Fetched, Fetcher
+from smp_ray.models.images import BadImage, content_hash, decode
+from smp_ray.schema import BAD_IMAGE, NO_IMAGE, OK
+
+
+class DecodeStep:
+    """Fetches and decodes each image once and applies the families' transforms.
+
+    Args:
+        settings: limits for fetching and decoding.
+        transforms: transform of each image family that is computed in this pass.
+    """
+
+    def __init__(self, settings: ImagesConfig, transforms: Mapping[str, ImageTransform]) -> None:
+        self._settings = settings
+        self._transforms = transforms
+        self._fetcher = Fetcher(settings)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Replace the image columns by `image_status`, `image_error`, `image_hash` and a `<family>_input` each.
+
+        Inputs are the raw bytes of the transform's arrays; `<family>_input_error` says where a transform failed.
+        """
+        wants = {family: needed(table, family) for family in self._transforms}
+        wanted = np.any(list(wants.values()), axis=0)
+        fetched = self._fetch(table, wanted)
+        kinds = {"image_status": pa.string(), "image_error": pa.string(), "image_hash": pa.string()}
+        for family in self._transforms:
+            kinds |= {f"{family}_input": pa.large_binary(), f"{family}_input_error": pa.string()}
+        columns: dict[str, list[Any]] = {name: [None] * table.num_rows for name in kinds}
+        for row in np.flatnonzero(wanted):
+            families = [family for family, want in wants.items() if want[row]]
+            for name, value in self._decoded(fetched[row], families).items():
+                columns[name][row] = value
+        out = table.drop_columns(["image_uri", "image_bytes"])
+        for name, kind in kinds.items():
+            out = out.append_column(name, pa.array(columns[name], kind))
+        return out
+
+    def _fetch(self, table: pa.Table, wanted: np.ndarray) -> list[Fetched]:
+        inline = table["image_bytes"].to_pylist()
+        uris = table["image_uri"].to_pylist()
+        asked = [uri if want and data is None else None for uri, data, want in zip(uris, inline, wanted, strict=True)]
+        fetched = self._fetcher.fetch_all(asked)
+        return [Fetched(data) if data is not None else got for data, got in zip(inline, fetched, strict=True)]
+
+    def _decoded(self, fetched: Fetched, families: list[str]) -> dict[str, Any]:
+        if fetched.data is None:
+            return {"image_status": BAD_IMAGE if fetched.refused else NO_IMAGE, "image_error": fetched.reason}
+        try:
+            image = decode(fetched.data, self._settings.max_pixels)
+        except BadImage as error:
+            return {"image_status": BAD_IMAGE, "image_error": str(error)}
+        found: dict[str, Any] = {"image_status": OK, "image_hash": content_hash(fetched.data)}
+        for family in families:
+            try:
+                found[f"{family}_input"] = self._transforms[family].pixels(image).tobytes()
+            except Exception as error:  # costs this family of this post, and says so in its status
+                found[f"{family}_input_error"] = reason(error)
+        return found

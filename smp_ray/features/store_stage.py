@@ -1,0 +1,109 @@
+"""The features stage: find out what is missing, compute it in one pass, check it, publish it.
+
+It makes an artefact a family, `features/<family>/<fingerprint>/manifest.json`, which names the Parquet files
+(fragments) that hold the family, oldest first. The files lie where a pass wrote them, `features/passes/<pass>/data/`,
+each with all the families of its pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from smp_ray.errors import SmpRayError
+from smp_ray.families.keys import FamilyKey, covers
+from smp_ray.run import Artefact, Run
+from smp_ray.schema import ERROR
+from smp_ray.stage import Stage, StageStatus, changes, resolve
+from smp_ray.store.manifest import Manifest, fingerprint
+
+
+class FeatureStage(Stage):
+    """The stage whose artefact is the feature store: a manifest a family."""
+
+    def key(self, run: Run) -> str | None:
+        """Fingerprint of all families together, for those that read the whole store."""
+        return fingerprint(self.name, {name: key.fingerprint for name, key in run.families.items()})
+
+    def find(self, run: Run) -> Artefact | None:
+        """The families' manifests, if every family holds a finished row for every post."""
+        posts = _posts(run, self)
+        found = stored(run)
+        if posts is None or not all(covers(found.get(name), posts.fingerprint) for name in run.families):
+            return None
+        return found
+
+    def bring(self, run: Run) -> None:
+        """Compute what is missing, and what `--retry` asks for.
+
+        Raises:
+            SmpRayError: posts ended with status `error`; the next run tries them again.
+        """
+        posts = _posts(run, self)
+        assert posts is not None
+        manifests = stored(run)
+        missing = [name for name in run.families if _wants(manifests.get(name), posts.fingerprint, run.retry)]
+        if missing:
+            manifests = resolve(self.make)(run, posts, manifests, missing)
+        else:
+            run.tell(f"{self.name}: up to date, {', '.join(run.families)} of {posts.rows:,} posts")
+        run.commit(self.name, manifests)
+        failed = {name: m.details["covers"][posts.fingerprint].get(ERROR, 0) for name, m in manifests.items()}
+        if any(failed.values()):
+            raise SmpRayError(
+                f"posts with status error: {counted({name: count for name, count in failed.items() if count})} "
+                "(reasons in <family>_error); run again to retry them"
+            )
+
+    def status(self, run: Run) -> list[StageStatus]:
+        """A line for each family."""
+        posts = _posts(run, self)
+        return [_family_status(run, key, posts) for key in run.families.values()]
+
+
+def _posts(run: Run, stage: Stage) -> Manifest | None:
+    posts = run.artefact(stage.reads[0])
+    return posts if isinstance(posts, Manifest) else None
+
+
+def stored(run: Run) -> dict[str, Manifest]:
+    """The manifests of those configured families that have one, whichever posts they cover."""
+    found = {name: run.workspace.manifest(key.folder, key.fingerprint) for name, key in run.families.items()}
+    return {name: manifest for name, manifest in found.items() if manifest is not None}
+
+
+def _wants(manifest: Manifest | None, posts: str, retry: Sequence[str]) -> bool:
+    if manifest is None or not covers(manifest, posts):
+        return True
+    return any(manifest.details["covers"][posts].get(status, 0) for status in retry)
+
+
+def _family_status(run: Run, key: FamilyKey, posts: Manifest | None) -> StageStatus:
+    manifest = run.workspace.manifest(key.folder, key.fingerprint)
+    if manifest is None:
+        earlier = run.workspace.manifests(key.folder)
+        if not earlier:
+            return StageStatus(key.family, key.fingerprint, "missing", why="never computed")
+        last = earlier[-1]
+        why = changes(last.config, key.settings)
+        if not why and last.models.get(key.family) != key.model:
+            why = "the model's files or revision changed"
+        elif not why and last.inputs != key.inputs:
+            why = "the families that it reads changed"
+        why = why or "computed by another version of smp_ray"
+        return StageStatus(key.family, key.fingerprint, "stale", sum(last.counts.values()), last.counts, why)
+    rows, counts, why = sum(manifest.counts.values()), manifest.counts, ""
+    covered = None if posts is None else manifest.details["covers"].get(posts.fingerprint)
+    if posts is None:
+        why = "the posts are stale"
+    elif covered is None:
+        why = "the posts changed since"
+    else:
+        rows, counts = posts.rows, covered
+        if covered.get(ERROR):
+            why = f"{covered[ERROR]:,} posts with status error are tried again"
+    return StageStatus(key.family, key.fingerprint, "stale" if why else "committed", rows, counts, why)
+
+
+def counted(todo: dict[str, int]) -> str:
+    """Posts by family, in words."""
+    return ", ".join(f"{family} {count:,}" for family, count in todo.items())

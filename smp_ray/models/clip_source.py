@@ -1,0 +1,219 @@
+"""What open_clip's (model, pretrained, revision) name: the one place that interprets them.
+
+Of the four kinds, a folder and a weights file are their contents; a hub repository, and a tag whose weights lie in
+one, are a commit of it. Nothing here needs torch or open_clip before a built-in name is looked up.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from smp_ray.errors import ModelError
+from smp_ray.models.identity import file_digest, folder_digests, folder_name, hub_commit
+from smp_ray.models.loading import explained, model_folder
+from smp_ray.models.settings import ClipSettings
+
+#: The folder of the model that comes with the project.
+EMBEDDED = "embedder"
+
+_HUB_PREFIX = "hf-hub:"
+_CONFIG_NAME = "open_clip_config.json"
+#: What open_clip loads from a hub repository, the safe format first.
+_WEIGHTS_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+#: What a tokenizer may consist of, and the configuration.
+_TEXT_FILES = ("*.json", "*.txt", "*.model")
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Where an open_clip model comes from; made by `clip_source`.
+
+    Attributes:
+        kind: a folder; a hub repository (`hf-hub:org/name`); a built-in name with a weights file; one with a tag.
+        model: as in the settings.
+        place: the folder, the hub repository or the weights file; of a tag its repository or, without one, its URL.
+        revision: of the repository, as in the settings.
+        tag: open_clip's name of the weights.
+        entry: what open_clip knows of the tag: where its weights are, their preprocessing, `quick_gelu`.
+    """
+
+    kind: Literal["folder", "repository", "file", "tag"]
+    model: str
+    place: str
+    revision: str | None = None
+    tag: str | None = None
+    entry: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def quick_gelu(self) -> bool:
+        """Whether to force QuickGELU: tagged weights trained with it are silently wrong without (open_clip warns)."""
+        return bool(self.entry.get("quick_gelu", False))
+
+    def identity(self) -> dict[str, Any]:
+        """What identifies the model, as JSON.
+
+        Returns:
+            For a folder or 'embedded' `{"name", "files": {relative name: digest}}`; for a hub repository
+            `{"name", "revision"}` with the commit; for a built-in name `{"name", "pretrained"}` with the weights
+            file's digest, with the tag and the `"revision"` of its repository, or with the tag's URL.
+
+        Raises:
+            ModelError: for an empty folder, or a repository whose commit cannot be found out.
+        """
+        if self.kind == "folder":
+            return {"name": folder_name(self.model), "files": folder_digests(Path(self.place))}
+        if self.kind == "repository":
+            return {"name": self.model, "revision": hub_commit(self.place, self.revision)}
+        if self.kind == "file":
+            return {"name": self.model, "pretrained": file_digest(Path(self.place))}
+        if self._in_repository:
+            commit = hub_commit(self.place, self.revision)
+            return {"name": self.model, "pretrained": self.tag, "revision": commit}
+        return {"name": self.model, "pretrained": self.place}
+
+    def config(self) -> dict[str, Any]:
+        """The model's `open_clip_config.json`, or for a built-in name the same shape, with the tag's preprocessing.
+
+        Raises:
+            ModelError: if there is none, or it wants to run code of its own.
+        """
+        with explained(self.model):
+            if self.kind == "folder":
+                return _read_config(Path(self.place), self.model)
+            if self.kind == "repository":
+                import huggingface_hub
+
+                path = huggingface_hub.hf_hub_download(self.place, _CONFIG_NAME, revision=self.revision)
+                return _read_config(Path(path).parent, self.model)
+            import open_clip
+
+            return {"model_cfg": open_clip.get_model_config(_built_in(self.model)), "preprocess_cfg": self.entry}
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What `create_model` would set as `visual.preprocess_cfg`, without creating the model."""
+        from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+        config = self.config()
+        merged = merge_preprocess_dict(PreprocessCfg(), config.get("preprocess_cfg", {}))
+        merged["size"] = config["model_cfg"]["vision_cfg"].get("image_size", 224)
+        return dict(merged)
+
+    def arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What `open_clip.create_model` and `open_clip.get_tokenizer` are given, of the very revision.
+
+        Weights in a hub repository are downloaded, so that open_clip finds a folder or a file.
+
+        Raises:
+            ModelError: if they cannot be had, or the configuration wants to run code of its own.
+        """
+        with explained(self.model):
+            if self.kind in ("folder", "repository"):
+                folder = Path(self.place) if self.kind == "folder" else self._snapshot()
+                name = f"local-dir:{folder}"
+                model: dict[str, Any] = {"pretrained": None}
+                text = _read_config(folder, self.model)["model_cfg"].get("text_cfg", {})
+            else:
+                name = _built_in(self.model)
+                model = {"pretrained": self.tag or self.place, "force_quick_gelu": self.quick_gelu}
+                text = self.config()["model_cfg"]["text_cfg"]
+                if self._in_repository:
+                    model |= {"pretrained": self._weights(), "force_preprocess_cfg": self._forced()}
+            tokenizer: dict[str, Any] = {}
+            if text.get("hf_tokenizer_name"):
+                tokenizer["trust_remote_code"] = False
+                if self._in_repository and text["hf_tokenizer_name"] == self.place:
+                    tokenizer["revision"] = self.revision
+            return {"model_name": name, **model}, {"model_name": name, **tokenizer}
+
+    @property
+    def _in_repository(self) -> bool:
+        return self.kind == "tag" and bool(self.entry.get("hf_hub"))
+
+    def _snapshot(self) -> Path:
+        """The repository's configuration, tokenizer and weights, in the cache, all of one commit."""
+        import huggingface_hub
+
+        commit = hub_commit(self.place, self.revision)
+        for weights in _WEIGHTS_NAMES:  # one of them is enough
+            patterns = [*_TEXT_FILES, weights]
+            folder = Path(huggingface_hub.snapshot_download(self.place, revision=commit, allow_patterns=patterns))
+            if (folder / weights).is_file():
+                return folder
+        raise ModelError(f"'{self.model}' at {commit} has neither {' nor '.join(_WEIGHTS_NAMES)}")
+
+    def _weights(self) -> str:
+        """The tag's weights file in the cache, its safetensors form where there is one."""
+        from open_clip.pretrained import download_pretrained_from_hf
+
+        filename = self.entry["hf_hub"].rpartition("/")[2] or None
+        return str(download_pretrained_from_hf(self.place, filename, revision=self.revision))
+
+    def _forced(self) -> dict[str, Any]:
+        """The tag's preprocessing, which open_clip does not look up for a file; the size is the model's own."""
+        return {key: value for key, value in self.entry.items() if key != "size"}
+
+
+def clip_source(settings: ClipSettings) -> ClipSource:
+    """What `settings` name, without downloading anything.
+
+    Raises:
+        ModelError: for a missing folder or file, an unknown name or tag, or a built-in name without weights.
+    """
+    model, pretrained = settings.model, settings.pretrained
+    folder = model_folder(model, EMBEDDED)
+    if folder is not None:
+        return ClipSource("folder", model, str(folder))
+    if model.startswith(_HUB_PREFIX):
+        return ClipSource("repository", model, model.removeprefix(_HUB_PREFIX), settings.revision)
+    if pretrained is None:
+        raise ModelError(
+            f"model '{model}' has no weights: set pretrained to one of open_clip's tags "
+            "(for example laion2b_s34b_b79k for ViT-B-32) or to a weights file, or name a folder"
+        )
+    path = Path(pretrained).expanduser()
+    if pretrained.startswith((".", "/", "~")) and not path.is_file():
+        raise ModelError(f"no weights file '{pretrained}'")
+    return _built_in_source(settings, pretrained, path)
+
+
+def _built_in_source(settings: ClipSettings, pretrained: str, path: Path) -> ClipSource:
+    import open_clip
+
+    model, name = settings.model, _built_in(settings.model)
+    if open_clip.get_model_config(name) is None:
+        raise ModelError(f"'{model}' is neither a folder nor a name of open_clip (open_clip.list_models())")
+    if path.is_file():
+        return ClipSource("file", model, str(path.absolute()))  # open_clip would take a bare name for a tag
+    entry = open_clip.get_pretrained_cfg(name, pretrained)
+    if not entry:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ModelError(f"'{pretrained}' is neither a weights file nor a tag of '{model}' (tags: {known})")
+    place = entry["hf_hub"].rpartition("/")[0] if entry.get("hf_hub") else entry["url"]
+    return ClipSource("tag", model, place, settings.revision, pretrained, dict(entry))
+
+
+def _built_in(model: str) -> str:
+    """open_clip's own name for `model`: it writes ViT-B/32 as ViT-B-32."""
+    return model.replace("/", "-")
+
+
+def _read_config(folder: Path, model: str) -> dict[str, Any]:
+    path = folder / _CONFIG_NAME
+    if not path.is_file():
+        raise ModelError(f"'{model}' is no open_clip model: no {_CONFIG_NAME}")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
+        raise ModelError(f"{_CONFIG_NAME} of '{model}' has no model_cfg")
+    if _trusts_code(config["model_cfg"]):
+        raise ModelError(f"'{model}' runs code of its own (trust_remote_code in {_CONFIG_NAME}); choose another model")
+    return config
+
+
+def _trusts_code(value: Any) -> bool:
+    """Whether `trust_remote_code` is set anywhere in a configuration: its tokenizer_kwargs reach transformers."""
+    if isinstance(value, dict):
+        return bool(value.get("trust_remote_code")) or any(map(_trusts_code, value.values()))
+    return isinstance(value, list) and any(map(_trusts_code, value))

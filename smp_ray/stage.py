@@ -1,0 +1,226 @@
+"""What a stage is, and the one runner of all stages.
+
+A stage makes one artefact out of others: `<workspace>/<folder>/<fingerprint>/`. It says what it reads and which
+settings count, and has one function that makes it. Fingerprints, "up to date", starting Ray, times, manifests, the
+commit and what is said about it are the runner's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from smp_ray.config import Config
+from smp_ray.errors import SmpRayError
+from smp_ray.run import Artefact, Run
+from smp_ray.store.manifest import Made, Manifest, fingerprint
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One line of `smp-ray status`."""
+
+    name: str
+    fingerprint: str
+    state: str
+    rows: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step that makes one artefact out of others.
+
+    Attributes:
+        name: of its command.
+        help: one line.
+        make: "module:function", called as `function(run, folder, *reads)` (and a dict of `uses` last, where there are
+            any) with a folder of the workspace that is its own; returns a `Made`.
+        reads: stages whose artefacts it needs.
+        settings: what its result depends on, besides what it reads.
+        folder: in the workspace; "" for `name`.
+        version: raised when the same settings and inputs would give another result.
+        raw: whether it reads the raw dataset, whose identity then counts.
+        families: which families it takes of the feature store, where it reads that; None: all.
+        uses: stages whose artefacts it takes where they are there.
+        beside: stages that the command of this one brings up to date as well.
+        wanted: whether the configuration has any use for it.
+        labels: whether it needs posts with a popularity.
+        ray: whether Ray is started for it.
+        alone: whether only the newest artefact is kept, in the folder itself.
+        show: "module:function" that prints what was made at the end of a command, called as `function(run)`.
+    """
+
+    name: str
+    help: str
+    make: str
+    reads: tuple[str, ...] = ()
+    settings: Callable[[Config], dict[str, Any]] = lambda config: {}
+    folder: str = ""
+    version: int = 1
+    raw: bool = False
+    families: Callable[[Config], Iterable[str]] | None = None
+    uses: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    wanted: Callable[[Config], bool] = lambda config: True
+    labels: bool = False
+    ray: bool = False
+    alone: bool = False
+    show: str = ""
+
+    @property
+    def place(self) -> str:
+        """Its folder in the workspace."""
+        return self.folder or self.name
+
+    def key(self, run: Run) -> str | None:
+        """Fingerprint of the artefact; None while something that it reads is not committed."""
+        inputs = self._inputs(run)
+        if inputs is None:
+            return None
+        used = {name: _identity(run.artefact(name)) for name in self.uses}
+        read = {name: _identity(artefact) for name, artefact in inputs.items()}
+        raw = run.raw if self.raw else None
+        return fingerprint(self.name, self.version, self.settings(run.config), raw, read, used)
+
+    def find(self, run: Run) -> Artefact | None:
+        """The committed artefact of this configuration, or None."""
+        key = self.key(run) if self.wanted(run.config) else None
+        if key is None:
+            return None
+        found = run.workspace.manifest(self.place, "" if self.alone else key)
+        return found if found is not None and found.fingerprint == key else None
+
+    def bring(self, run: Run) -> None:
+        """Bring the artefact up to date; the stages that it reads were brought before."""
+        if not self.wanted(run.config):
+            return
+        done = run.artefact(self.name)
+        if isinstance(done, Manifest):
+            run.tell(f"{self.name}: up to date{_noted(done)}")
+        else:
+            done = self._made(run)
+            speed = f" in {done.wall_seconds:.1f} s"
+            run.tell(f"{self.name}{_noted(done, ': ')}{speed}")
+        for warning in done.details.get("warnings", ()):
+            run.tell(f"{self.name}: {warning}")
+
+    def _made(self, run: Run) -> Manifest:
+        key, inputs = self.key(run), self._inputs(run)
+        if key is None or inputs is None:
+            raise SmpRayError(f"{self.name}: what it reads is not there: {', '.join(self.reads)}")
+        began = time.monotonic()
+        if self.ray:
+            run.session.start()
+        used = [{name: run.artefact(name) for name in self.uses}] if self.uses else []
+        folder = self.place if self.alone else f"{self.place}/{key}"
+        made: Made = resolve(self.make)(run, folder, *inputs.values(), *used)
+        wall = time.monotonic() - began
+        manifest = Manifest(
+            stage=self.place, fingerprint=key, config=self.settings(run.config),
+            inputs={name: _identity(artefact) for name, artefact in inputs.items()}, models=made.models, rows=made.rows,
+            counts=made.counts, wall_seconds=round(wall, 3), rows_per_second=round(made.rows / max(wall, 1e-9), 3),
+            fragments=made.fragments, details={"note": made.note, **made.details},
+        )  # fmt: skip
+        run.commit(self.name, run.workspace.commit(manifest, self.alone))
+        return manifest
+
+    def _inputs(self, run: Run) -> dict[str, Artefact | None] | None:
+        """What it reads, in order; None for a stage that is not wanted. None altogether while one is missing."""
+        found: dict[str, Artefact | None] = {}
+        for name in self.reads:
+            artefact = run.artefact(name)
+            if artefact is None and run.stage(name).wanted(run.config):
+                return None
+            if isinstance(artefact, dict) and self.families is not None:
+                artefact = {family: artefact[family] for family in self.families(run.config)}
+            found[name] = artefact
+        return found
+
+    def status(self, run: Run) -> list[StageStatus]:
+        """Its lines of `smp-ray status`."""
+        if not self.wanted(run.config):
+            return []
+        key = self.key(run) or ""
+        found = run.artefact(self.name)
+        if isinstance(found, Manifest):
+            return [StageStatus(self.name, key, "committed", found.rows, found.counts)]
+        only = run.workspace.manifest(self.place, "") if self.alone else None
+        earlier = [only] if only else [] if self.alone else run.workspace.manifests(self.place)
+        if not earlier:
+            why = f"never run: smp-ray {self.name}" if key else "its inputs are not there"
+            return [StageStatus(self.name, key, "missing", why=why)]
+        last = earlier[-1]
+        other = "the raw data changed" if self.raw else "its inputs changed"
+        why = changes(last.config, self.settings(run.config)) or other if key else "its inputs are not there"
+        return [StageStatus(self.name, key, "stale", last.rows, last.counts, why)]
+
+
+def _identity(artefact: Artefact | None) -> Any:
+    """What an artefact is to those that read it."""
+    if isinstance(artefact, dict):
+        # Posts computed again under the same fingerprint (`--retry`) come in new files.
+        return {name: [m.fingerprint, [fragment.path for fragment in m.fragments]] for name, m in artefact.items()}
+    return None if artefact is None else artefact.fingerprint
+
+
+def _noted(manifest: Manifest, before: str = ", ") -> str:
+    note = manifest.details.get("note")
+    return f"{before}{note}" if note else ""
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The settings that differ, in words; "" where none does."""
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return ", ".join(f"{name}: {before.get(name)} → {now.get(name)}" for name in names)
+
+
+def resolve(path: str) -> Any:
+    """What "module:name" names. Stages are given so: their modules load libraries that `status` need not wait for."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def bring_all(run: Run, names: Iterable[str]) -> None:
+    """Bring stages up to date, in order, with all that they read and what their commands run beside them.
+
+    Where every stage is asked for and no post has a label, those that need labels are left out.
+    """
+    asked = set(names)
+    every = asked >= {stage.name for stage in run.stages}
+    wanted = set(asked)
+    for name in asked:
+        wanted |= set(run.stage(name).beside)
+    for stage in reversed(run.stages):
+        if stage.name in wanted:
+            wanted |= set(stage.reads)
+    shown = []
+    for stage in run.stages:
+        if stage.name not in wanted:
+            continue
+        if every and stage.labels and not labelled(run):
+            left = ", ".join(other.name for other in run.stages if other.labels)
+            run.tell(f"no post has a popularity, so there is nothing to learn: {left} left out")
+            continue
+        stage.bring(run)
+        if stage.show:
+            shown.append(stage.show)
+    for function in shown:
+        resolve(function)(run)
+
+
+def labelled(run: Run) -> bool:
+    """Whether any post has a popularity; unknown until the posts are there."""
+    found = [run.artefact(stage.name) for stage in run.stages if stage.raw]
+    return any(isinstance(posts, Manifest) and posts.counts.get("labelled", 0) > 0 for posts in found)
+
+
+def status(run: Run) -> list[StageStatus]:
+    """A line for each artefact of this configuration: what is committed, what is stale and why. Starts no Ray."""
+    posts = [run.artefact(stage.name) for stage in run.stages if stage.raw]
+    learns = labelled(run) or None in posts
+    return [line for stage in run.stages if learns or not stage.labels for line in stage.status(run)]

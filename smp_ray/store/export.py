@@ -1,0 +1,76 @@
+"""One Parquet file of posts joined with all feature families, one row a post, by row id and never by order."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from smp_ray.errors import ConfigError, SmpRayError
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.place import Place
+from smp_ray.store.reader import FamilyReader, iter_posts
+from smp_ray.store.workspace import Workspace
+
+#: Posts joined at a time: memory stays at some hundred megabytes whatever the size of the store.
+PIECE = 20_000
+
+
+def export(workspace: Workspace, posts: Manifest, families: Iterable[Manifest], out: str) -> int:
+    """Write the join to `out` (a local path or a URI) and return its number of rows.
+
+    Columns: those of the posts table (without `image_bytes`), then those of each family. The file appears under its
+    name only when it is complete.
+
+    Raises:
+        ConfigError: `out` is no name of a Parquet file.
+        SmpRayError: it cannot be written.
+    """
+    if not out.split("?")[0].endswith((".parquet", ".pq")):
+        raise ConfigError(f"--out: found {out}, allowed: a name that ends in .parquet")
+    place = Place.open(out)
+    if place.kind() == pafs.FileType.Directory:
+        raise ConfigError(f"--out: found the folder {out}, allowed: the name of a file")
+    readers = [FamilyReader(workspace, manifest) for manifest in families]
+    try:
+        return _write(workspace, posts, readers, place)
+    except OSError as error:
+        raise SmpRayError(f"{out}: cannot be written: {' '.join(str(error).split())}") from error
+
+
+def _write(workspace: Workspace, posts: Manifest, readers: Sequence[FamilyReader], place: Place) -> int:
+    path = place.root
+    target = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if place.is_local else path
+    if place.is_local:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    rows = 0
+    writer: pq.ParquetWriter | None = None
+    try:
+        for piece in iter_posts(workspace, posts, None, PIECE):
+            table = _joined(piece, readers)
+            if writer is None:
+                writer = pq.ParquetWriter(target, table.schema, filesystem=place.filesystem, compression="zstd")
+            writer.write_table(table)
+            rows += table.num_rows
+        if writer is not None:
+            writer.close()
+        if place.is_local:
+            os.replace(target, path)
+    finally:
+        if place.is_local and os.path.exists(target):
+            os.remove(target)
+    return rows
+
+
+def _joined(posts: pa.Table, readers: Sequence[FamilyReader]) -> pa.Table:
+    row_ids = posts["row_id"].to_numpy()
+    table = posts.drop_columns(["image_bytes"])
+    for reader in readers:
+        columns = reader.read(row_ids)
+        for name in columns.column_names:
+            table = table.append_column(columns.schema.field(name), columns[name])
+    return table

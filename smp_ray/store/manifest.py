@@ -1,0 +1,109 @@
+"""What an artefact is and how it came to be: its manifest, its files, and the fingerprint that it is known by."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import subprocess
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+_LIBRARIES = ("smp-ray", "ray", "torch", "open_clip_torch", "transformers", "lightgbm", "pandas", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """One Parquet file of an artefact; `path` is relative to the workspace."""
+
+    path: str
+    rows: int
+    bytes: int
+
+
+@dataclass
+class Manifest:
+    """What an artefact is and how it came to be; see design.md, Contracts."""
+
+    stage: str
+    fingerprint: str
+    config: dict[str, Any]
+    inputs: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, Any] = field(default_factory=dict)
+    rows: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    wall_seconds: float = 0.0
+    rows_per_second: float = 0.0
+    fragments: list[Fragment] = field(default_factory=list)
+    #: Facts of one kind of artefact (the feature families keep here which posts artefacts they cover).
+    details: dict[str, Any] = field(default_factory=dict)
+    created_at: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+
+    def file(self, name: str) -> Fragment:
+        """The fragment of this file name.
+
+        Raises:
+            KeyError: the artefact has no such file.
+        """
+        for fragment in self.fragments:
+            if fragment.path.endswith(f"/{name}"):
+                return fragment
+        raise KeyError(f"{self.stage}/{self.fingerprint} has no file {name}")
+
+
+@dataclass
+class Made:
+    """What a stage has made, before the runner adds how it came to be and commits it.
+
+    Attributes:
+        rows: posts, trials or whatever the artefact counts.
+        counts: rows by status or kind.
+        fragments: its Parquet files.
+        details: facts that readers of the artefact need; "warnings" are said to the user.
+        models: identities of the models behind it.
+        note: what was made, in a few words for the user.
+    """
+
+    rows: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    fragments: list[Fragment] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+def fingerprint(*parts: Any) -> str:
+    """16 hexadecimal digits of the canonical JSON of `parts`: equal parts, equal fingerprint, on any machine."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that the numbers depend on; those not installed are left out."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the source tree this package runs from, with `-dirty` if changed; None outside a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty", "--match", "no-tags"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

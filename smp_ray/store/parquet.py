@@ -1,0 +1,117 @@
+"""Parquet files of the workspace: written and registered in one go, and read with a clear word where one is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from smp_ray.errors import WorkspaceError
+from smp_ray.store.manifest import Fragment
+from smp_ray.store.workspace import Workspace
+
+#: A numbered file is closed when it has this many rows or Arrow bytes.
+_FILE_ROWS = 100_000
+_FILE_BYTES = 2**29
+
+
+def write_table(workspace: Workspace, path: str, table: pa.Table) -> Fragment:
+    """Write a table to a path of the workspace; returns the file as a manifest names it."""
+    with PartWriter(workspace, path, table.schema) as writer:
+        writer.write(table)
+    return writer.fragments[0]
+
+
+def read_table(workspace: Workspace, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A table of the workspace.
+
+    Raises:
+        WorkspaceError: the file that a manifest names is gone or torn.
+    """
+    full = workspace.path(path)
+    try:
+        return pq.read_table(full, columns=columns, filesystem=workspace.filesystem, partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise WorkspaceError(f"{full}: named by a manifest but not readable ({error}); delete the artefact") from None
+
+
+class PartWriter:
+    """Writes tables into one file, or into numbered files of a useful size; use as a context manager.
+
+    Args:
+        workspace: where to.
+        path: relative to the workspace; with a number in it (`part-{:05d}.parquet`) a new file begins when one is full.
+        schema: of all that is written.
+        options: of pyarrow's ParquetWriter.
+    """
+
+    def __init__(self, workspace: Workspace, path: str, schema: pa.Schema, **options: Any) -> None:
+        self.fragments: list[Fragment] = []
+        self._workspace = workspace
+        self._name = path
+        self._schema = schema
+        self._options = {"compression": "zstd", **options}
+        self._numbered = "{" in path
+        self._writer: pq.ParquetWriter | None = None
+        self._path = ""
+        self._rows = self._bytes = 0
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._close()
+        elif self._writer is not None:
+            try:
+                self._writer.close()
+            except OSError:  # the first error is the one to show
+                return
+
+    def write(self, table: pa.Table | pa.RecordBatch, **options: Any) -> None:
+        """Write rows; opens the file even where there are none.
+
+        Raises:
+            WorkspaceError: the workspace cannot be written.
+        """
+        if self._numbered and self._rows + table.num_rows > _FILE_ROWS:
+            self._close()
+        try:
+            writer = self._writer or self._open()
+            if table.num_rows:
+                writer.write(table, **options)
+        except OSError as error:
+            raise WorkspaceError(f"{self._path}: cannot be written: {error}") from None
+        self._rows += table.num_rows
+        self._bytes += table.nbytes
+        if self._numbered and (self._rows >= _FILE_ROWS or self._bytes >= _FILE_BYTES):
+            self._close()
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+        """As `write`, of rows as dictionaries; columns that a row lacks are null."""
+        arrays = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in self._schema]
+        self.write(pa.record_batch(arrays, schema=self._schema))
+
+    def _open(self) -> pq.ParquetWriter:
+        self._path = self._name.format(len(self.fragments))
+        self._workspace.make_dir(self._path.rpartition("/")[0])
+        full = self._workspace.path(self._path)
+        self._rows = self._bytes = 0
+        self._writer = pq.ParquetWriter(full, self._schema, filesystem=self._workspace.filesystem, **self._options)
+        return self._writer
+
+    def _close(self) -> None:
+        if self._writer is None:
+            return
+        writer, self._writer = self._writer, None
+        try:
+            writer.close()
+            size = self._workspace.filesystem.get_file_info(self._workspace.path(self._path)).size
+        except OSError as error:
+            raise WorkspaceError(f"{self._path}: cannot be written: {error}") from None
+        self.fragments.append(Fragment(path=self._path, rows=self._rows, bytes=size))

@@ -1,0 +1,175 @@
+"""A family from an installed package: everywhere that a built-in one is, in the workers, too; clashes are one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import yaml
+
+from smp_ray.errors import FamilyError
+from smp_ray.families import registry
+from smp_ray.families.base import TITLE, Column, Family, FamilySettings
+from tests.features.conftest import run_command
+
+PACKAGE = '''
+import os
+
+import pyarrow as pa
+from pydantic import Field
+
+from smp_ray.families.base import TITLE, Column, Family, FamilySettings, Measure
+
+
+class ShoutSettings(FamilySettings):
+    """How loud a letter is."""
+
+    loudness: float = Field(1.0, gt=0)
+
+
+class Shout(Family):
+    """Capital letters of the title, and the process that counted them."""
+
+    name = "shout"
+    Settings = ShoutSettings
+    reads = (TITLE,)
+    columns = (
+        Column("shout_volume", pa.float32(), group="shout", measure=Measure("volume of the title", "volume",
+               topic="volume", largest="Loudest titles", smallest="Quietest titles")),
+        Column("shout_process", pa.int64()),
+    )
+
+    def __init__(self, settings, device, threads):
+        self.loudness = settings.loudness
+
+    def compute(self, titles):
+        volumes = [self.loudness * sum(letter.isupper() for letter in title) for title in titles]
+        return {"shout_volume": volumes, "shout_process": [os.getpid()] * len(titles)}
+'''
+
+
+def install(folder: Path, package: str, value: str) -> Path:
+    """What pip leaves of a package in a folder of the path: its module, and the record of its entry point."""
+    (folder / "loud_words.py").write_text(package)
+    record = folder / "loud_words-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: loud-words\nVersion: 1.0\n")
+    (record / "entry_points.txt").write_text(f"[smp_ray.families]\nshout = {value}\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_package_brings_a_family(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    site = install(tmp_path / "site", PACKAGE, "loud_words:Shout")
+    config: dict[str, Any] = {
+        "workspace": str(tmp_path / "run"),
+        "source": {"kind": "demo", "posts": 300},
+        "features": {"families": ["perplexity", "shout"], "shout": {"loudness": 2.0}},
+        "training": {
+            "split": {"folds": 3}, "baselines": ["mean"], "resamples": 100,
+            "matrix": {"pca_dimensions": 4, "text_dimensions": 0},
+            "tune": {"trials": 2, "max_rounds": 20, "models": 1, "asha": None}, "ablation": {"candidates": 1},
+        },
+    }  # fmt: skip
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    env = {"PYTHONPATH": os.pathsep.join([str(site), str(Path(__file__).parents[2])])}
+    done = run_command("run", str(path), **env)
+    assert done.returncode == 0, done.stderr
+    exported = tmp_path / "out.parquet"
+    assert run_command("export", str(path), "--out", str(exported), **env).returncode == 0
+
+    frame = pd.read_parquet(exported)
+    titled = frame[frame["shout_status"] == "ok"]
+    assert len(titled) > 250
+    assert (titled["shout_volume"] == [2.0 * sum(map(str.isupper, title)) for title in titled["title"]]).all()
+    assert frame.loc[frame["shout_status"] == "no_text", "shout_volume"].isna().all()
+    workers = set(titled["shout_process"].dropna())
+    assert workers
+    assert os.getpid() not in workers
+    assert len(workers) <= 2
+
+    (matrix,) = (tmp_path / "run" / "matrix").glob("*/manifest.json")
+    columns = json.loads(matrix.read_text())["details"]["columns"]
+    assert columns["shout_volume"] == "shout"
+    assert "shout_process" not in columns  # it has no group
+    assert {"metadata + shout", "all - shout"} <= set(pd.read_parquet(tmp_path / "run" / "ablation.parquet")["variant"])
+    measures = pd.read_csv(tmp_path / "run" / "report" / "measures_by_interval.csv")
+    assert "shout_volume" in set(measures["measure"])
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "Loudest titles" in page
+
+    status = run_command("status", str(path), **env)
+    assert status.returncode == 0, status.stderr
+    assert any(line.split()[:2] == ["shout", "committed"] for line in status.stderr.splitlines())
+    missing = run_command("status", str(path))
+    assert missing.returncode == 2
+    assert "features.families.1: found 'shout', allowed: " in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "value", "message"),
+    [
+        ("raise ImportError('no loudspeaker')", "loud_words:Shout", "the family shout (loud_words:Shout) cannot be"),
+        ("Shout = 3", "loud_words:Shout", "is no subclass of smp_ray.families.base.Family"),
+        (PACKAGE, "loud_words:Whisper", "cannot be imported: module 'loud_words' has no attribute 'Whisper'"),
+        (PACKAGE.replace('name = "shout"', 'name = "clip"'), "loud_words:Shout", "has this name already"),
+        (
+            PACKAGE.replace('name = "shout"', 'name = "images"'),
+            "loud_words:Shout",
+            "features.images is a key of smp_ray",
+        ),
+    ],
+)
+def test_a_package_that_does_not_fit_is_one_line(tmp_path: Path, package: str, value: str, message: str) -> None:
+    install(tmp_path, package, value)
+    done = run_command("validate", "configs/demo.yaml", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+class Toy(Family):
+    """Does not fit until something is changed."""
+
+    name = "toy"
+    Settings = FamilySettings
+    reads = (TITLE,)
+    columns = (Column("toy_value", pa.float32()),)
+
+    def __init__(self, settings: Any, device: str, threads: int | None) -> None:
+        """Nothing to load."""
+
+    def compute(self, *inputs: list[Any]) -> dict[str, Any]:
+        """Never called here."""
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"section": "captioner"}, "its section captioner is that of the family caption"),
+        (
+            {"columns": (Column("title_perplexity", pa.float32()),)},
+            "the family perplexity has a column title_perplexity",
+        ),
+        ({"columns": (Column("popularity", pa.float32()),)}, "the posts table has a column popularity"),
+        ({"columns": (Column("a", pa.int8()), Column("a", pa.int8()))}, "the family itself has a column a already"),
+        ({"reads": ("smell",)}, "reads 'smell', which is neither image, title nor a column of a family before it"),
+        ({"reads": ()}, "reads '', which is neither"),
+        ({"name": "Big Toy"}, "its name must be lower-case letters"),
+    ],
+)
+def test_a_family_that_clashes_is_named(changed: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clashing = type("Clashing", (Toy,), changed)
+    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, f"{__name__}:Clashing"))
+    monkeypatch.setitem(globals(), "Clashing", clashing)
+    with pytest.raises(FamilyError, match=message):
+        registry.families.__wrapped__()

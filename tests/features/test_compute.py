@@ -1,0 +1,146 @@
+"""One bad item costs only itself; equal inputs are computed once; what a family returns is held against its word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from smp_ray.errors import FamilyError, ModelError
+from smp_ray.families.base import TITLE, Column, Family, FamilySettings, each_once
+from smp_ray.families.clip import cosine
+from smp_ray.features.compute import SYSTEMIC, FamilyStep, isolated
+
+
+class Reciprocal(Family):
+    """1 / the title, and a vector; "0" cannot be computed, "-" has nothing to compute from."""
+
+    name = "reciprocal"
+    Settings = FamilySettings
+    reads = (TITLE,)
+    columns = (Column("value", pa.float32()), Column("vector", None), Column("whole", pa.int32()))
+
+    def __init__(self, settings: Any = None, device: str = "cpu", threads: int | None = None) -> None:
+        self.seen: list[str] = []
+        self.returned: dict[str, Any] = {}
+
+    def compute(self, *inputs: list[Any]) -> dict[str, Any]:
+        (titles,) = inputs
+        self.seen += titles
+        values = [None if title == "-" else 1 / float(title) for title in titles]
+        vectors = [None if value is None else np.array([value, 0.0]) for value in values]
+        return {
+            "value": values,
+            "vector": vectors,
+            "whole": [None if v is None else 1 for v in values],
+            **self.returned,
+        }
+
+
+def posts(*titles: str | None, need: Sequence[bool] | None = None) -> pa.Table:
+    return pa.table({"title": pa.array(titles, pa.string()), "need_reciprocal": need or [True] * len(titles)})
+
+
+def run(model: Reciprocal, table: pa.Table) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = FamilyStep(model, 2, None)(table).to_pydict()
+    return found
+
+
+def test_statuses_values_and_nulls() -> None:
+    found = run(Reciprocal(), posts("2", "0", None, " ", "-", "4", need=[True] * 5 + [False]))
+    assert found["reciprocal_status"] == ["ok", "error", "no_text", "no_text", "no_text", None]
+    assert found["reciprocal_error"] == [
+        None, "ZeroDivisionError: float division by zero", "the title is empty", "the title is empty",
+        "the title has nothing to compute from", None,
+    ]  # fmt: skip
+    assert found["value"] == [0.5, None, None, None, None, None]
+    assert found["vector"] == [[0.5, 0.0], None, None, None, None, None]
+    assert found["whole"] == [1, None, None, None, None, None]
+
+
+def test_equal_inputs_are_computed_once() -> None:
+    model = Reciprocal()
+    found = run(model, posts("2", "4", "2", None, "4"))
+    assert found["value"] == [0.5, 0.25, 0.5, None, 0.25]
+    assert model.seen == ["2", "4"]
+
+
+def test_nothing_to_do() -> None:
+    model = Reciprocal()
+    assert run(model, posts(None, "2", need=[True, False]))["reciprocal_status"] == ["no_text", None]
+    assert run(model, posts())["value"] == []
+    assert model.seen == []
+
+
+def test_all_failing_is_a_broken_model() -> None:
+    zeros = [f"0.{'0' * place}" for place in range(SYSTEMIC)]
+    with pytest.raises(ZeroDivisionError):
+        run(Reciprocal(), posts(*zeros))
+    assert run(Reciprocal(), posts(*zeros[1:]))["reciprocal_status"] == ["error"] * (SYSTEMIC - 1)
+    assert run(Reciprocal(), posts(*zeros, "2"))["reciprocal_status"] == ["error"] * SYSTEMIC + ["ok"]
+
+
+def test_own_errors_are_not_swallowed() -> None:
+    def load(_: list[int]) -> pa.Table:
+        raise ModelError("no such model")
+
+    with pytest.raises(ModelError):
+        isolated([1, 2], load)
+    assert isolated([], load) == []
+
+
+def test_a_bad_item_is_found_in_few_calls() -> None:
+    sizes: list[int] = []
+
+    def at_most_eight(items: list[int]) -> pa.Table:
+        sizes.append(len(items))
+        if len(items) > 8 or 13 in items:
+            raise MemoryError
+        return pa.table({"x": items})
+
+    parts = isolated(list(range(64)), at_most_eight)
+    assert sum(count for _, count in parts) == 64
+    assert [place for place, (part, _) in enumerate(parts) if isinstance(part, Exception)]
+    assert sum(isinstance(part, Exception) for part, _ in parts) == 1
+    assert len(sizes) < 30
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ({"value": [1.0]}, "reciprocal: returned 1 values of value for 2 posts"),
+        ({"more": [1, 2]}, "reciprocal: returned columns value, vector, whole, more, declared value, vector, whole"),
+        ({"whole": [1.5, 2]}, "reciprocal: whole is not int32"),
+        ({"whole": ["a", "b"]}, "reciprocal: whole is not int32"),
+        ({"vector": [np.zeros(3), np.zeros(3)]}, "reciprocal: vector is not fixed_size_list"),
+    ],
+)
+def test_what_a_family_returns_wrongly_is_one_line_that_names_it(returned: dict[str, Any], message: str) -> None:
+    model = Reciprocal()
+    model.returned = returned
+    with pytest.raises(FamilyError, match=message) as caught:
+        run(model, posts("2", "4"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_each_once_gives_each_distinct_item_once() -> None:
+    seen: list[str] = []
+
+    def upper(texts: list[str]) -> list[str]:
+        seen.extend(texts)
+        return [text.upper() for text in texts]
+
+    assert each_once(["a", None, "b", "a", "b", "a"], upper) == ["A", None, "B", "A", "B", "A"]
+    assert seen == ["a", "b"]
+    assert each_once([None], upper) == [None]
+
+
+def test_what_depends_on_a_missing_vector_is_missing() -> None:
+    vectors = np.array([[0.6, 0.8], [np.nan, np.nan]], dtype=np.float32)
+    other = np.array([[0.6, 0.8], [1.0, 0.0]], dtype=np.float32)
+    cosines = cosine(vectors, other)
+    assert cosines[0] == pytest.approx(1, abs=1e-6)
+    assert np.isnan(cosines[1])
