@@ -109,6 +109,7 @@ def test_families_are_named_in_their_own_files_only() -> None:
         wrong += [
             f"{shown(path, node)}: {ast.unparse(node)}"
             for node in ast.walk(tree)
+            if room(path) != "models"  # they know no configuration, but libraries have attributes of such names
             if isinstance(node, ast.Attribute) and node.attr in attributes and id(node) not in called(tree)
         ]
     assert wrong == []
