@@ -22,6 +22,7 @@ BUILT_IN = (
     "smp_ray.families.caption:Caption",
     "smp_ray.families.clip:Clip",
     "smp_ray.families.perplexity:Perplexity",
+    "smp_ray.families.visual:Visual",
 )
 
 
