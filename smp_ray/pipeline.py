@@ -63,6 +63,10 @@ def _sweep(config: Config) -> dict[str, Any]:
     }
 
 
+def _submission(config: Config) -> dict[str, Any]:
+    return {"external_data": [find(name).submission(section) for name, section in config.features.sections.items()]}
+
+
 def _ablation(config: Config) -> dict[str, Any]:
     drawn = config.training.tune.model_dump(mode="json", include={"space", "params"})
     return {**_boosting(config), **drawn, **config.training.ablation.model_dump(mode="json")}
@@ -103,7 +107,8 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "predict", "predictions.parquet, and the challenge's submission.json for the unlabelled posts.",
-        "smp_ray.training.predict:predict", reads=("ingest", "matrix", "splits", "tune"), labels=True,
+        "smp_ray.training.predict:predict", reads=("ingest", "matrix", "splits", "tune"), settings=_submission,
+        labels=True,
     ),
     Stage(
         "ablate", "What each group of columns is worth: the ablation table.", "smp_ray.training.ablate:ablate",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 
 from smp_ray.config import build_config, load_config
+from smp_ray.demo.tour import SETTINGS
 from smp_ray.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -124,3 +126,8 @@ def test_table_columns_are_checked() -> None:
     source["columns"] = {"title": "t"}
     with pytest.raises(ConfigError, match="needs a 'post_id' entry"):
         build_config({"workspace": "w", "source": source})
+
+
+def test_the_sample_command_and_its_file_say_the_same() -> None:
+    file = load_config("configs/demo.yaml")
+    assert build_config(copy.deepcopy(SETTINGS), workspace=file.workspace) == file

@@ -1,6 +1,6 @@
 """Means and medians of groups of posts, with 95 % intervals from resampled users.
 
-The resamples are those of `training.metrics.Bootstrap`: metrics are the one thing that training and analysis share.
+The resamples are those of `evaluation.bootstrap.Bootstrap`: metrics are the one thing that training and analysis share.
 A number of one user's posts alone says nothing about other users, so a group of fewer than two users has no interval.
 """
 

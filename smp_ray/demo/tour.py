@@ -11,11 +11,11 @@ from smp_ray.progress import console
 #: As configs/demo.yaml says it to those who start from there; a test holds them equal.
 SETTINGS: dict[str, Any] = {
     "source": {"kind": "demo"},
-    "features": {"families": ["caption", "clip", "perplexity"]},
+    "features": {"families": ["caption", "clip", "perplexity", "visual"], "visual": {"side": 128}},
     "training": {
         "matrix": {"pca_dimensions": 16, "text_dimensions": 16, "max_bin": 63},
         "tune": {
-            "trials": 10, "max_rounds": 400, "early_stopping_rounds": 40, "models": 3, "asha": {"grace_rounds": 200},
+            "trials": 8, "max_rounds": 400, "early_stopping_rounds": 30, "models": 3, "asha": {"grace_rounds": 200},
         },
         "ablation": {"candidates": 1},
     },

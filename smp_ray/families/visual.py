@@ -109,10 +109,10 @@ class VisualTransform:
         scale = self._settings.side / max(image.size)
         size = [max(1, round(length * scale)) for length in image.size]
         resized = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
-        colours = np.asarray(resized, dtype=np.float32)
-        red, green, blue = np.moveaxis(colours, -1, 0)
-        luma = colours @ np.asarray(LUMA, dtype=np.float32)
-        brightest, darkest = colours.max(axis=-1), colours.min(axis=-1)
+        red, green, blue = (np.asarray(channel, dtype=np.float32) for channel in resized.split())
+        luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+        brightest = np.maximum(np.maximum(red, green), blue)
+        darkest = np.minimum(np.minimum(red, green), blue)
         saturation = (brightest - darkest) / np.where(brightest > 0, brightest, 1)
         gradient = np.hypot(*(ndimage.sobel(luma, axis, mode="mirror") for axis in (0, 1)))
         laplacian = ndimage.laplace(luma, mode="mirror")

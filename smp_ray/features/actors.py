@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,8 @@ from smp_ray.features.decode import DecodeStep
 from smp_ray.models.identity import check_identity
 from smp_ray.schema import KEYS
 from smp_ray.store.join import locate, taken
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -62,10 +65,6 @@ class Computed:
         """The settings as the family's own class."""
         return self.family.Settings.model_validate_json(self.settings)
 
-    def transform(self) -> ImageTransform | None:
-        """The light half; None for families that do not read the image."""
-        return self._explained(lambda: self.family.transform(self.section()))
-
     def load(self, device: str, threads: int | None) -> FamilyStep:
         """The model on its device, after a look at whether it is the one that was fingerprinted."""
 
@@ -73,15 +72,22 @@ class Computed:
             section = self.section()
             check_identity(self.family.identity(section), self.identity)
             model = self.family(section, "cpu" if section.num_gpus == 0 else device, threads)
-            return FamilyStep(model, self.width, self.family.transform(section))
+            return FamilyStep(model, self.width, transform_of(self))
 
-        return self._explained(loaded)
+        return self.explained(loaded)
 
-    def _explained(self, work: Any) -> Any:
+    def explained(self, work: Callable[[], Result]) -> Result:
+        """Do something with the model; what cannot be done is said with the family's name."""
         try:
             return work()
         except ModelError as error:
             raise ModelError(f"{self.name}: {error}") from error
+
+
+@lru_cache(maxsize=16)
+def transform_of(computed: Computed) -> ImageTransform | None:
+    """The light half of a family, None where it does not read the image; read once a process, as it takes a while."""
+    return computed.explained(lambda: computed.family.transform(computed.section()))
 
 
 @dataclass(frozen=True)
@@ -145,8 +151,7 @@ def decode(table: pa.Table, spec: PassSpec) -> pa.Table:
 
 @lru_cache(maxsize=2)
 def _decode_step(images: ImagesConfig, families: tuple[Computed, ...]) -> DecodeStep:
-    # Once a worker process, not once a block: reading a processor's configuration takes a while.
-    found = {computed.name: computed.transform() for computed in families}
+    found = {computed.name: transform_of(computed) for computed in families}
     return DecodeStep(images, {name: transform for name, transform in found.items() if transform is not None})
 
 

@@ -10,13 +10,15 @@ import pandas as pd
 
 from smp_ray.analysis.projection import neighbour_quality, project
 from smp_ray.config import embeddings
+from smp_ray.families.base import IMAGE_EMBEDDING, TITLE_EMBEDDING
 from smp_ray.report import page, plots
 from smp_ray.report.inputs import Inputs, records
 from smp_ray.store.join import vectors
 from smp_ray.store.reader import read_columns
+from smp_ray.training.adapt_apply import ADAPTED_COLUMNS
 
 BEFORE, AFTER = "before", "after"
-#: In the order of the embeddings of a family, and of what the adapters make of them.
+#: In the order in which a family's embeddings are asked for.
 _MODALITIES = ("image", "title")
 #: Posts that the neighbours are looked for among; the time grows with their square.
 _NEIGHBOUR_POSTS = 4000
@@ -65,7 +67,8 @@ def _vectors(
     before = read_columns(inputs.workspace, inputs.store[family], columns, row_ids)
     spaces = {(modality, BEFORE): before[name] for modality, name in zip(_MODALITIES, columns, strict=True)}
     if inputs.adapted is not None:
-        names = inputs.adapted.details["columns"][: len(_MODALITIES)]
+        of_role = {column.role: column.name for column in ADAPTED_COLUMNS}
+        names = [of_role[role] for role in (IMAGE_EMBEDDING, TITLE_EMBEDDING)]
         after = read_columns(inputs.workspace, inputs.adapted, names, row_ids)
         spaces |= {(modality, AFTER): after[name] for modality, name in zip(_MODALITIES, names, strict=True)}
     found = {

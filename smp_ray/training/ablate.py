@@ -125,10 +125,10 @@ def _results(
     results = {name: _finished(workspace, path) for name, path in paths.items()}
     shared = ray.remote(num_cpus=0.5)(load_folds).remote(workspace, matrix, splits)
     task = ray.remote(num_cpus=run.session.cpus_of(config.training.tune.cpus_per_trial))(_variant)
+    # Those of most columns first, so that no core is left with a long one at the end.
+    lacking = sorted((name for name, found in results.items() if found is None), key=lambda name: -len(wanted[name]))
     running = {
-        task.remote(shared, wanted[name], config, workspace, paths[name], len(splits.row_ids)): name
-        for name, result in results.items()
-        if result is None
+        task.remote(shared, wanted[name], config, workspace, paths[name], len(splits.row_ids)): name for name in lacking
     }
     with Reporter("ablate", "variants") as reporter:
         while running:
