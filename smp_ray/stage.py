@@ -93,7 +93,10 @@ class Stage:
         if key is None:
             return None
         found = run.workspace.manifest(self.place, "" if self.alone else key)
-        return found if found is not None and found.fingerprint == key else None
+        if found is None or found.fingerprint != key:
+            return None
+        # What lies outside its own folder, or is opened by people, may have been deleted.
+        return found if all(run.workspace.exists(path) for path in found.details.get("outputs", ())) else None
 
     def bring(self, run: Run) -> None:
         """Bring the artefact up to date; the stages that it reads were brought before."""

@@ -47,7 +47,8 @@ def write_report(
         name = info.path.rsplit("/", 1)[-1]
         if name.endswith(".csv") and name.removesuffix(".csv") not in inputs.published:
             workspace.filesystem.delete_file(info.path)
-    return Made(rows=posts.rows, note=f"→ {workspace.path(folder, PAGE)}")
+    outputs = [f"{folder}/{PAGE}"]
+    return Made(rows=posts.rows, details={"outputs": outputs}, note=f"→ {workspace.path(folder, PAGE)}")
 
 
 def _page(inputs: Inputs) -> str:

@@ -64,7 +64,8 @@ class Made:
         rows: posts, trials or whatever the artefact counts.
         counts: rows by status or kind.
         fragments: its Parquet files.
-        details: facts that readers of the artefact need; "warnings" are said to the user.
+        details: facts that readers of the artefact need; "warnings" are said to the user, and without the files of
+            "outputs" (relative to the workspace) the artefact is made again.
         models: identities of the models behind it.
         note: what was made, in a few words for the user.
     """

@@ -55,7 +55,8 @@ def measure(run: Run, folder: str, splits: Manifest, used: dict[str, Manifest | 
         "artefacts": {name: part["fingerprint"] for name, part in parts.items()},
     }  # fmt: skip
     run.workspace.write_json(metrics, METRICS_FILE)
-    return Made(rows=len(folds.row_ids), note=f"{len(metrics['variants'])} variants")
+    note = f"{len(metrics['variants'])} variants"
+    return Made(rows=len(folds.row_ids), details={"outputs": [METRICS_FILE]}, note=note)
 
 
 def _measured(run: Run, artefact: Manifest, splits: Splits, earlier: Mapping[str, Manifest]) -> dict[str, Any]:
