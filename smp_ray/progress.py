@@ -32,7 +32,6 @@ class Reporter:
         self._said = self._began
         self._bar: Progress | None = None
         self._task = None
-        self._base: int | None = None
 
     def __enter__(self) -> Reporter:
         if console.is_terminal:

@@ -7,7 +7,7 @@ anything starts, the minimum that a plan needs is checked against what the clust
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from smp_ray.config import FeaturesConfig
 from smp_ray.errors import ConfigError
@@ -51,7 +51,6 @@ class Placement:
     pools: tuple[Pool, ...]
     decode_cpus: float | None
     reason: str
-    notes: tuple[str, ...] = field(default=())
 
     def describe(self) -> str:
         """One line for the terminal."""
