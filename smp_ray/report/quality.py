@@ -29,7 +29,12 @@ def quality(inputs: Inputs, kept: pd.Series) -> page.Section:
     if cleaned.empty:
         section.add(page.absent("Cleaning removes every labelled post; all of them are shown here instead."))
         cleaned = every
-    measures = inputs.measured(cleaned)
+    known = inputs.measured(cleaned)
+    constant = [name for name in known if len(cleaned) > 1 and cleaned[name].nunique() == 1]
+    if constant:
+        labels = ", ".join(inputs.measures[name].label for name in constant)
+        section.add(page.absent(f"Not shown, as all posts have the same: {labels}."))
+    measures = [name for name in known if name not in constant]
     if not measures:
         section.add(page.absent("No labelled post has a value of any measure."))
         return section

@@ -130,3 +130,13 @@ def _empty(written: Written, family: str, *columns: str) -> None:
         place = table.schema.get_field_index(name)
         table = table.set_column(place, table.field(name), pa.nulls(len(table), table.field(name).type))
     write_table(written.workspace, path, table)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_measure_that_is_the_same_for_all_posts_is_said_not_drawn(tmp_path: Path) -> None:
+    written = write_world(tmp_path, posts=60, training=False)
+    light = pa.array([128.0] * 60, pa.float32())
+    written.store = {"brightness": written.add_family("brightness", {"mean_brightness": light}, ["ok"] * 60)}
+    html = written.report()
+    assert "Not shown, as all posts have the same: brightness of the picture." in html
+    assert '<div class="plot" id="mean_brightness"' not in html
