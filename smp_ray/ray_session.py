@@ -161,7 +161,10 @@ def local_gpus() -> int:
         return 0 if visible in ("", "-1", "NoDevFiles") else len(visible.split(","))
     if shutil.which("nvidia-smi") is None:
         return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
+    except subprocess.TimeoutExpired:
+        raise SmpRayError("nvidia-smi does not answer; set ray.num_gpus to the number of GPUs") from None
     return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 

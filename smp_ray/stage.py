@@ -223,7 +223,7 @@ def labelled(run: Run) -> bool:
 
 
 def status(run: Run) -> list[StageStatus]:
-    """A line for each artefact of this configuration: what is committed, what is stale and why. Starts no Ray."""
+    """A line for each artefact of this configuration: what is committed, what is stale and why. Loads no model."""
     posts = [run.artefact(stage.name) for stage in run.stages if stage.raw]
     learns = labelled(run) or None in posts
     return [line for stage in run.stages if learns or not stage.labels for line in stage.status(run)]

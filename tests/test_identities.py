@@ -17,7 +17,7 @@ from smp_ray.config import Config, build_config
 from smp_ray.demo import MODELS
 from smp_ray.errors import FeaturePassError
 from smp_ray.pipeline import export, open_run, run_stages
-from smp_ray.ray_session import RaySession, ray_session
+from smp_ray.ray_session import RaySession
 from tests.features.conftest import run_command, write_table
 
 MODEL = "someone/language-model"
@@ -107,8 +107,7 @@ def test_identities_are_found_out_once(hub: Path, tmp_path: Path, monkeypatch: p
     assert (asked[MODEL], read["raw"]) == (1, 1)
 
 
-@pytest.mark.slow
-def test_a_worker_that_finds_another_model_fails(tmp_path: Path) -> None:
+def test_a_worker_that_finds_another_model_fails(session: RaySession, tmp_path: Path) -> None:
     """The model changes between the fingerprint and the workers' loading: nothing is computed with it."""
     shutil.copytree(MODELS / "language_model", tmp_path / "model")
     table = write_table(tmp_path / "posts.csv", [{"id": i, "title": f"a boat {i}"} for i in range(12)])
@@ -117,11 +116,9 @@ def test_a_worker_that_finds_another_model_fails(tmp_path: Path) -> None:
         "source": {"kind": "table", "path": str(table), "columns": {"post_id": "id", "title": "title"}},
         "features": {"families": ["perplexity"], "perplexity": {"model": str(tmp_path / "model")}},
     }
-    config = build_config(raw)
-    with ray_session(config.ray) as session:
-        run = open_run(config, session)
-        assert run.families["perplexity"].fingerprint
-        changed = tmp_path / "model" / "tokenizer_config.json"
-        changed.write_text(changed.read_text() + "\n")
-        with pytest.raises(FeaturePassError, match=r"perplexity: file 'tokenizer_config\.json' is not the one"):
-            run_stages(run, ["features"])
+    run = open_run(build_config(raw), session)
+    assert run.families["perplexity"].fingerprint
+    changed = tmp_path / "model" / "tokenizer_config.json"
+    changed.write_text(changed.read_text() + "\n")
+    with pytest.raises(FeaturePassError, match=r"perplexity: file 'tokenizer_config\.json' is not the one"):
+        run_stages(run, ["features"])

@@ -6,9 +6,6 @@ from smp_ray.config.report_section import CleaningConfig, ReportConfig
 from smp_ray.config.sweep_section import AshaConfig, Choice, FloatRange, IntRange, SearchRange, TuneConfig
 from smp_ray.config.training_section import AblationConfig, AdapterConfig, MatrixConfig, SplitConfig, TrainingConfig
 from smp_ray.config.whole import (
-    ADAPTED,
-    METADATA,
-    TEXT,
     Config,
     build_config,
     config_class,
@@ -16,6 +13,7 @@ from smp_ray.config.whole import (
     load_config,
     matrix_groups,
 )
+from smp_ray.families.base import ADAPTED, METADATA, TEXT
 
 __all__ = [
     "ADAPTED", "METADATA", "TEXT", "AblationConfig", "AdapterConfig", "AshaConfig", "Choice", "CleaningConfig",

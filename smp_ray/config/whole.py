@@ -19,14 +19,11 @@ from smp_ray.config.ray_section import RayConfig
 from smp_ray.config.report_section import ReportConfig
 from smp_ray.config.training_section import TrainingConfig
 from smp_ray.errors import ConfigError
-from smp_ray.families.base import IMAGE_EMBEDDING, TITLE_EMBEDDING
+from smp_ray.families.base import ADAPTED, IMAGE_EMBEDDING, METADATA, TEXT, TITLE_EMBEDDING
 from smp_ray.families.registry import columns_of, families, find, with_roles
 from smp_ray.section import Section, problem_lines, shown
 from smp_ray.sources.base import SourceSettings
 from smp_ray.sources.registry import source_type
-
-#: Groups of the matrix that come from the posts table itself, and the one of what the adapters make of embeddings.
-METADATA, TEXT, ADAPTED = "metadata", "text", "adapted"
 
 
 class Config(Section):
@@ -73,14 +70,15 @@ def matrix_groups(config: Config) -> tuple[str, ...]:
     Raises:
         ValueError: a group needs features that are not configured.
     """
-    available = [METADATA, TEXT]
+    available: list[str] = [METADATA, TEXT]
     embedder = embeddings(config)
     for name in config.features.sections:
-        available += dict.fromkeys(column.group for column in find(name).columns if column.group)
+        groups = dict.fromkeys(column.group for column in find(name).columns if column.group)
+        available += [group for group in groups if group not in available]
         if embedder is not None and name == embedder[0]:
             # Beside the embeddings that they are made of.
             group = columns_of([name])[embedder[1][0]].group
-            available.insert(available.index(str(group)) + 1, ADAPTED)
+            available.insert(available.index(group) + 1 if group else len(available), ADAPTED)
     asked = config.training.matrix.families
     for group in asked or ():
         if group not in available:

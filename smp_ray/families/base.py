@@ -21,6 +21,8 @@ from smp_ray.section import Section
 
 #: What a family may read besides columns of earlier families.
 IMAGE, TITLE = "image", "title"
+#: Groups of the matrix that come from the posts table itself, and the one of what the adapters make of embeddings.
+METADATA, TEXT, ADAPTED = "metadata", "text", "adapted"
 #: Roles by which others ask for a column, whatever family has it.
 IMAGE_EMBEDDING, TITLE_EMBEDDING, DESCRIPTION = "image_embedding", "title_embedding", "description"
 
@@ -31,7 +33,7 @@ class FamilySettings(Section):
     """What the config section of every family has. These keys say how it is computed, never what comes out."""
 
     batch_size: int = Field(64, ge=1, le=8192, description="inputs a call of the model")
-    num_gpus: float | None = Field(None, ge=0, le=64, description="GPUs an actor takes; null: decided by placement")
+    num_gpus: float | None = Field(0.0, ge=0, le=64, description="GPUs an actor takes; null: decided by placement")
     num_cpus: float | None = Field(None, gt=0, le=1024, description="CPUs an actor takes; null: by placement")
     min_actors: int = Field(1, ge=1, le=10_000, description="actors that must start (spread placement)")
     max_actors: int | None = Field(None, ge=1, le=10_000, description="upper bound of the pool; null: by resources")
@@ -48,6 +50,7 @@ class ModelSettings(FamilySettings):
 
     model: str = Field("embedded", min_length=1, description="'embedded', a folder, or a hub id")
     revision: str | None = Field(None, description="commit of a hub model; null: the newest, which is recorded")
+    num_gpus: float | None = Field(None, ge=0, le=64, description="GPUs an actor takes; null: decided by placement")
     dtype: Dtype = Field("auto", description="auto: float32 on a CPU, on a GPU what suits the model")
 
 
@@ -228,6 +231,8 @@ def as_matrix(rows: Sequence[np.ndarray | None], width: int) -> np.ndarray:
     """Vectors as float32 (n, width); a row of NaN where there is none."""
     out = np.full((len(rows), width), np.nan, dtype=np.float32)
     for place, row in enumerate(rows):
+        if row is not None and np.shape(row) != (width,):
+            raise ValueError(f"found a vector of shape {np.shape(row)}")
         if row is not None:
             out[place] = row
     return out

@@ -15,7 +15,7 @@ from smp_ray.store.reader import FAMILIES
 
 #: Raised when the meaning of every family's stored columns changes.
 STORE_VERSION = 2
-#: What a model is called. It is what its files are, or its revision, so these stay out of the fingerprint.
+#: What a model is called. Where it has an identity, that counts in the fingerprint instead of these.
 _NAMES = {"model", "revision", "pretrained"}
 
 
@@ -71,7 +71,7 @@ def family_keys(
             settings["images"] = dict(images)
         owners = [owner for column in family.reads if (owner := owner_of(column)) in keys]
         inputs = {owner: keys[owner].fingerprint for owner in owners if owner is not None}
-        what = {key: value for key, value in settings.items() if key not in _NAMES}
+        what = {key: value for key, value in settings.items() if not (model and key in _NAMES)}
         identity = model.get("files") or model
         key = fingerprint(FAMILIES, name, STORE_VERSION, family.version, what, identity, inputs)
         keys[name] = FamilyKey(name, key, settings, model, inputs, pinned)

@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
+from pydantic import ValidationError
+
 from smp_ray.errors import FamilyError
-from smp_ray.families.base import IMAGE, TITLE, Column, Family
+from smp_ray.families.base import ADAPTED, IMAGE, METADATA, TEXT, TITLE, Column, Family
 from smp_ray.schema import POSTS
 
 GROUP = "smp_ray.families"
@@ -24,6 +26,8 @@ BUILT_IN = (
     "smp_ray.families.perplexity:Perplexity",
     "smp_ray.families.visual:Visual",
 )
+#: Groups of the matrix and folders beside the families' own.
+_RESERVED = {METADATA, TEXT, ADAPTED, "passes"}
 
 
 @cache
@@ -85,10 +89,22 @@ def _load(entry: EntryPoint) -> type[Family]:
 
 
 def _check(family: type[Family], source: str, before: dict[str, type[Family]]) -> None:
-    """Refuse what would clash with an earlier family or with the posts table."""
+    """Refuse what says too little of itself, or would clash with an earlier family or with the posts table."""
+    lacking = [name for name in ("name", "Settings", "reads", "columns") if not hasattr(family, name)]
+    if lacking:
+        raise FamilyError(f"the family of {source}: says no {', '.join(lacking)}")
     who = f"the family {family.name} ({source})"
     if not family.name.isidentifier() or not family.name.islower():
         raise FamilyError(f"{who}: its name must be lower-case letters, digits and _")
+    reserved = _RESERVED & {family.name, *(column.group for column in family.columns)}
+    if reserved:
+        raise FamilyError(f"{who}: the name {reserved.pop()} is taken by smp_ray itself")
+    try:
+        family.Settings()
+    except ValidationError as error:
+        raise FamilyError(f"{who}: its section needs a default for {error.errors()[0]['loc'][0]}") from None
+    if IMAGE in family.reads and family.transform.__func__ is Family.transform.__func__:  # type: ignore[attr-defined]
+        raise FamilyError(f"{who}: reads the image and has no transform")
     for other in before.values():
         if family.name == other.name:
             raise FamilyError(f"{who}: {other.__module__}:{other.__qualname__} has this name already")

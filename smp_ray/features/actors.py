@@ -21,7 +21,7 @@ from smp_ray.features.compute import FamilyStep
 from smp_ray.features.decode import DecodeStep
 from smp_ray.models.identity import check_identity
 from smp_ray.schema import KEYS
-from smp_ray.store.join import locate, taken
+from smp_ray.store.join import locate_sorted, taken
 
 Result = TypeVar("Result")
 
@@ -66,15 +66,10 @@ class Computed:
         return self.family.Settings.model_validate_json(self.settings)
 
     def load(self, device: str, threads: int | None) -> FamilyStep:
-        """The model on its device, after a look at whether it is the one that was fingerprinted."""
-
-        def loaded() -> FamilyStep:
-            section = self.section()
-            check_identity(self.family.identity(section), self.identity)
-            model = self.family(section, "cpu" if section.num_gpus == 0 else device, threads)
-            return FamilyStep(model, self.width, transform_of(self))
-
-        return self.explained(loaded)
+        """The model on its device."""
+        transform, section = transform_of(self), self.section()
+        device = "cpu" if section.num_gpus == 0 else device
+        return FamilyStep(self.explained(lambda: self.family(section, device, threads)), self.width, transform)
 
     def explained(self, work: Callable[[], Result]) -> Result:
         """Do something with the model; what cannot be done is said with the family's name."""
@@ -86,8 +81,18 @@ class Computed:
 
 @lru_cache(maxsize=16)
 def transform_of(computed: Computed) -> ImageTransform | None:
-    """The light half of a family, None where it does not read the image; read once a process, as it takes a while."""
-    return computed.explained(lambda: computed.family.transform(computed.section()))
+    """The light half of a family, None where it does not read the image; read once a process, as it takes a while.
+
+    Raises:
+        ModelError: the model's files here are not those that were fingerprinted.
+    """
+
+    def checked() -> ImageTransform | None:
+        section = computed.section()
+        check_identity(computed.family.identity(section), computed.identity)
+        return computed.family.transform(section)
+
+    return computed.explained(checked)
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def prepare(table: pa.Table, spec: PassSpec) -> pa.Table:
     ids = table["row_id"].to_numpy()
     nothing = np.zeros(0, np.int64)
     flags = {
-        computed.name: locate(ids, known.covered.get(computed.name, nothing)) < 0 for computed in spec.families
+        computed.name: locate_sorted(ids, known.covered.get(computed.name, nothing)) < 0 for computed in spec.families
     }  # fmt: skip
     for family, flag in flags.items():
         table = table.append_column(f"need_{family}", pa.array(flag))
@@ -131,7 +136,7 @@ def prepare(table: pa.Table, spec: PassSpec) -> pa.Table:
     for name in carried_columns(names):
         if name in known.carried:
             have, values = known.carried[name]
-            column = taken(values, locate(ids, have))[name]
+            column = taken(values, locate_sorted(ids, have))[name]
         else:
             kinds = columns_of(names)
             kind = kinds[name].type if name in kinds else None

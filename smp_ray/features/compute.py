@@ -198,11 +198,15 @@ def columns_of(model: Family, fields: Sequence[pa.Field], items: list[tuple[Any,
     """
     result = model.compute(*(list(values) for values in zip(*items, strict=True)))
     names = [field.name for field in fields]
+    if not isinstance(result, Mapping):
+        raise FamilyError(f"{model.name}: returned {type(result).__name__}, not columns by name")
     if set(result) != set(names):
         raise FamilyError(f"{model.name}: returned columns {', '.join(result) or 'none'}, declared {', '.join(names)}")
     columns = []
     for field in fields:
         values = result[field.name]
+        if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
+            raise FamilyError(f"{model.name}: {field.name} is no list of values but {type(values).__name__}")
         if len(values) != len(items):
             raise FamilyError(f"{model.name}: returned {len(values)} values of {field.name} for {len(items)} posts")
         try:
@@ -220,9 +224,16 @@ def _stored(field: pa.Field, values: Any) -> pa.Array:
         vectors = as_matrix(list(values), width)
         return vector_column(vectors.astype(np.float16), np.isnan(vectors).any(axis=1))
     found = pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values), from_pandas=True)
-    if pa.types.is_string(found.type) != pa.types.is_string(field.type) and not pa.types.is_null(found.type):
+    kinds = [_kind(found.type), _kind(field.type)]
+    if kinds[0] != kinds[1] and not pa.types.is_null(found.type):
         raise TypeError(f"found {found.type}")
     return found.cast(field.type)  # unlike pa.array with a type, a cast does not cut 1.5 down to 1
+
+
+def _kind(kind: pa.DataType) -> str:
+    """What a cast must not change: 1.5 is no text, and True no number."""
+    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return "text" if texts else "truth" if pa.types.is_boolean(kind) else "other"
 
 
 def reason(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from smp_ray.config import ImagesConfig
+from smp_ray.errors import FamilyError, SmpRayError
 from smp_ray.families.base import ImageTransform
 from smp_ray.features.compute import needed, reason
 from smp_ray.fetch import Fetched, Fetcher
@@ -66,8 +67,17 @@ class DecodeStep:
             return {"image_status": BAD_IMAGE, "image_error": str(error)}
         found: dict[str, Any] = {"image_status": OK, "image_hash": content_hash(fetched.data)}
         for family in families:
+            transform = self._transforms[family]
             try:
-                found[f"{family}_input"] = self._transforms[family].pixels(image).tobytes()
+                pixels = transform.pixels(image)
+                if (pixels.shape, pixels.dtype) != (tuple(transform.shape), transform.dtype):
+                    raise FamilyError(
+                        f"{family}: its transform gave {pixels.dtype} of shape {pixels.shape}, "
+                        f"declared {transform.dtype} of shape {tuple(transform.shape)}"
+                    )
+                found[f"{family}_input"] = pixels.tobytes()
+            except SmpRayError:
+                raise
             except Exception as error:  # costs this family of this post, and says so in its status
                 found[f"{family}_input_error"] = reason(error)
         return found

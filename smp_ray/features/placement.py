@@ -7,7 +7,7 @@ anything starts, the minimum that a plan needs is checked against what the clust
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smp_ray.config import FeaturesConfig
 from smp_ray.errors import ConfigError
@@ -68,10 +68,17 @@ def place(settings: FeaturesConfig, families: tuple[str, ...], resources: Resour
     Raises:
         ConfigError: the smallest form of the plan does not fit into the cluster.
     """
+    if not _on_gpus(settings, families):
+        resources = replace(resources, gpus=0.0)
     kind, reason = _choose(settings, families, resources)
     placement = (_colocated if kind == "colocated" else _spread)(settings, families, resources, reason)
     _check_fits(placement, resources)
     return placement
+
+
+def _on_gpus(settings: FeaturesConfig, families: tuple[str, ...]) -> int:
+    """How many of the families want a GPU; those without a model do not."""
+    return sum(settings.section(family).num_gpus != 0 for family in families)
 
 
 def _choose(settings: FeaturesConfig, families: tuple[str, ...], resources: Resources) -> tuple[str, str]:
@@ -79,9 +86,10 @@ def _choose(settings: FeaturesConfig, families: tuple[str, ...], resources: Reso
         return settings.placement, "as configured"
     if resources.gpus == 0:
         return "colocated", "auto: no GPU in the cluster, so every worker holds all the models and nothing is handed on"
-    if resources.gpus < max(2, len(families)):
-        return "colocated", f"auto: {resources.gpus:g} GPU for {len(families)} models, so they share it"
-    return "spread", f"auto: {resources.gpus:g} GPUs for {len(families)} models, so each scales by itself"
+    models = _on_gpus(settings, families)
+    if resources.gpus < max(2, models):
+        return "colocated", f"auto: {resources.gpus:g} GPU for {models} models, so they share it"
+    return "spread", f"auto: {resources.gpus:g} GPUs for {models} models, so each scales by itself"
 
 
 def _colocated(settings: FeaturesConfig, families: tuple[str, ...], resources: Resources, reason: str) -> Placement:
@@ -113,7 +121,7 @@ def _spread(settings: FeaturesConfig, families: tuple[str, ...], resources: Reso
         num_gpus = model.num_gpus
         if num_gpus is None:
             # Whole GPUs where there is one for each model, else equal parts of one.
-            num_gpus = 0.0 if resources.gpus == 0 else _floor(min(1.0, resources.gpus / len(families)))
+            num_gpus = 0.0 if resources.gpus == 0 else _floor(min(1.0, resources.gpus / _on_gpus(settings, families)))
         num_cpus = model.num_cpus or _floor(min(1.0, share / model.min_actors))
         most = model.max_actors or max(model.min_actors, _most(num_gpus, num_cpus, share, resources))
         cores = resources.cores or int(resources.cpus)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from smp_ray.features.actors import Known
-from smp_ray.store.join import locate
+from smp_ray.store.join import locate_sorted
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import read_table
 from smp_ray.store.reader import FamilyIndex, post_row_ids
@@ -37,7 +37,7 @@ def survey(
         if files:
             have = FamilyIndex(workspace, family, files).without(again)
             # The ids of other posts artefacts are of no use to the workers.
-            have = have[locate(have, np.sort(ids)) >= 0]
+            have = have[locate_sorted(have, np.sort(ids)) >= 0]
             known.covered[family] = have
         todo[family] = len(ids) - len(have)
     for column, family, files in carried:

@@ -6,18 +6,20 @@ import numpy as np
 import pyarrow as pa
 
 
-def locate(wanted: np.ndarray, among: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
-    """Where each id is found among others, int64 (n,); -1 where it is not there.
+def locate(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Where each id is found among others, int64 (n,); -1 where it is not there. Sorts `among` at every call.
 
     Args:
         wanted: ids (n,), any order, repeats allowed.
-        among: unique ids (m,).
-        order: what sorts `among`, if known; `among` may be given sorted with None.
+        among: unique ids (m,), any order.
     """
+    return locate_sorted(wanted, among, np.argsort(among))
+
+
+def locate_sorted(wanted: np.ndarray, among: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
+    """As `locate`, among ids that are sorted or that `order` sorts: for many calls over the same ids."""
     if not len(among):
         return np.full(len(wanted), -1, dtype=np.int64)
-    if order is None and np.any(among[1:] < among[:-1]):
-        order = np.argsort(among, kind="stable")
     place = np.minimum(np.searchsorted(among, wanted, sorter=order), len(among) - 1)
     found = place if order is None else order[place]
     return np.where(among[found] == wanted, found, -1).astype(np.int64)

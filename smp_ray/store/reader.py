@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from smp_ray.schema import STATUSES
-from smp_ray.store.join import locate, taken
+from smp_ray.store.join import locate_sorted, taken
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import read_table
 from smp_ray.store.workspace import Workspace
@@ -71,7 +71,7 @@ class FamilyIndex:
 
     def count(self, row_ids: np.ndarray) -> dict[str, int]:
         """Number of posts by status, over the given ids; ids that have no row count as `missing`."""
-        found = locate(row_ids, self.row_ids)
+        found = locate_sorted(row_ids, self.row_ids)
         counts = np.bincount(self.status[found[found >= 0]], minlength=len(STATUSES))
         result = {status: int(count) for status, count in zip(STATUSES, counts, strict=True) if count}
         missing = int((found < 0).sum())
@@ -94,7 +94,7 @@ class FamilyReader:
 
     def read(self, row_ids: np.ndarray) -> pa.Table:
         """The family's columns, one row an id and in their order; null where the store has no row."""
-        found = locate(row_ids, self._index.row_ids)
+        found = locate_sorted(row_ids, self._index.row_ids)
         known = found >= 0
         fragment = np.full(len(found), -1)
         fragment[known] = self._index.fragment[found[known]]
@@ -142,7 +142,7 @@ def read_columns(workspace: Workspace, manifest: Manifest, columns: Sequence[str
     for fragment in manifest.fragments:
         with workspace.filesystem.open_input_file(workspace.path(fragment.path)) as file:
             for batch in pq.ParquetFile(file).iter_batches(_PIECE, columns=["row_id", *schema.names]):
-                place = locate(batch["row_id"].to_numpy(), row_ids, order)
+                place = locate_sorted(batch["row_id"].to_numpy(), row_ids, order)
                 keep = batch[status].is_valid().to_numpy(zero_copy_only=False) & (place >= 0)
                 part = pa.Table.from_batches([batch.filter(pa.array(keep))]).select(schema.names)
                 parts.append(part.cast(schema))

@@ -33,7 +33,7 @@ class Workspace(Place):
             WorkspaceError: its format is not `FORMAT`; one line says what to do.
         """
         marker = self.read_json(_MARKER)
-        found = marker["format"] if marker else 1 if self.exists("ingest") or self.exists("features") else FORMAT
+        found = marker.get("format") if marker else 1 if self.exists("ingest") or self.exists("features") else FORMAT
         if found != FORMAT:
             raise WorkspaceError(
                 f"{self.uri}: a workspace of format {found}, and this version of smp_ray reads format {FORMAT}: "

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from smp_ray.config import ADAPTED
 from smp_ray.families.base import IMAGE_EMBEDDING, TITLE_EMBEDDING, Column, stored_fields
 from smp_ray.schema import KEYS, NO_IMAGE, NO_TEXT, OK
-from smp_ray.store.join import locate, vector_column
+from smp_ray.store.join import locate_sorted, vector_column
 from smp_ray.store.manifest import Fragment
 from smp_ray.store.parquet import PartWriter
 from smp_ray.store.workspace import Workspace
@@ -52,7 +52,7 @@ class Assigned:
 
     def find(self, row_ids: np.ndarray) -> np.ndarray:
         """The adapter of each post, int64 (n,)."""
-        at = locate(row_ids, self.row_ids)
+        at = locate_sorted(row_ids, self.row_ids)
         return np.where(at >= 0, self.adapter[at], MEAN_OF_FOLDS).astype(np.int64)
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from smp_ray.errors import FamilyError
 from smp_ray.families import registry
-from smp_ray.families.base import TITLE, Column, Family, FamilySettings
+from smp_ray.families.base import IMAGE, TITLE, Column, Family, FamilySettings
 from tests.features.conftest import run_command
 
 PACKAGE = '''
@@ -119,6 +119,7 @@ def test_a_package_brings_a_family(tmp_path: Path) -> None:
         ("raise ImportError('no loudspeaker')", "loud_words:Shout", "the family shout (loud_words:Shout) cannot be"),
         ("Shout = 3", "loud_words:Shout", "is no subclass of smp_ray.families.base.Family"),
         (PACKAGE, "loud_words:Whisper", "cannot be imported: module 'loud_words' has no attribute 'Whisper'"),
+        (PACKAGE.replace('    name = "shout"\n', ""), "loud_words:Shout", "of loud_words:Shout: says no name"),
         (PACKAGE.replace('name = "shout"', 'name = "clip"'), "loud_words:Shout", "has this name already"),
         (
             PACKAGE.replace('name = "shout"', 'name = "images"'),
@@ -152,6 +153,12 @@ class Toy(Family):
         return {}
 
 
+class Demanding(FamilySettings):
+    """A section that cannot be left out."""
+
+    key: int
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -165,6 +172,10 @@ class Toy(Family):
         ({"reads": ("smell",)}, "reads 'smell', which is neither image, title nor a column of a family before it"),
         ({"reads": ()}, "reads '', which is neither"),
         ({"name": "Big Toy"}, "its name must be lower-case letters"),
+        ({"name": "adapted"}, "the name adapted is taken by smp_ray itself"),
+        ({"columns": (Column("toy_value", pa.float32(), group="metadata"),)}, "the name metadata is taken"),
+        ({"reads": (IMAGE,)}, "reads the image and has no transform"),
+        ({"Settings": Demanding}, "its section needs a default for key"),
     ],
 )
 def test_a_family_that_clashes_is_named(changed: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:

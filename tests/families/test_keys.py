@@ -9,6 +9,7 @@ import pytest
 from smp_ray.config import build_config
 from smp_ray.errors import ModelError
 from smp_ray.families.keys import FamilyKey, covers, family_keys
+from smp_ray.families.perplexity import Perplexity
 from smp_ray.store.manifest import Manifest
 
 
@@ -41,6 +42,11 @@ def test_the_dtype_that_really_runs_is_fingerprinted() -> None:
     assert keys(gpu=True, captioner={"dtype": "bfloat16"})["caption"] == gpu["caption"]
     pinned = family_keys_of(gpu=True)["clip"]
     assert pinned.settings["dtype"] == pinned.pinned.dtype == "float16"  # type: ignore[attr-defined]
+
+
+def test_a_name_counts_where_a_model_has_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Perplexity, "identity", classmethod(lambda cls, section: {}))
+    assert keys(perplexity={"model": "a"})["perplexity"] != keys(perplexity={"model": "b"})["perplexity"]
 
 
 def test_a_model_that_is_not_there_names_its_family() -> None:

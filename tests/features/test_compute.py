@@ -116,6 +116,9 @@ def test_a_bad_item_is_found_in_few_calls() -> None:
         ({"whole": [1.5, 2]}, "reciprocal: whole is not int32"),
         ({"whole": ["a", "b"]}, "reciprocal: whole is not int32"),
         ({"vector": [np.zeros(3), np.zeros(3)]}, "reciprocal: vector is not fixed_size_list"),
+        ({"vector": [np.zeros(1), np.zeros(1)]}, "reciprocal: vector is not fixed_size_list"),
+        ({"value": [True, False]}, "reciprocal: value is not float"),
+        ({"value": 3.0}, "reciprocal: value is no list of values but float"),
     ],
 )
 def test_what_a_family_returns_wrongly_is_one_line_that_names_it(returned: dict[str, Any], message: str) -> None:

@@ -15,7 +15,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from tests.features.conftest import command
+from smp_ray.config import load_config
+from smp_ray.ray_session import RaySession
+from tests.features.conftest import exported, run_features
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
@@ -65,7 +67,7 @@ def submit(env: dict[str, str], *entrypoint: str) -> tuple[str, str, str]:
 
 
 @pytest.mark.slow
-def test_features_as_a_job(cluster: dict[str, str], tmp_path: Path) -> None:
+def test_features_as_a_job(cluster: dict[str, str], session: RaySession, tmp_path: Path) -> None:
     settings = ["--set", "source.posts=120"]
     entrypoint = [
         "python",
@@ -78,15 +80,14 @@ def test_features_as_a_job(cluster: dict[str, str], tmp_path: Path) -> None:
     ]
     status, log, printed = submit(cluster, *entrypoint, *settings)
     assert status == "SUCCEEDED", log + printed
-    local = ["features", "configs/demo.yaml", "--workspace", str(tmp_path / "local"), *settings]
-    subprocess.run(command(*local), cwd=ROOT, check=True, capture_output=True)
     frames = []
     for name in ("job", "local"):
-        out = tmp_path / f"{name}.parquet"
-        export = ["export", "configs/demo.yaml", "--workspace", str(tmp_path / name), "--out", str(out), *settings]
-        subprocess.run(command(*export), cwd=ROOT, check=True, capture_output=True)
+        config = load_config(ROOT / "configs" / "demo.yaml", ["source.posts=120"], str(tmp_path / name))
+        (tmp_path / name).mkdir(exist_ok=True)
+        run = run_features(config, session)  # up to date where the job made it
+        assert bool(run.computed) == (name == "local")
         # The pictures lie in each run's own workspace; all else must agree.
-        frames.append(pd.read_parquet(out).drop(columns="image_uri"))
+        frames.append(exported(run, tmp_path / name).drop(columns="image_uri"))
     pd.testing.assert_frame_equal(*frames, rtol=1e-4, atol=1e-3)
 
 

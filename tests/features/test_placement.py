@@ -50,6 +50,15 @@ def test_auto_says_why() -> None:
     assert all(pool.max_actors == 8 for pool in spread.pools)
 
 
+def test_a_family_without_a_model_takes_no_gpu() -> None:
+    spread = place(settings(), (*ALL, "visual"), Resources(128, 3))
+    assert spread.kind == "spread"
+    assert [pool.num_gpus for pool in spread.pools] == [1.0, 1.0, 1.0, 0.0]
+    assert [pool.threads for pool in spread.pools][:3] == [None] * 3
+    alone = place(settings(), ("visual",), Resources(16, 2, cores=None))
+    assert (alone.kind, alone.pools[0].num_gpus) == ("colocated", 0)
+
+
 def test_two_cores_get_two_single_threaded_workers_that_decode_themselves() -> None:
     placement = place(settings(), ALL, Resources(4, 0, cores=2))
     (pool,) = placement.pools

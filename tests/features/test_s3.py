@@ -16,7 +16,7 @@ from smp_ray.features.feature_pass import PassFolder
 from smp_ray.pipeline import export, open_run
 from smp_ray.ray_session import RaySession
 from smp_ray.store.workspace import Workspace
-from tests.features.conftest import command, write_table
+from tests.features.conftest import command, run_features, write_table
 
 POSTS = 240
 
@@ -41,7 +41,7 @@ def frame(config: Path, name: str) -> pd.DataFrame:
 
 
 @pytest.mark.slow
-def test_the_same_export_from_s3_after_a_kill(bucket: str, tmp_path: Path) -> None:
+def test_the_same_export_from_s3_after_a_kill(bucket: str, session: RaySession, tmp_path: Path) -> None:
     (tmp_path / "remote").mkdir()
     (tmp_path / "local").mkdir()
     remote = write_config(tmp_path / "remote", bucket.format("run"))
@@ -58,7 +58,7 @@ def test_the_same_export_from_s3_after_a_kill(bucket: str, tmp_path: Path) -> No
     assert again.returncode == 0, again.stderr
     assert "posts kept, not computed again" in again.stderr
     local = write_config(tmp_path / "local", str(tmp_path / "local" / "run"))
-    subprocess.run(command("features", str(local)), check=True, capture_output=True)
+    run_features(load_config(local), session)
     pd.testing.assert_frame_equal(frame(remote, "remote.parquet"), frame(local, "local.parquet"), rtol=1e-4, atol=1e-3)
 
 

@@ -16,7 +16,7 @@ from smp_ray.ray_session import RaySession
 from tests.features.conftest import exported, run_features
 
 ROOT = Path(__file__).resolve().parents[2]
-POSTS = 40
+POSTS = 16
 
 
 @pytest.fixture(scope="module")

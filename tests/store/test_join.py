@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smp_ray.store.join import locate, taken, vector_column, vectors
+from smp_ray.store.join import locate, locate_sorted, taken, vector_column, vectors
 
 IDS = st.lists(st.integers(-(2**62), 2**62), max_size=12)
 
@@ -19,7 +19,9 @@ def test_locate_agrees_with_a_dictionary(wanted: list[int], among: list[int]) ->
     asked, there = np.array([*wanted, *among], np.int64), np.array(among, np.int64)
     expected = [place_of.get(value, -1) for value in asked.tolist()]
     assert locate(asked, there).tolist() == expected
-    assert locate(asked, there, np.argsort(there)).tolist() == expected
+    assert locate_sorted(asked, there, np.argsort(there)).tolist() == expected
+    ordered = np.sort(there)
+    assert (locate_sorted(asked, ordered) >= 0).tolist() == [place >= 0 for place in expected]
 
 
 def test_taken_is_null_where_there_is_nothing() -> None:
