@@ -12,7 +12,7 @@ import pytest
 
 from smp_ray.config import MatrixConfig, config_class
 from smp_ray.families import registry
-from smp_ray.families.base import IMAGE, Column, Family, FamilySettings
+from smp_ray.families.base import TITLE, Column, Family, FamilySettings
 from smp_ray.schema import KEYS
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import write_table
@@ -29,7 +29,7 @@ class Toy(Family):
 
     name = "toy"
     Settings = FamilySettings
-    reads = (IMAGE,)
+    reads = (TITLE,)
     columns = (
         Column("toy_count", pa.int16(), group="toy"),
         Column("toy_flag", pa.bool_(), group="toy"),
