@@ -18,7 +18,7 @@ from smp_ray.ray_session import RaySession
 from smp_ray.store.workspace import Workspace
 from tests.features.conftest import command, run_features, write_table
 
-POSTS = 240
+POSTS = 160
 
 
 def write_config(folder: Path, workspace: str) -> Path:

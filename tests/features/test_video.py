@@ -42,7 +42,7 @@ def test_perplexity_of_real_posts_under_a_real_model(
         {
             "workspace": str(tmp_path / "run"),
             "source": {"kind": "smpd_video", "path": str(tmp_path)},
-            "features": {"families": ["clip", "perplexity"], "perplexity": model},
+            "features": {"families": ["clip", "perplexity"], "perplexity": model, "workers": 1},
         }
     )
     frame = exported(run_features(config, session), tmp_path)
