@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from smp_ray.config import ADAPTED, Config, embeddings, matrix_groups
+from smp_ray.config import ADAPTED, Config, embeddings, external_data, matrix_groups
 from smp_ray.errors import SmpRayError
 from smp_ray.families.registry import find
 from smp_ray.features.store_stage import FeatureStage
@@ -63,10 +63,6 @@ def _sweep(config: Config) -> dict[str, Any]:
     }
 
 
-def _submission(config: Config) -> dict[str, Any]:
-    return {"external_data": [find(name).submission(section) for name, section in config.features.sections.items()]}
-
-
 def _ablation(config: Config) -> dict[str, Any]:
     drawn = config.training.tune.model_dump(mode="json", include={"space", "params"})
     return {**_boosting(config), **drawn, **config.training.ablation.model_dump(mode="json")}
@@ -107,7 +103,8 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "predict", "predictions.parquet, and the challenge's submission.json for the unlabelled posts.",
-        "smp_ray.training.predict:predict", reads=("ingest", "matrix", "splits", "tune"), settings=_submission,
+        "smp_ray.training.predict:predict", reads=("ingest", "matrix", "splits", "tune"),
+        settings=lambda config: {"external_data": external_data(config)},
         labels=True,
     ),
     Stage(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smp_ray.config import Config
 from smp_ray.families.base import FamilySettings
@@ -47,13 +47,8 @@ class Run:
 
     @cached_property
     def reader(self) -> Reader:
-        """The raw dataset."""
+        """The raw dataset; it finds out its identity once, so that files are hashed once a run."""
         return self.config.source.open(self.workspace)
-
-    @cached_property
-    def raw(self) -> Any:
-        """Identity of the raw dataset: its files are hashed once a run."""
-        return self.reader.identity()
 
     @cached_property
     def families(self) -> dict[str, FamilyKey]:

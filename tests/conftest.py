@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before any library reads them: models come from folders, never from a hub.
@@ -14,7 +14,9 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
 
 import pytest
 
-from smp_ray.config import RayConfig
+from smp_ray.config import RayConfig, config_class
+from smp_ray.families import registry
+from smp_ray.families.base import Family
 from smp_ray.ray_session import RaySession, ray_session
 
 #: What a client of the object store is told.
@@ -41,6 +43,23 @@ def smp_video() -> Path:
     if not folder.is_dir():
         pytest.skip("the real video posts (../shared/data/smp-video) are not here")
     return folder
+
+
+@pytest.fixture
+def install_family(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type[Family]], None]]:
+    """Has a family of a test's module registered behind the built-in ones until the test ends."""
+    caches = (registry.families, config_class)
+
+    def clear() -> None:
+        for cache in caches:
+            cache.cache_clear()
+
+    def install(family: type[Family]) -> None:
+        monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, f"{family.__module__}:{family.__qualname__}"))
+        clear()
+
+    yield install
+    clear()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from smp_ray.config.whole import (
     build_config,
     config_class,
     embeddings,
+    external_data,
     load_config,
     matrix_groups,
 )
@@ -19,5 +20,5 @@ __all__ = [
     "ADAPTED", "METADATA", "TEXT", "AblationConfig", "AdapterConfig", "AshaConfig", "Choice", "CleaningConfig",
     "Config", "FeaturesConfig", "FloatRange", "ImagesConfig", "IntRange", "MatrixConfig", "RayConfig", "ReportConfig",
     "SearchRange", "SplitConfig", "TrainingConfig", "TuneConfig", "build_config", "config_class", "embeddings",
-    "load_config", "matrix_groups",
+    "external_data", "load_config", "matrix_groups",
 ]  # fmt: skip

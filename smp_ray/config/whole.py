@@ -64,6 +64,12 @@ def embeddings(config: Config) -> tuple[str, tuple[str, ...]] | None:
     return with_roles(config.features.sections, IMAGE_EMBEDDING, TITLE_EMBEDDING)
 
 
+def external_data(config: Config) -> str:
+    """The pre-trained models behind the features, in words."""
+    named = (find(name).submission(section) for name, section in config.features.sections.items())
+    return "; ".join(filter(None, named))
+
+
 def matrix_groups(config: Config) -> tuple[str, ...]:
     """The groups of the matrix's columns: those configured, else all that the configured features allow.
 

@@ -12,9 +12,8 @@ import lightgbm as lgb
 import numpy as np
 import pyarrow as pa
 
-from smp_ray.config import Config
+from smp_ray.config import Config, external_data
 from smp_ray.errors import WorkspaceError
-from smp_ray.families.registry import find
 from smp_ray.run import Run
 from smp_ray.store.join import locate
 from smp_ray.store.manifest import Made, Manifest
@@ -108,9 +107,3 @@ def _write_submission(workspace: Workspace, path: str, table: pa.Table, config: 
     text = f'{{"version": "{SUBMISSION_VERSION}", "result": [{result}\n], "external_data": {external}}}\n'
     workspace.write(text.encode(), path)
     return len(entries)
-
-
-def external_data(config: Config) -> str:
-    """The pre-trained models behind the features, in words."""
-    named = (find(name).submission(section) for name, section in config.features.sections.items())
-    return "; ".join(filter(None, named))

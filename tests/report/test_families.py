@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from smp_ray.config import config_class
-from smp_ray.families import registry
 from smp_ray.families.base import IMAGE, Column, Family, FamilySettings, Measure
 from smp_ray.store.parquet import read_table, write_table
 from tests.report.worlds import Written, write_world
@@ -50,14 +48,8 @@ class Brightness(Family):
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, f"{__name__}:Brightness"))
-    caches = (registry.families, config_class)
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
+def installed(install_family: Callable[[type[Family]], None]) -> None:
+    install_family(Brightness)
 
 
 @pytest.mark.usefixtures("installed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from smp_ray.config import MatrixConfig, config_class
-from smp_ray.families import registry
+from smp_ray.config import MatrixConfig
 from smp_ray.families.base import TITLE, Column, Family, FamilySettings
 from smp_ray.schema import KEYS
 from smp_ray.store.manifest import Manifest
@@ -48,14 +47,8 @@ class Toy(Family):
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, f"{__name__}:Toy"))
-    caches = (registry.families, config_class)
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
+def installed(install_family: Callable[[type[Family]], None]) -> None:
+    install_family(Toy)
 
 
 def write_toy(world: World) -> tuple[Manifest, dict[str, Any]]:
