@@ -30,10 +30,10 @@ from smp_ray.config import METADATA, Choice, Config, FloatRange, RayConfig, Sear
 from smp_ray.ray_session import RaySession, available_cores, ray_session
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.booster import BinnedFold, Lockstep, bin_fold
-from smp_ray.training.lightgbm_params import dataset_params, default_point
-from smp_ray.training.matrix import FoldData, Matrix
-from smp_ray.training.trial import trial_params
+from smp_ray.training.boosting.booster import BinnedFold, Lockstep, bin_fold
+from smp_ray.training.boosting.lightgbm_params import dataset_params, default_point
+from smp_ray.training.matrix.matrix import FoldData, Matrix
+from smp_ray.training.sweep.trial import trial_params
 
 RAY, SAME, OWN = "ray tune", "optuna, the same trials", "optuna, trials of its own"
 ALL_CORES = "optuna, one trial on all cores"
@@ -125,7 +125,7 @@ def _prepare(given: argparse.Namespace) -> tuple[TuneConfig, int, list[FoldData]
 
 def _stored_folds(config: Config) -> list[FoldData]:
     from smp_ray.pipeline import open_run
-    from smp_ray.training.matrix import load_folds
+    from smp_ray.training.matrix.matrix import load_folds
     from smp_ray.training.splits import load_splits
 
     run = open_run(config, RaySession(config.ray))
@@ -159,7 +159,7 @@ def _contend(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _ray(settings: TuneConfig, max_bin: int, folds: list[FoldData]) -> dict[str, Any]:
-    from smp_ray.training.sweep import run_sweep
+    from smp_ray.training.sweep.sweep import run_sweep
 
     began = time.time()
     posts = sum(len(fold.validation_positions) for fold in folds)

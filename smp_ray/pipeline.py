@@ -84,12 +84,12 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "adapt", "Cross-fitted CLIP-adapters on Ray Train; adapted features into the store.",
-        "smp_ray.training.adapt:adapt", reads=("ingest", "features", "splits"), folder=f"features/{ADAPTED}",
+        "smp_ray.training.adapter.adapt:adapt", reads=("ingest", "features", "splits"), folder=f"features/{ADAPTED}",
         settings=_of(lambda config: config.training.adapter, "workers", "use_gpu", "cpus_per_worker", "max_failures"),
         families=_embedder, wanted=_adapts, labels=True, ray=True,
     ),
     Stage(
-        "matrix", "The columns that LightGBM sees, encoded fold by fold.", "smp_ray.training.build:build_matrix",
+        "matrix", "The columns that LightGBM sees, encoded fold by fold.", "smp_ray.training.matrix.build:build_matrix",
         reads=("ingest", "features", "splits", "adapt"), settings=_matrix, families=_in_matrix, labels=True, ray=True,
     ),
     Stage(
@@ -98,8 +98,8 @@ STAGES: tuple[Stage, ...] = (
         settings=lambda config: {**_boosting(config), "baselines": list(config.training.baselines)},
     ),
     Stage(
-        "tune", "LightGBM hyperparameter sweep on Ray Tune over the stored features.", "smp_ray.training.tune:tune",
-        reads=("matrix", "splits"), settings=_sweep, beside=("baselines", "evaluate"), labels=True, ray=True,
+        "tune", "LightGBM hyperparameter sweep on Ray Tune over the stored features.",
+        "smp_ray.training.sweep.tune:tune", reads=("matrix", "splits"), settings=_sweep, beside=("baselines", "evaluate"), labels=True, ray=True,
     ),
     Stage(
         "predict", "predictions.parquet, and the challenge's submission.json for the unlabelled posts.",

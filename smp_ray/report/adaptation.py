@@ -15,7 +15,7 @@ from smp_ray.report import page, plots
 from smp_ray.report.inputs import Inputs, records
 from smp_ray.store.join import vectors
 from smp_ray.store.reader import read_columns
-from smp_ray.training.adapt_apply import ADAPTED_COLUMNS
+from smp_ray.training.adapter.apply import ADAPTED_COLUMNS
 
 BEFORE, AFTER = "before", "after"
 #: In the order in which a family's embeddings are asked for.

@@ -22,7 +22,7 @@ def importance(inputs: Inputs) -> list[str]:
         return [page.absent("There is no final model: no sweep for these settings and data.")]
     import lightgbm as lgb
 
-    from smp_ray.training.matrix import load_final
+    from smp_ray.training.matrix.matrix import load_final
 
     models = [inputs.workspace.read(path) for path in tuned.details["models"]]
     boosters = [lgb.Booster(model_str=model.decode()) for model in models]

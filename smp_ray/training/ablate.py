@@ -30,7 +30,7 @@ from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import read_table, write_table
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.matrix import FoldData, load_folds
+from smp_ray.training.matrix.matrix import FoldData, load_folds
 from smp_ray.training.out_of_fold import write_out_of_fold
 from smp_ray.training.splits import Splits, load_splits
 
@@ -142,7 +142,7 @@ def _variant(
     folds: list[FoldData], families: tuple[str, ...], config: Config, workspace: Workspace, path: str, posts: int
 ) -> dict[str, Any]:
     """Try all candidates on some groups' columns, store and return the best. Runs as a Ray task."""
-    from smp_ray.training.booster import out_of_fold
+    from smp_ray.training.boosting.booster import out_of_fold
 
     sweep = config.training.tune
     own = [

@@ -15,7 +15,7 @@ from smp_ray.config import Config
 from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.matrix import load_fold
+from smp_ray.training.matrix.matrix import load_fold
 from smp_ray.training.out_of_fold import write_out_of_fold
 from smp_ray.training.splits import Splits, load_splits
 
@@ -103,7 +103,7 @@ def _train(
     name: str, config: Config, workspace: Workspace, matrix: Manifest, splits: Splits, folds: list[int]
 ) -> dict[str, Any]:
     """Train one baseline on some folds. Runs as a Ray task."""
-    from smp_ray.training.booster import out_of_fold
+    from smp_ray.training.boosting.booster import out_of_fold
 
     sweep = config.training.tune
     dart = name == NCKU

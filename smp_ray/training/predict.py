@@ -20,10 +20,10 @@ from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.reader import iter_posts
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.matrix import Matrix, load_final
+from smp_ray.training.matrix.matrix import Matrix, load_final
 from smp_ray.training.out_of_fold import read_out_of_fold
 from smp_ray.training.splits import Splits, load_splits
-from smp_ray.training.tune import TUNED
+from smp_ray.training.sweep.tune import TUNED
 
 SUBMISSION_VERSION = "VERSION 1.2"
 _PIECE = 200_000

@@ -8,8 +8,8 @@ import pytest
 
 from smp_ray.analysis.trials import best_over_time, parallel, parameter_importance
 from smp_ray.config import Choice, FloatRange, IntRange
-from smp_ray.training.trial_files import TrialRecord
-from smp_ray.training.tune import trials_table
+from smp_ray.training.sweep.trial_files import TrialRecord
+from smp_ray.training.sweep.tune import trials_table
 
 
 def sweep(count: int = 40) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.matrix import FoldData, Matrix
+from smp_ray.training.matrix.matrix import FoldData, Matrix
 from smp_ray.training.splits import SCHEMA, Splits
 
 POSTS, COLUMNS, FOLDS = 400, 8, 3

@@ -12,12 +12,12 @@ from smp_ray.config import MatrixConfig, SplitConfig
 from smp_ray.evaluation.bootstrap import Bootstrap, Estimate
 from smp_ray.evaluation.metrics import src
 from smp_ray.training.baselines import mean_prediction, user_mean_prediction
-from smp_ray.training.booster import out_of_fold
-from smp_ray.training.build import aligned
-from smp_ray.training.columns import Columns
-from smp_ray.training.encoder import encode
-from smp_ray.training.gather import load_columns
-from smp_ray.training.matrix import FoldData
+from smp_ray.training.boosting.booster import out_of_fold
+from smp_ray.training.matrix.build import aligned
+from smp_ray.training.matrix.columns import Columns
+from smp_ray.training.matrix.encoder import encode
+from smp_ray.training.matrix.gather import load_columns
+from smp_ray.training.matrix.matrix import FoldData
 from smp_ray.training.splits import Splits, divide
 from tests.training.test_splits import labelled
 from tests.training.worlds import World

@@ -13,12 +13,12 @@ import pytest
 from smp_ray.config import MatrixConfig, build_config
 from smp_ray.evaluation.bootstrap import Bootstrap
 from smp_ray.evaluation.metrics import score
-from smp_ray.training.booster import out_of_fold
-from smp_ray.training.build import aligned
-from smp_ray.training.columns import Columns
-from smp_ray.training.encoder import encode
-from smp_ray.training.gather import load_columns
-from smp_ray.training.matrix import FoldData
+from smp_ray.training.boosting.booster import out_of_fold
+from smp_ray.training.matrix.build import aligned
+from smp_ray.training.matrix.columns import Columns
+from smp_ray.training.matrix.encoder import encode
+from smp_ray.training.matrix.gather import load_columns
+from smp_ray.training.matrix.matrix import FoldData
 from smp_ray.training.splits import Splits, load_splits
 from tests.training.runs import brought, run_with
 

@@ -1,0 +1,1 @@
+"""CLIP-adapters, cross-fitted over the folds with Ray Train."""

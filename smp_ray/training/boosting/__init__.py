@@ -1,0 +1,1 @@
+"""Predictors: from columns to popularity."""

@@ -1,0 +1,1 @@
+"""From posts and stored features to the columns that a predictor sees."""

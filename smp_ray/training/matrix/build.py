@@ -1,0 +1,126 @@
+"""The matrix artefact: one Parquet file a fold and one of all posts, each encoded in a Ray task of its own.
+
+`fold-<k>.parquet` holds the posts that train or judge fold k (`training` tells which), encoded by what was fitted on
+the training ones; `final.parquet` holds every post, encoded by what was fitted on all labelled ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from smp_ray.config import ADAPTED, Config, matrix_groups
+from smp_ray.evaluation.metrics import src
+from smp_ray.run import Run
+from smp_ray.store.join import locate
+from smp_ray.store.manifest import Made, Manifest
+from smp_ray.store.parquet import write_table
+from smp_ray.store.workspace import Workspace
+from smp_ray.training.matrix.columns import Columns
+from smp_ray.training.matrix.encoder import encode
+from smp_ray.training.matrix.gather import load_columns
+from smp_ray.training.matrix.matrix import Matrix
+from smp_ray.training.splits import Splits, load_splits
+
+#: No honest column of the published datasets comes near it; the mean label of a user over all rows reaches .97.
+SUSPICIOUS_SRC = 0.95
+LEAST_POSTS_OF_A_SUSPICION = 30
+
+
+def build_matrix(
+    run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], splits: Manifest, adapted: Manifest | None
+) -> Made:
+    """Encode and store the matrices of all folds.
+
+    Args:
+        run: the command's run.
+        folder: of the artefact.
+        posts: the posts artefact.
+        store: the families that the matrix has columns of.
+        splits: the splits artefact.
+        adapted: what the adapters made of the embeddings; None where the matrix does not take it.
+    """
+    import ray
+
+    groups = matrix_groups(run.config)
+    stored = {**store, **({} if adapted is None else {ADAPTED: adapted})}
+    columns = ray.remote(num_cpus=0.5)(load_columns).remote(run.workspace, posts, stored, groups)
+    folds = load_splits(run.workspace, splits)
+    shared = ray.put(folds)
+    encode_part = ray.remote(num_cpus=run.session.cpus_of(1))(_encode_part)
+    parts: list[dict[str, Any]] = ray.get(
+        [
+            encode_part.remote(columns, shared, fold, run.config, run.workspace, folder)
+            for fold in (*range(folds.count), None)
+        ]
+    )
+    details = {
+        "columns": {name: group for part in parts for name, group in part["columns"].items()},
+        "levels": {part["name"]: part["levels"] for part in parts},
+        "families": list(groups),
+        "warnings": [warning for part in parts for warning in part["warnings"]],
+    }
+    return Made(
+        rows=posts.rows,
+        fragments=[part["fragment"] for part in parts],
+        details=details,
+        note=f"{len(details['columns'])} columns of {', '.join(groups)}",
+    )
+
+
+def _encode_part(
+    columns: Columns, splits: Splits, fold: int | None, config: Config, workspace: Workspace, folder: str
+) -> dict[str, Any]:
+    """Encode and write one fold (None: all posts). Runs as a Ray task."""
+    popularity, users, training = aligned(columns.row_ids, splits, fold)
+    name = "final"
+    if fold is not None:
+        name = f"fold-{fold}"
+        part = training | np.isin(columns.row_ids, splits.row_ids[splits.validation(fold)])
+        columns, training, popularity, users = columns.rows(part), training[part], popularity[part], users[part]
+    matrix = encode(columns, training, popularity, users, config.training.matrix, config.training.split.seed)
+    return {
+        "name": name,
+        "fragment": write_table(workspace, f"{folder}/{name}.parquet", _as_table(matrix, columns, training)),
+        "columns": dict(zip(matrix.names, matrix.families, strict=True)),
+        "levels": {column: list(texts) for column, texts in matrix.levels.items()},
+        "warnings": suspicious(matrix.rows(training), popularity[training]) if fold is None else [],
+    }
+
+
+def suspicious(matrix: Matrix, popularity: np.ndarray) -> list[str]:
+    """Warnings of columns that rank the labels almost perfectly on their own: they probably hold them.
+
+    Args:
+        matrix: labelled posts.
+        popularity: float64 (posts,).
+    """
+    found = []
+    for place, name in enumerate(matrix.names):
+        values = matrix.values[:, place]
+        present = np.isfinite(values)
+        if name in matrix.categorical or present.sum() < LEAST_POSTS_OF_A_SUSPICION:
+            continue
+        ranks = src(popularity[present], values[present])
+        if ranks is not None and abs(ranks) > SUSPICIOUS_SRC:
+            found.append(f"{name} alone ranks popularity with SRC {ranks:.2f}: does it hold the label?")
+    return found
+
+
+def aligned(row_ids: np.ndarray, splits: Splits, fold: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Popularity (NaN where unlabelled), user codes and the training mask of a fold (None: all) for given posts."""
+    positions = locate(row_ids, splits.row_ids)
+    labelled = positions >= 0
+    popularity = np.where(labelled, splits.popularity[positions], np.nan)
+    users = np.where(labelled, splits.users[positions], -1)
+    trains = labelled & (True if fold is None else splits.training(fold)[positions])
+    return popularity, users, trains
+
+
+def _as_table(matrix: Matrix, columns: Columns, training: np.ndarray) -> pa.Table:
+    arrays: dict[str, Any] = {"row_id": columns.row_ids, "post_id": columns.post_ids, "training": training}
+    for place, name in enumerate(matrix.names):
+        arrays[name] = np.ascontiguousarray(matrix.values[:, place])
+    return pa.table(arrays)

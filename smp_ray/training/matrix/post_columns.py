@@ -1,0 +1,125 @@
+"""What of the posts table itself becomes columns of the matrix: the groups `metadata` and `text`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from smp_ray.config import METADATA, TEXT
+from smp_ray.schema import POSTS
+from smp_ray.training.matrix.columns import Columns, as_float, as_object
+
+#: Texts of the posts table that are categories; further text columns of a source are taken unless named below.
+CATEGORIES = ("category", "subcategory", "concept", "text_language", "media_type")
+#: Texts that name one thing each and so say nothing about another post.
+_NAMES = ("_path", "_uri", "_alias", "_id", "_url")
+_DAY = 86_400.0
+
+
+def signed_log(values: np.ndarray) -> np.ndarray:
+    """sign(x) * log(1 + |x|), which is defined for counts that a source publishes below 0, too."""
+    return np.sign(values) * np.log1p(np.abs(values))
+
+
+def add_metadata(piece: Columns, table: pa.Table) -> None:
+    """Times, places, categories, what the source added, and what a title looks like, of posts of the posts table."""
+    posted = pd.DatetimeIndex(table["posted_at"].to_pandas())
+    seconds = _seconds(table["posted_at"])
+    times = {
+        "post_hour": posted.hour + posted.minute / 60.0, "post_weekday": posted.dayofweek, "post_month": posted.month,
+        "post_day_of_month": posted.day, "post_days_since_1970": seconds / _DAY,
+    }  # fmt: skip
+    for name, values in times.items():
+        piece.put(METADATA, "numbers", name, np.asarray(values, dtype=np.float64))
+    for name in ("latitude", "longitude", "geo_accuracy"):
+        piece.put(METADATA, "numbers", name, as_float(table[name]))
+    for name in CATEGORIES:
+        piece.put(METADATA, "categories", name, as_object(table[name]))
+    for name in (column for column in table.column_names if column not in POSTS.names):
+        _extra(piece, name, table[name], seconds)
+    _text_counts(piece, table)
+
+
+def _extra(piece: Columns, name: str, column: pa.ChunkedArray, posted: np.ndarray) -> None:
+    """A column that the source added: a number as it is and as a log, a category, a date as an age, or a vector."""
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        if not name.endswith(_NAMES):
+            piece.put(METADATA, "categories", name, as_object(column))
+    elif pa.types.is_list(kind):
+        if pa.types.is_floating(kind.value_type):
+            piece.put(METADATA, "vectors", name, _ragged(column))
+        else:
+            piece.put(METADATA, "numbers", f"{name}_count", as_float(pc.list_value_length(column)))
+    elif "date" in name:
+        # A date means what it is before the post: how long the user had been there.
+        piece.put(METADATA, "numbers", f"days_since_{name}", (posted - as_float(column)) / _DAY)
+    elif pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        values = as_float(column)
+        piece.put(METADATA, "numbers", name, values)
+        if name.endswith("_count"):
+            piece.put(METADATA, "numbers", f"log_{name}", signed_log(values))
+
+
+def _text_counts(piece: Columns, table: pa.Table) -> None:
+    title = table["title"].combine_chunks()
+    length = as_float(pc.utf8_length(title))
+    counts = {
+        "title_characters": length,
+        "title_words": as_float(pc.count_substring_regex(title, r"[^\s,]+")),
+        "title_letter_share": as_float(pc.count_substring_regex(title, r"\p{L}")) / np.maximum(length, 1),
+        "title_capital_share": as_float(pc.count_substring_regex(title, r"\p{Lu}")) / np.maximum(length, 1),
+        "title_digit_share": as_float(pc.count_substring_regex(title, r"\p{Nd}")) / np.maximum(length, 1),
+        "title_symbols": as_float(pc.count_substring_regex(title, r"[^\p{L}\p{N}\s]")),
+        "tag_count": as_float(pc.list_value_length(table["tags"])),
+    }
+    for name, values in counts.items():
+        piece.put(METADATA, "numbers", name, values)
+
+
+def add_texts(piece: Columns, table: pa.Table) -> None:
+    """Title, tags and further words of posts of the posts table."""
+    texts = {"title": table["title"], "tags": _joined(table["tags"])}
+    for name in table.column_names:
+        kind = table[name].type
+        if name not in POSTS.names and pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
+            texts[name] = _joined(table[name])
+    for name, column in texts.items():
+        piece.put(TEXT, "texts", name, as_object(pc.fill_null(column, "")))
+
+
+def _joined(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.binary_join(column.cast(pa.list_(pa.string())), " ")
+
+
+def _seconds(column: pa.ChunkedArray) -> np.ndarray:
+    microseconds = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
+    return microseconds.cast(pa.float64()).to_numpy(zero_copy_only=False) / 1e6
+
+
+def _ragged(column: pa.ChunkedArray) -> np.ndarray:
+    """Lists of one length (the commonest) as (posts, width); others and nulls are rows of NaN."""
+    array = column.combine_chunks()
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    width = int(np.bincount(lengths[lengths > 0]).argmax()) if (lengths > 0).any() else 0
+    values = np.full((len(array), width), np.nan, dtype=np.float32)
+    fitting = (lengths == width) & (width > 0)
+    if fitting.any():
+        values[fitting] = array.filter(pa.array(fitting)).flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return values
+
+
+def add_ratios(piece: Columns) -> None:
+    """Add logs of one user count per another (likes per video): trees cannot divide."""
+    counts = [
+        name
+        for name in piece.numbers
+        if name.startswith("user_") and name.endswith("_count") and f"log_{name}" in piece.numbers
+    ]
+    for place, above in enumerate(counts):
+        for below in counts[place + 1 :]:
+            ratio = piece.numbers[f"log_{above}"] - piece.numbers[f"log_{below}"]
+            name = f"log_{above.removesuffix('_count')}_per_{below.removeprefix('user_').removesuffix('_count')}"
+            piece.put(METADATA, "numbers", name, ratio)

@@ -1,0 +1,1 @@
+"""The search for a predictor's hyperparameters with Ray Tune."""

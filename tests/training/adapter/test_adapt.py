@@ -1,0 +1,222 @@
+"""The adapters through Ray Train: faults, numbers of workers, and what is stored (the training: test_adapt_loop)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+
+from smp_ray.errors import ConfigError, DataError
+from smp_ray.models.adapter import AdapterBank
+from smp_ray.ray_session import RaySession
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.workspace import Workspace
+from smp_ray.training.adapter.fit import forget_what_ray_cannot_resume
+from smp_ray.training.adapter.rows import ADAPTERS, HISTORY, PROGRESS, TRAIN
+from tests.training.adapter.adapt_world import World, applied, make_world, trained
+
+#: Of the artefacts, in the workspace.
+FOLDER = "features/adapted"
+#: Long enough to be killed in the middle: an epoch takes at least the 0.1 s between two looks of Ray Train.
+LONG = {"max_epochs": 60, "patience": 60}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def manifest(world: World, session: RaySession) -> Manifest:
+    return world.adapt(session)
+
+
+def weights(workspace: Workspace, manifest: Manifest) -> dict[str, torch.Tensor]:
+    path = workspace.path(manifest.stage, manifest.fingerprint, ADAPTERS)
+    return dict(AdapterBank.from_bytes(Path(path).read_bytes()).state_dict())
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_ray_trains_exactly_what_one_process_does(world: World, manifest: Manifest) -> None:
+    assert equal(weights(world.workspace, manifest), trained(world).result().state_dict())
+
+
+def test_every_post_has_one_row_and_what_is_missing_is_null(world: World, manifest: Manifest) -> None:
+    stored = pa.concat_tables([pq.read_table(world.workspace.path(part.path)) for part in manifest.fragments])
+    assert len(set(stored["row_id"].to_pylist())) == stored.num_rows == world.posts.rows == 480
+    rows = world.adapted(manifest).to_pylist()
+    for row, clip in zip(rows, world.reader.read(np.array([row["row_id"] for row in rows])).to_pylist(), strict=True):
+        image, title = clip["clip_image"] is not None, clip["clip_title"] is not None
+        assert (row["adapted_image"] is not None, row["adapted_title"] is not None) == (image, title)
+        assert (row["adapted_similarity"] is not None) == (image and title)
+        assert (row["adapted_prediction"] is not None) == (image or title)
+        assert row["adapted_status"] == ("no_image" if not image else "ok" if title else "no_text")
+        assert row["adapted_error"] is None
+        if image and title:
+            sides = [np.array(row[f"adapted_{side}"], dtype=np.float64) for side in ("image", "title")]
+            np.testing.assert_allclose([np.linalg.norm(side) for side in sides], 1, atol=2e-3)
+            assert row["adapted_similarity"] == pytest.approx(sides[0] @ sides[1], abs=4e-3)
+    statuses = [row["adapted_status"] for row in rows]
+    assert manifest.counts == {status: statuses.count(status) for status in manifest.counts}
+    assert set(manifest.counts) == {"ok", "no_image", "no_text"}
+    assert any(row["adapted_prediction"] is None for row in rows)
+
+
+def test_the_manifest_tells_what_happened(world: World, manifest: Manifest) -> None:
+    assert (manifest.stage, manifest.rows) == (FOLDER, 480)
+    details = manifest.details
+    assert details["covers"] == {world.posts.fingerprint: manifest.counts}
+    assert details["columns"] == [
+        "adapted_image", "adapted_title", "adapted_similarity", "adapted_prediction", "adapted_status", "adapted_error",
+    ]  # fmt: skip
+    assert (details["width"], details["adapters"], details["workers"], details["starts"]) == (16, 3, 1, [0])
+    folder = Path(world.workspace.path(manifest.stage, manifest.fingerprint))
+    assert sorted(entry.name for entry in folder.iterdir()) == [ADAPTERS, "data", HISTORY, "manifest.json", PROGRESS]
+    history = pq.read_table(folder / HISTORY).to_pandas()
+    for adapter, epoch in enumerate(details["best_epochs"]):
+        own = history[history.adapter == adapter].set_index("epoch")
+        assert own.heldout_loss.idxmin() == epoch
+        assert own.heldout_mae[epoch] == pytest.approx(details["heldout_mae"][adapter], abs=1e-6)
+    assert details["epochs"] == history.epoch.max() == 6
+
+
+def test_a_finished_artefact_is_kept_however_it_would_be_trained(
+    world: World, manifest: Manifest, session: RaySession
+) -> None:
+    assert world.adapt(session, workers=3, max_failures=0).created_at == manifest.created_at
+    runs = [world.run(**settings) for settings in ({}, {"residual_ratio": 0.1}, {"title_bottleneck": 3})]
+    keys = {run.stage("adapt").key(run) for run in runs}
+    assert len(keys) == 3
+    assert manifest.fingerprint in keys
+
+
+def test_a_run_says_two_lines_and_nothing_of_rays(
+    tmp_path: Path, session: RaySession, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Several parts a worker, too: 1,200 rows of width 512 are more than 1 MiB."""
+    wide = make_world(tmp_path, posts=1400, width=512, folds=2)
+    capfd.readouterr()
+    settings = {"workers": 2, "cpus_per_worker": 0.5, "memory_mb": 1, "max_epochs": 2, "learning_rate": 1e-3}
+    found = wide.adapt(session, **settings)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert [line.split(":")[0] for line in lines if " epochs after " not in line] == ["adapt", "adapt"], captured.err
+    assert found.details["workers"] == 2
+    alone = trained(wide, **{**settings, "workers": 1})
+    for name, value in weights(wide.workspace, found).items():
+        torch.testing.assert_close(value, alone.result().state_dict()[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_a_killed_worker_costs_an_epoch_and_changes_nothing(tmp_path: Path, session: RaySession) -> None:
+    world = make_world(tmp_path)
+    killed: list[int] = []
+    watcher = threading.Thread(target=kill_worker, args=(world, killed), daemon=True)
+    watcher.start()
+    manifest = world.adapt(session, **LONG)
+    watcher.join(timeout=1)
+    assert len(killed) == 1
+    starts = manifest.details["starts"]
+    assert len(starts) == 2
+    assert 0 < starts[1] < 60
+    assert equal(weights(world.workspace, manifest), trained(world, **LONG).result().state_dict())
+
+
+def kill_worker(world: World, killed: list[int]) -> None:
+    """SIGKILL to the worker of the training of this process once it has done some epochs."""
+    wait_for_epochs(world.workspace, 4)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "TrainWorker" in " ".join(process.cmdline()):
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(process.pid)
+
+
+def wait_for_epochs(workspace: Workspace, epochs: int, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for info in workspace.files(FOLDER):
+            if info.path.endswith(PROGRESS) and workspace.read_json(workspace.relative(info.path))["epoch"] >= epochs:
+                return
+        time.sleep(0.02)
+    raise TimeoutError(f"no training came to epoch {epochs}")
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from smp_ray.config import RayConfig
+from smp_ray.ray_session import ray_session
+from tests.training.adapter.adapt_world import make_world
+from tests.training.adapter.test_adapt import LONG
+
+with ray_session(RayConfig()) as session:
+    make_world(Path(sys.argv[1])).adapt(session, **LONG)
+"""
+
+
+def test_a_killed_driver_goes_on_from_its_last_epoch(tmp_path: Path, session: RaySession) -> None:
+    workspace = Workspace.open(str(tmp_path))
+    root = Path(__file__).parents[2]
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=root, stderr=subprocess.PIPE)
+    try:
+        wait_for_epochs(workspace, 4)
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert not workspace.manifests(FOLDER)
+    world = make_world(tmp_path)
+    manifest = world.adapt(session, **LONG)
+    starts = manifest.details["starts"]
+    assert len(starts) == 2
+    assert 0 < starts[1] < 60
+    assert equal(weights(workspace, manifest), trained(world, **LONG).result().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("record", "kept"),
+    [('{"ray_version": "' + ray.__version__ + '"}', True), ('{"ray_version": "1.0"}', False), ('{"ray_ver', False)],
+)
+def test_a_record_that_ray_could_not_read_is_no_dead_end(tmp_path: Path, record: str, kept: bool) -> None:
+    run = tmp_path / FOLDER / "key" / TRAIN / "key"
+    run.mkdir(parents=True)
+    (run / "checkpoint_manager_snapshot.json").write_text(record)
+    forget_what_ray_cannot_resume(Workspace.open(str(tmp_path)), f"{FOLDER}/key", "key")
+    assert run.exists() == kept
+
+
+def test_workers_that_do_not_fit_are_refused_before_ray_waits(tmp_path: Path, session: RaySession) -> None:
+    world = make_world(tmp_path, posts=60)
+    for settings in ({"workers": 1000}, {"cpus_per_worker": 1000.0}, {"use_gpu": True, "workers": 500}):
+        with pytest.raises(ConfigError, match="do not fit"):
+            world.adapt(session, **settings)
+
+
+def test_posts_without_any_embedding_are_refused(tmp_path: Path, session: RaySession) -> None:
+    with pytest.raises(DataError, match="none of the 54 labelled posts has an image or a title"):
+        make_world(tmp_path / "none", posts=60, missing=1.0).adapt(session)
+    with pytest.raises(DataError, match="would learn from"):
+        make_world(tmp_path / "few", posts=60, missing=0.98).adapt(session)
+
+
+def test_what_is_stored_is_what_the_adapters_make(world: World, manifest: Manifest) -> None:
+    folder = Path(world.workspace.path(manifest.stage, manifest.fingerprint))
+    again = applied(world, AdapterBank.from_bytes((folder / ADAPTERS).read_bytes()))
+    stored = world.adapted(manifest)
+    assert again.select(stored.column_names[:-1]).to_pydict() == stored.drop_columns(["row_id"]).to_pydict()
