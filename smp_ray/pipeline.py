@@ -99,7 +99,8 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "tune", "LightGBM hyperparameter sweep on Ray Tune over the stored features.",
-        "smp_ray.training.sweep.tune:tune", reads=("matrix", "splits"), settings=_sweep, beside=("baselines", "evaluate"), labels=True, ray=True,
+        "smp_ray.training.sweep.tune:tune",
+        reads=("matrix", "splits"), settings=_sweep, beside=("baselines", "evaluate"), labels=True, ray=True,
     ),
     Stage(
         "predict", "predictions.parquet, and the challenge's submission.json for the unlabelled posts.",

@@ -173,7 +173,7 @@ with ray_session(RayConfig()) as session:
 
 def test_a_killed_driver_goes_on_from_its_last_epoch(tmp_path: Path, session: RaySession) -> None:
     workspace = Workspace.open(str(tmp_path))
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=root, stderr=subprocess.PIPE)
     try:
         wait_for_epochs(workspace, 4)
