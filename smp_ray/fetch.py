@@ -5,7 +5,6 @@ Ray's own `download` expression gives None for every failure and cannot say why,
 
 from __future__ import annotations
 
-import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -31,20 +30,12 @@ class Fetched:
 
 
 class Fetcher:
-    """Fetches images by path, `file://`, `http(s)://`, `s3://` or `gs://`; one instance a worker.
-
-    Args:
-        settings: time and size limits, number of parallel fetches.
-    """
+    """Fetches images by path, `file://`, `http(s)://`, `s3://` or `gs://`; one instance a worker."""
 
     def __init__(self, settings: ImagesConfig) -> None:
         self._settings = settings
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="fetch")
-        self._filesystems: dict[tuple[str, str, str], pafs.FileSystem] = {}
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type[Fetcher], tuple[ImagesConfig]]:
-        return Fetcher, (self._settings,)
+        self._filesystems: dict[str, pafs.FileSystem] = {}
 
     def fetch_all(self, uris: list[str | None]) -> list[Fetched]:
         """Fetch many at once, in the order given; None stands for a post without an image."""
@@ -57,21 +48,15 @@ class Fetcher:
         if not uri:
             return Fetched(None, "the post has no image")
         try:
-            if uri.startswith(("http://", "https://")):
-                return self._fetch_http(uri)
-            return self._fetch_file(uri)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return Fetched(None, "no such file")
+            return self._fetch_http(uri) if uri.startswith(("http://", "https://")) else self._fetch_file(uri)
         except (OSError, WorkspaceError, ValueError) as error:
-            return Fetched(None, f"not reachable: {_one_line(error)}")
+            return Fetched(None, f"not reachable: {' '.join(str(error).split())[:300] or type(error).__name__}")
 
     def _fetch_file(self, uri: str) -> Fetched:
         filesystem, path = self._location(uri)
         info = filesystem.get_file_info(path)
-        if info.type == pafs.FileType.NotFound:
-            return Fetched(None, "no such file")
         if info.type != pafs.FileType.File:
-            return Fetched(None, "not a file")
+            return Fetched(None, "no such file" if info.type == pafs.FileType.NotFound else "not a file")
         if info.size > self._settings.max_bytes:
             return self._too_large()
         with filesystem.open_input_stream(path) as stream:
@@ -98,15 +83,7 @@ class Fetcher:
             return place.filesystem, place.root
         # Opening an S3 filesystem costs far more than a read, so one is kept for each server and bucket.
         parts = urlsplit(uri)
-        key = (parts.scheme, parts.netloc, parts.query)
-        with self._lock:
-            filesystem = self._filesystems.get(key)
-            if filesystem is None:
-                place = Place.open(uri)
-                self._filesystems[key] = place.filesystem
-                return place.filesystem, place.root
-        return filesystem, parts.netloc + unquote(parts.path)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        key = parts._replace(path="", fragment="").geturl()
+        if key not in self._filesystems:
+            self._filesystems[key] = Place.open(uri).filesystem
+        return self._filesystems[key], parts.netloc + unquote(parts.path)

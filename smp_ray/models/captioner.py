@@ -13,7 +13,7 @@ from PIL import Image
 
 from smp_ray.errors import ModelError
 from smp_ray.models.images import limit_aspect
-from smp_ray.models.loading import explained, load_whole, model_folder, resolve_device, resolve_dtype, set_threads
+from smp_ray.models.loading import explained, load_whole, prepare, pretrained
 from smp_ray.models.settings import CaptionerSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ class CaptionTransform:
     """The published image processor, up to the point where pixels are still uint8.
 
     Attributes:
-        size: (height, width) of what `pixels` returns.
-        shape, dtype: the whole of it, as of an array.
+        shape, dtype: of what `pixels` returns.
     """
 
     dtype = np.dtype("uint8")
@@ -40,25 +39,17 @@ class CaptionTransform:
             ModelError: if there is none, or its pictures have no fixed size.
         """
         self._processor = _image_processor(settings)
-        shapes = set()
         with explained(settings.model):
-            for width, height in ((48, 64), (96, 32)):
-                shapes.add(self._processed(_probe(width, height)).shape)
-        if len(shapes) != 1:
+            tried = [self._tried(_probe(width, height)) for width, height in ((48, 64), (96, 32))]
+        if len(set(tried)) != 1:
             raise ModelError(
                 f"the image processor of '{settings.model}' gives pictures of different sizes; "
                 "models with a fixed picture size are supported (BLIP, BLIP-2, InstructBLIP, GIT, ...)"
             )
-        self.shape: tuple[int, int, int] = shapes.pop()
-        self.size = self.shape[:2]
-        self._check_separable(settings.model)
+        self.shape = tried[0]
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """Resize and crop one RGB image as the published processor does.
-
-        Returns:
-            uint8 of shape (height, width, 3).
-        """
+        """Resize and crop one RGB image as the published processor does: uint8 (height, width, 3)."""
         # Only where the long side is cropped away again.
         if getattr(self._processor.size, "shortest_edge", None) and self._processor.do_center_crop:
             image = limit_aspect(image)
@@ -73,13 +64,14 @@ class CaptionTransform:
             )
         return np.ascontiguousarray(pixels[0].transpose(1, 2, 0))
 
-    def _check_separable(self, model: str) -> None:
-        """Rescaling and normalising our pixels must give what the processor gives in one go."""
-        image = _probe(96, 64)
-        whole = self._processor(image, return_tensors="pt")["pixel_values"]
-        ours = normalised(self._processor, self._processed(image)[None], whole.device)
+    def _tried(self, image: Image.Image) -> tuple[int, int, int]:
+        """Shape of the pixels; normalising them afterwards must give what the processor gives in one go."""
+        pixels, whole = self._processed(image), self._processor(image, return_tensors="pt")["pixel_values"]
+        ours = normalised(self._processor, pixels[None], whole.device)
         if ours.shape != whole.shape or float((ours - whole).abs().max()) > 1e-4:
-            raise ModelError(f"the image processor of '{model}' does more than resize, crop and normalise")
+            raise ModelError("its image processor does more than resize, crop and normalise")
+        height, width, channels = pixels.shape
+        return height, width, channels
 
 
 class Captioner:
@@ -89,33 +81,22 @@ class Captioner:
         device: where the model runs.
     """
 
-    #: Of the weights on a GPU where the settings say 'auto'.
-    GPU_DTYPE = "bfloat16"
-
     def __init__(self, settings: CaptionerSettings, device: str | None = None, threads: int | None = None) -> None:
-        """Load the model, its processor and the prompt's tokens.
-
-        Args:
-            settings: which model, its prompt, decoding and batch size.
-            device: None takes CUDA where there is one.
-            threads: CPU threads of torch in this process; None leaves them.
+        """Load the model, its processor and the prompt's tokens; `device` and `threads` as in `prepare`.
 
         Raises:
             ModelError: if it cannot be loaded whole, or does not take the prompt.
         """
         from transformers import AutoModelForImageTextToText
 
-        set_threads(threads)
-        self.device = resolve_device(device)
+        self.device, self._dtype = prepare(settings.dtype, device, threads)
         self._settings = settings
-        self._dtype = resolve_dtype(settings.dtype, self.device, gpu_dtype=self.GPU_DTYPE)
-        source, options = _source(settings)
         self._image_processor = _image_processor(settings)
+        arguments = pretrained(settings, EMBEDDED)
         with explained(settings.model):
-            model = load_whole(AutoModelForImageTextToText, source, settings.model, dtype=self._dtype, **options)
-            self._processor, self._decode = _text_side(source, options)
-        self._model = model.to(self.device).eval()
-        with explained(settings.model):
+            model = load_whole(AutoModelForImageTextToText, settings.model, dtype=self._dtype, **arguments)
+            self._model = model.to(self.device).eval()
+            self._processor, self._decode = _text_side(arguments)
             self._prompt = self._prompt_inputs()
 
     def caption(self, pixels: np.ndarray) -> list[str]:
@@ -184,10 +165,6 @@ class Captioner:
         else:
             inputs = dict(self._processor(images=_probe(64, 64), text=prompt, return_tensors="pt"))
         inputs.pop("pixel_values", None)
-        unknown = set(inputs) - {"input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask"}
-        if unknown:
-            names = ", ".join(sorted(unknown))
-            raise ModelError(f"inputs of '{self._settings.model}' that are not supported: {names}")
         return {name: value.to(self.device) for name, value in inputs.items()}
 
 
@@ -195,44 +172,30 @@ def normalised(processor: Any, pixels: np.ndarray, device: torch.device) -> torc
     """Rescale and normalise uint8 (n, height, width, 3) on the device as `processor` does: float32 (n, 3, h, w)."""
     import torch
 
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).contiguous()
-    mean, std = processor.image_mean, processor.image_std
-    if processor.backend == "torchvision":
-        result: torch.Tensor = processor.rescale_and_normalize(
-            images, processor.do_rescale, processor.rescale_factor, processor.do_normalize, mean, std
-        )
-        return result.to(torch.float32)
-    images = images.to(torch.float32)
-    if processor.do_rescale:
-        images = images * processor.rescale_factor
-    if processor.do_normalize:
-        shape = (1, 3, 1, 1)
-        images = (images - torch.tensor(mean, device=device).view(shape)) / torch.tensor(std, device=device).view(shape)
-    return images
-
-
-def _source(settings: ModelSettings) -> tuple[str, dict[str, Any]]:
-    folder = model_folder(settings.model, EMBEDDED)
-    return (str(folder), {}) if folder else (settings.model, {"revision": settings.revision})
+    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).to(device)
+    found: torch.Tensor = processor(
+        list(images), do_resize=False, do_center_crop=False, input_data_format="channels_first", return_tensors="pt"
+    )["pixel_values"]
+    return found.to(device, torch.float32)
 
 
 def _image_processor(settings: ModelSettings) -> Any:
     from transformers import AutoImageProcessor
 
-    source, options = _source(settings)
+    arguments = pretrained(settings, EMBEDDED)
     with explained(settings.model):
-        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **options)
+        return AutoImageProcessor.from_pretrained(**arguments)
 
 
-def _text_side(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
+def _text_side(arguments: dict[str, Any]) -> tuple[Any, Any]:
     """(the processor that takes a prompt, or None; what turns token ids into texts)."""
     from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
 
-    processor = AutoProcessor.from_pretrained(source, trust_remote_code=False, **options)
+    processor = AutoProcessor.from_pretrained(**arguments)
     if isinstance(processor, ProcessorMixin):
         return processor, processor.batch_decode
     # Repositories such as vit-gpt2 hold an image processor and a tokenizer, and no common processor.
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    tokenizer = AutoTokenizer.from_pretrained(**arguments)
     return None, tokenizer.batch_decode
 
 

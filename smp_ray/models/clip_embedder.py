@@ -6,7 +6,8 @@ on its device). Pixels travel between them as uint8; scaling and normalising run
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,7 @@ from PIL import Image
 from smp_ray.errors import ModelError
 from smp_ray.models.clip_source import clip_source
 from smp_ray.models.images import limit_aspect
-from smp_ray.models.loading import explained, resolve_device, resolve_dtype, set_threads
+from smp_ray.models.loading import explained, prepare
 from smp_ray.models.settings import ClipSettings
 
 if TYPE_CHECKING:
@@ -43,8 +44,7 @@ class ClipTransform:
 
     Attributes:
         config: open_clip's preprocessing configuration.
-        size: (height, width) of what `pixels` returns.
-        shape, dtype: the whole of it, as of an array.
+        shape, dtype: of what `pixels` returns.
     """
 
     dtype = np.dtype("uint8")
@@ -65,15 +65,11 @@ class ClipTransform:
             raise ModelError("this open_clip version does not end its transform with ToTensor and Normalize")
         self._steps = Compose(steps[:-2])
         size = self.config["size"]
-        self.size: tuple[int, int] = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        self.shape = (*self.size, 3)
+        height, width = (size, size) if isinstance(size, int) else size
+        self.shape = (int(height), int(width), 3)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """Resize and crop one RGB image as open_clip does.
-
-        Returns:
-            uint8 of shape (height, width, 3).
-        """
+        """Resize and crop one RGB image as open_clip does: uint8 (height, width, 3)."""
         if self.config["resize_mode"] == "shortest":  # and the long side is cropped away again
             image = limit_aspect(image)
         return np.array(self._steps(image), dtype=np.uint8)
@@ -87,16 +83,8 @@ class ClipEmbedder:
         device: where the model runs.
     """
 
-    #: Of the weights on a GPU where the settings say 'auto'.
-    GPU_DTYPE = "float16"
-
     def __init__(self, settings: ClipSettings, device: str | None = None, threads: int | None = None) -> None:
-        """Load the model.
-
-        Args:
-            settings: which model, its dtype and batch size.
-            device: None takes CUDA where there is one.
-            threads: CPU threads of torch in this process; None leaves them.
+        """Load the model; `device` and `threads` as in `prepare`.
 
         Raises:
             ModelError: if the model cannot be loaded whole.
@@ -106,10 +94,8 @@ class ClipEmbedder:
 
         from smp_ray.models.clip_tower import shorten_last_block
 
-        set_threads(threads)
-        self.device = resolve_device(device)
+        self.device, self._dtype = prepare(settings.dtype, device, threads)
         self._batch_size = settings.batch_size
-        self._dtype = resolve_dtype(settings.dtype, self.device, gpu_dtype=self.GPU_DTYPE)
         model_arguments, tokenizer_arguments = clip_source(settings).arguments()
         with explained(settings.model):
             self._model = open_clip.create_model(
@@ -121,6 +107,7 @@ class ClipEmbedder:
                 weights_only=True,
             ).eval()
             self._tokenizer = open_clip.get_tokenizer(**tokenizer_arguments)
+        self._special_tokens = dict(getattr(self._tokenizer, "cache", {}))
         shorten_last_block(self._model.visual)
         self.width = clip_width(settings)
         self._context = int(getattr(self._tokenizer, "context_length", None) or 77)
@@ -139,14 +126,13 @@ class ClipEmbedder:
         """
         import torch
 
-        rows = []
-        with torch.inference_mode():
-            for start in range(0, len(pixels), self._batch_size):
-                batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + self._batch_size]))
-                images = batch.to(self.device).permute(0, 3, 1, 2).contiguous().to(torch.float32)
-                images = images.div_(255).sub_(self._mean).div_(self._std)
-                rows.append(self._unit(self._model.encode_image(images.to(self._dtype))))
-        return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
+        def encoded(part: np.ndarray) -> torch.Tensor:
+            batch = torch.from_numpy(np.ascontiguousarray(part)).to(self.device)
+            images = batch.permute(0, 3, 1, 2).contiguous().to(torch.float32)
+            images = images.div_(255).sub_(self._mean).div_(self._std)
+            return self._model.encode_image(images.to(self._dtype))
+
+        return self._in_batches(encoded, pixels)
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
         """Embed texts of any length and script; what exceeds the model's context is cut by its tokenizer.
@@ -154,31 +140,27 @@ class ClipEmbedder:
         Returns:
             float32 of shape (n, width), each row of unit norm.
         """
-        import torch
-
-        rows = []
-        with torch.inference_mode():
-            for start in range(0, len(texts), self._batch_size):
-                tokens = self.tokenize(texts[start : start + self._batch_size])
-                rows.append(self._unit(self._model.encode_text(tokens.to(self.device))))
-        return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
+        return self._in_batches(lambda part: self._model.encode_text(self.tokenize(part).to(self.device)), texts)
 
     def tokenize(self, texts: list[str]) -> torch.Tensor:
         """Token ids of shape (n, context length), padded."""
-        cache = getattr(self._tokenizer, "cache", None)
-        if isinstance(cache, dict) and len(cache) > CACHED_WORDS:
-            special = {token: token for token in cache if cache[token] == token and token.startswith("<")}
+        cache = getattr(self._tokenizer, "cache", {})  # only open_clip's own tokenizer has one
+        if len(cache) > CACHED_WORDS:
             cache.clear()
-            cache.update(special)
+            cache.update(self._special_tokens)
         tokens: torch.Tensor = self._tokenizer([shorten(text, self._context) for text in texts])
         return tokens
 
-    def _unit(self, embeddings: torch.Tensor) -> np.ndarray:
+    def _in_batches(self, encode: Callable[[Any], torch.Tensor], items: np.ndarray | list[str]) -> np.ndarray:
         import torch
 
-        # In float32 also where the model runs in half precision, so that the norm is 1 to float32 accuracy.
-        unit: np.ndarray = torch.nn.functional.normalize(embeddings.float(), dim=-1).cpu().numpy()
-        return unit
+        rows = [np.zeros((0, self.width), np.float32)]
+        with torch.inference_mode():
+            for start in range(0, len(items), self._batch_size):
+                embeddings = encode(items[start : start + self._batch_size])
+                # In float32 also where the model runs in half precision, so that the norm is 1 to float32 accuracy.
+                rows.append(torch.nn.functional.normalize(embeddings.float(), dim=-1).cpu().numpy())
+        return np.concatenate(rows)
 
 
 def shorten(text: str, context_length: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smp_ray.errors import ModelError
-from smp_ray.models.identity import file_digest, folder_digests, folder_name, hub_commit
+from smp_ray.models.identity import file_digest, folder_identity, hub_commit
 from smp_ray.models.loading import explained, model_folder
 from smp_ray.models.settings import ClipSettings
 
@@ -21,10 +21,8 @@ EMBEDDED = "embedder"
 
 _HUB_PREFIX = "hf-hub:"
 _CONFIG_NAME = "open_clip_config.json"
-#: What open_clip loads from a hub repository, the safe format first.
-_WEIGHTS_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 #: What a tokenizer may consist of, and the configuration.
-_TEXT_FILES = ("*.json", "*.txt", "*.model")
+_TEXT_FILES = ["*.json", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,6 @@ class ClipSource:
     tag: str | None = None
     entry: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def quick_gelu(self) -> bool:
-        """Whether to force QuickGELU: tagged weights trained with it are silently wrong without (open_clip warns)."""
-        return bool(self.entry.get("quick_gelu", False))
-
     def identity(self) -> dict[str, Any]:
         """What identifies the model, as JSON.
 
@@ -64,15 +57,13 @@ class ClipSource:
             ModelError: for an empty folder, or a repository whose commit cannot be found out.
         """
         if self.kind == "folder":
-            return {"name": folder_name(self.model), "files": folder_digests(Path(self.place))}
+            return folder_identity(self.model, Path(self.place))
         if self.kind == "repository":
             return {"name": self.model, "revision": hub_commit(self.place, self.revision)}
-        if self.kind == "file":
-            return {"name": self.model, "pretrained": file_digest(Path(self.place))}
-        if self._in_repository:
+        if self._tag_in_repository:
             commit = hub_commit(self.place, self.revision)
             return {"name": self.model, "pretrained": self.tag, "revision": commit}
-        return {"name": self.model, "pretrained": self.place}
+        return {"name": self.model, "pretrained": self.place if self.tag else file_digest(Path(self.place))}
 
     def config(self) -> dict[str, Any]:
         """The model's `open_clip_config.json`, or for a built-in name the same shape, with the tag's preprocessing.
@@ -81,13 +72,8 @@ class ClipSource:
             ModelError: if there is none, or it wants to run code of its own.
         """
         with explained(self.model):
-            if self.kind == "folder":
-                return _read_config(Path(self.place), self.model)
-            if self.kind == "repository":
-                import huggingface_hub
-
-                path = huggingface_hub.hf_hub_download(self.place, _CONFIG_NAME, revision=self.revision)
-                return _read_config(Path(path).parent, self.model)
+            if self.kind in ("folder", "repository"):
+                return _read_config(self._folder(), self.model)
             import open_clip
 
             return {"model_cfg": open_clip.get_model_config(_built_in(self.model)), "preprocess_cfg": self.entry}
@@ -110,50 +96,44 @@ class ClipSource:
             ModelError: if they cannot be had, or the configuration wants to run code of its own.
         """
         with explained(self.model):
+            text = self.config()["model_cfg"].get("text_cfg", {})
             if self.kind in ("folder", "repository"):
-                folder = Path(self.place) if self.kind == "folder" else self._snapshot()
-                name = f"local-dir:{folder}"
-                model: dict[str, Any] = {"pretrained": None}
-                text = _read_config(folder, self.model)["model_cfg"].get("text_cfg", {})
+                name, model = f"local-dir:{self._folder(weights=True)}", {}
             else:
                 name = _built_in(self.model)
-                model = {"pretrained": self.tag or self.place, "force_quick_gelu": self.quick_gelu}
-                text = self.config()["model_cfg"]["text_cfg"]
-                if self._in_repository:
-                    model |= {"pretrained": self._weights(), "force_preprocess_cfg": self._forced()}
-            tokenizer: dict[str, Any] = {}
-            if text.get("hf_tokenizer_name"):
-                tokenizer["trust_remote_code"] = False
-                if self._in_repository and text["hf_tokenizer_name"] == self.place:
+                # Weights trained with QuickGELU are silently wrong without it; open_clip only warns.
+                quick = bool(self.entry.get("quick_gelu", False))
+                model = {"pretrained": self.tag or self.place, "force_quick_gelu": quick}
+            tokenizer: dict[str, Any] = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+            if self._tag_in_repository:
+                # open_clip looks the preprocessing up by the tag, not by the file; the size is the model's own.
+                forced = {key: value for key, value in self.entry.items() if key != "size"}
+                model |= {"pretrained": self._weights(self.revision), "force_preprocess_cfg": forced}
+                if text.get("hf_tokenizer_name") == self.place:
                     tokenizer["revision"] = self.revision
             return {"model_name": name, **model}, {"model_name": name, **tokenizer}
 
     @property
-    def _in_repository(self) -> bool:
-        return self.kind == "tag" and bool(self.entry.get("hf_hub"))
+    def _tag_in_repository(self) -> bool:
+        return bool(self.entry.get("hf_hub"))
 
-    def _snapshot(self) -> Path:
-        """The repository's configuration, tokenizer and weights, in the cache, all of one commit."""
+    def _folder(self, weights: bool = False) -> Path:
+        """The folder itself, or a repository's configuration and tokenizer in the cache, of one commit."""
+        if self.kind == "folder":
+            return Path(self.place)
         import huggingface_hub
 
         commit = hub_commit(self.place, self.revision)
-        for weights in _WEIGHTS_NAMES:  # one of them is enough
-            patterns = [*_TEXT_FILES, weights]
-            folder = Path(huggingface_hub.snapshot_download(self.place, revision=commit, allow_patterns=patterns))
-            if (folder / weights).is_file():
-                return folder
-        raise ModelError(f"'{self.model}' at {commit} has neither {' nor '.join(_WEIGHTS_NAMES)}")
+        if weights:
+            self._weights(commit)  # into the same folder
+        return Path(huggingface_hub.snapshot_download(self.place, revision=commit, allow_patterns=_TEXT_FILES))
 
-    def _weights(self) -> str:
-        """The tag's weights file in the cache, its safetensors form where there is one."""
+    def _weights(self, revision: str | None) -> str:
+        """The repository's weights file in the cache, its safetensors form where there is one."""
         from open_clip.pretrained import download_pretrained_from_hf
 
-        filename = self.entry["hf_hub"].rpartition("/")[2] or None
-        return str(download_pretrained_from_hf(self.place, filename, revision=self.revision))
-
-    def _forced(self) -> dict[str, Any]:
-        """The tag's preprocessing, which open_clip does not look up for a file; the size is the model's own."""
-        return {key: value for key, value in self.entry.items() if key != "size"}
+        filename = self.entry.get("hf_hub", "").rpartition("/")[2] or None
+        return str(download_pretrained_from_hf(self.place, filename, revision=revision))
 
 
 def clip_source(settings: ClipSettings) -> ClipSource:
@@ -173,17 +153,10 @@ def clip_source(settings: ClipSettings) -> ClipSource:
             f"model '{model}' has no weights: set pretrained to one of open_clip's tags "
             "(for example laion2b_s34b_b79k for ViT-B-32) or to a weights file, or name a folder"
         )
-    path = Path(pretrained).expanduser()
-    if pretrained.startswith((".", "/", "~")) and not path.is_file():
-        raise ModelError(f"no weights file '{pretrained}'")
-    return _built_in_source(settings, pretrained, path)
-
-
-def _built_in_source(settings: ClipSettings, pretrained: str, path: Path) -> ClipSource:
     import open_clip
 
-    model, name = settings.model, _built_in(settings.model)
-    if open_clip.get_model_config(name) is None:
+    name, path = _built_in(model), Path(pretrained).expanduser()
+    if name not in open_clip.list_models():
         raise ModelError(f"'{model}' is neither a folder nor a name of open_clip (open_clip.list_models())")
     if path.is_file():
         return ClipSource("file", model, str(path.absolute()))  # open_clip would take a bare name for a tag
@@ -204,16 +177,16 @@ def _read_config(folder: Path, model: str) -> dict[str, Any]:
     path = folder / _CONFIG_NAME
     if not path.is_file():
         raise ModelError(f"'{model}' is no open_clip model: no {_CONFIG_NAME}")
-    config = json.loads(path.read_text(encoding="utf-8"))
+
+    def refused(part: dict[str, Any]) -> dict[str, Any]:
+        """A part of the configuration; its tokenizer_kwargs reach transformers."""
+        if part.get("trust_remote_code"):
+            raise ModelError(
+                f"'{model}' runs code of its own (trust_remote_code in {_CONFIG_NAME}); choose another model"
+            )
+        return part
+
+    config = json.loads(path.read_text(encoding="utf-8"), object_hook=refused)
     if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
         raise ModelError(f"{_CONFIG_NAME} of '{model}' has no model_cfg")
-    if _trusts_code(config["model_cfg"]):
-        raise ModelError(f"'{model}' runs code of its own (trust_remote_code in {_CONFIG_NAME}); choose another model")
     return config
-
-
-def _trusts_code(value: Any) -> bool:
-    """Whether `trust_remote_code` is set anywhere in a configuration: its tokenizer_kwargs reach transformers."""
-    if isinstance(value, dict):
-        return bool(value.get("trust_remote_code")) or any(map(_trusts_code, value.values()))
-    return isinstance(value, list) and any(map(_trusts_code, value))

@@ -7,12 +7,13 @@ orientation is applied; colour profiles are ignored, as the published image proc
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import warnings
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Image.init()  # registers every plugin now; PIL would otherwise do so in the first thread that needs one
 #: What is decoded. EPS (it runs Ghostscript) and containers whose header does not bound the picture are left out.
@@ -22,16 +23,6 @@ FORMATS = tuple(
     if name in Image.OPEN
 )
 
-_ORIENTATION = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 
 # Both are process-wide and set once, since PIL offers no per-call setting that is safe with several threads:
@@ -79,7 +70,9 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
         raise BadImage(f"{width} x {height} pixels are more than images.max_pixels ({max_pixels})")
     try:
         image.load()
-        return _to_rgb(_upright(image))
+        with contextlib.suppress(Exception):  # damaged EXIF says nothing of the orientation; the pixels are still good
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
     except Exception as error:
         detail = " ".join(str(error).split())[:200] or type(error).__name__
         kind = "truncated" if "truncated" in detail.lower() or isinstance(error, EOFError) else "damaged"
@@ -104,35 +97,12 @@ def limit_aspect(image: Image.Image) -> Image.Image:
 
 
 def _unreadable(data: bytes, error: Exception) -> str:
-    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "not an image: HTML text"
-    if head.startswith((b"<?xml", b"<svg")):
-        return "not an image: XML or SVG text"
-    try:
-        text = data[:512].decode("utf-8", errors="ignore")
-    except ValueError:
-        text = ""
-    if text and sum(character.isprintable() or character.isspace() for character in text) >= 0.97 * len(data[:512]):
-        return "not an image: plain text"
-    if data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")) or data[8:12] == b"WEBP":
-        detail = "" if isinstance(error, UnidentifiedImageError) else f": {' '.join(str(error).split())[:200]}"
-        return f"damaged image header{detail}"
-    return "unknown image format"
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # a damaged EXIF block says nothing of the orientation; the pixels are still good
-        return image
-    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
-    if method is None:
-        return image
-    turned = image.transpose(method)
-    turned.info = image.info
-    turned.format = image.format
-    return turned
+    text = data[:512].decode("utf-8-sig", errors="ignore")
+    if text and all(character.isprintable() or character.isspace() for character in text):
+        return f"not an image but text: {' '.join(text.split())[:60]}"
+    if isinstance(error, UnidentifiedImageError):
+        return "unknown image format or damaged header"
+    return f"damaged image header: {' '.join(str(error).split())[:200]}"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

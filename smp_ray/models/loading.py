@@ -1,4 +1,4 @@
-"""What all models share when they load: where a model is, on which device, and one-line errors.
+"""What all models share when they load: where a model is, device and dtype, and one-line errors.
 
 Nothing here imports torch before it is needed, so that the driver can ask for a model's identity cheaply.
 """
@@ -6,68 +6,65 @@ Nothing here imports torch before it is needed, so that the driver can ask for a
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smp_ray.errors import ModelError
+from smp_ray.models.settings import ModelSettings
 
 if TYPE_CHECKING:
     import torch
 
 _EMBEDDED = Path(__file__).resolve().parent.parent / "demo" / "models"
-#: Packages that a model may need beyond the project's own, by the name they are imported or mentioned under.
-_EXTRAS = {
-    "gguf": "gguf",
-    "sentencepiece": "sentencepiece",
-    "tiktoken": "tiktoken",
-    "google.protobuf": "protobuf",
-    "protobuf": "protobuf",
-    "accelerate": "accelerate",
-    "bitsandbytes": "bitsandbytes",
-    "einops": "einops",
-    "mamba_ssm": "mamba-ssm",
+#: What libraries say (class names of an error and of its causes, then its text), and what it means for the user.
+_MEANINGS = {
+    r"No module named '(\w+)|pip install (?:-U )?['\"`]?([\w-]+)|requires the (\w+) library": (
+        r"it needs the package '\1\2\3': pip install \1\2\3"
+    ),
+    r"sentencepiece or tiktoken": "it needs the package 'sentencepiece': pip install sentencepiece",
+    r"OfflineModeIsEnabled|LocalEntryNotFound|IncompleteSnapshot|Connect(ion)?(Error|Timeout)|couldn't connect to": (
+        "no such folder, and no copy in the cache while the hub is out of reach or HF_HUB_OFFLINE is set; "
+        "name a folder or download it first"
+    ),
+    r"If you were trying to load it from": (
+        "no such folder or hub model, a file of it is missing, or HF_HUB_OFFLINE is set and the cache has no copy"
+    ),
+    r"is not a valid model identifier|RepositoryNotFound": "no such folder and no such model on the hub",
+    r"trust_remote_code|custom code": (
+        "it runs code of its own (trust_remote_code), which stays off here; choose another model"
+    ),
+    r"(?i)weights_only|WeightsUnpickler": (
+        "its weights file holds more than tensors and is not loaded for safety; convert it to safetensors"
+    ),
 }
 
 
-def resolve_device(name: str | None = None) -> torch.device:
-    """Device of this process: `name`, or the first visible CUDA device, or the CPU. Ask it where the model runs.
+def prepare(dtype: str, device: str | None, threads: int | None) -> tuple[torch.device, torch.dtype]:
+    """Where and in which type a model of this process computes.
+
+    Args:
+        dtype: of the weights; 'auto' is float32 (what suits a model on a GPU, its family says).
+        device: None takes CUDA where there is one.
+        threads: CPU threads of torch in this process; None leaves them.
 
     Raises:
-        ModelError: if `name` is no device of this machine.
+        ModelError: if `device` is no device of this machine.
     """
     import torch
 
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ModelError(f"device '{name}': {_one_line(error)}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device '{name}': this machine has no CUDA device; use 'cpu'")
-    return device
-
-
-def resolve_dtype(dtype: str, device: torch.device, *, gpu_dtype: str = "float32") -> torch.dtype:
-    """The torch dtype of a model's weights; `auto` is float32 on a CPU and `gpu_dtype` on a GPU."""
-    import torch
-
-    if dtype == "auto":
-        dtype = "float32" if device.type == "cpu" else gpu_dtype
-    resolved = getattr(torch, dtype)
-    assert isinstance(resolved, torch.dtype)
-    return resolved
-
-
-def set_threads(threads: int | None) -> None:
-    """Let torch compute with `threads` CPU threads in this process; None leaves it as it is."""
     if threads is not None:
-        import torch
-
         torch.set_num_threads(max(1, threads))
+    resolved = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    assert isinstance(resolved, torch.dtype)
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ModelError(f"device '{device}': {one_line(error)}") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device '{device}': this machine has no CUDA device; use 'cpu'")
+    return found, resolved
 
 
 def model_folder(model: str, embedded: str) -> Path | None:
@@ -79,35 +76,41 @@ def model_folder(model: str, embedded: str) -> Path | None:
     Raises:
         ModelError: if it looks like a path and is no folder.
     """
-    if model == "embedded":
-        folder = _EMBEDDED / embedded
-        if not folder.is_dir():
-            raise ModelError(f"the embedded model is not installed ({folder}); reinstall smp-ray")
-        return folder
-    path = Path(model).expanduser()
+    path = _EMBEDDED / embedded if model == "embedded" else Path(model).expanduser()
     if path.is_dir():
         return path
     if path.exists():
         raise ModelError(f"model '{model}' is a file; name the folder that holds the model")
+    if model == "embedded":
+        raise ModelError(f"the embedded model is not installed ({path}); reinstall smp-ray")
     if model.startswith((".", "/", "~")):
         raise ModelError(f"no model folder '{model}'")
     return None
 
 
-def load_whole(auto_class: Any, source: str, model: str, **options: Any) -> Any:
-    """`auto_class.from_pretrained(source, **options)`, refusing weights that do not fill the model.
+def pretrained(settings: ModelSettings, embedded: str) -> dict[str, Any]:
+    """What every `from_pretrained` of transformers is given: the folder or the hub's name, and the revision.
+
+    Raises:
+        ModelError: as `model_folder`.
+    """
+    source = str(model_folder(settings.model, embedded) or settings.model)
+    return {"pretrained_model_name_or_path": source, "revision": settings.revision, "trust_remote_code": False}
+
+
+def load_whole(auto_class: Any, model: str, **options: Any) -> Any:
+    """`auto_class.from_pretrained(**options)`, refusing weights that do not fill the model.
 
     transformers would fill missing weights with random numbers and only warn.
 
     Raises:
         ModelError: if a parameter of the model is not among the weights, or has another shape.
     """
-    from transformers.utils import logging as transformers_logging
+    from transformers.utils import logging
 
-    transformers_logging.disable_progress_bar()  # a bar for every actor of a cluster is noise
-    loaded, report = auto_class.from_pretrained(source, trust_remote_code=False, output_loading_info=True, **options)
-    parameters = {name for name, _ in loaded.named_parameters()}
-    absent = sorted(set(report["missing_keys"]) & parameters)
+    logging.disable_progress_bar()  # a bar for every actor of a cluster is noise
+    loaded, report = auto_class.from_pretrained(output_loading_info=True, **options)
+    absent = sorted(set(report["missing_keys"]) & {name for name, _ in loaded.named_parameters()})
     if absent:
         raise ModelError(
             f"the weights of '{model}' lack {len(absent)} parameters of {type(loaded).__name__} "
@@ -124,63 +127,20 @@ def explained(model: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # libraries raise OSError, ValueError, KeyError, ... for the same causes
-        raise ModelError(f"model '{model}': {_cause(error, model)}") from error
+        raise ModelError(f"model '{model}': {_meaning(error)}") from error
 
 
-def _cause(error: Exception, model: str) -> str:
-    text = _one_line(error)
-    missing = _missing_package(error, text)
-    if missing:
-        return f"it needs the package '{missing}': pip install {missing}"
-    if _unreachable(error, text):
-        how = "HF_HUB_OFFLINE is set" if _offline() else "the hub cannot be reached"
-        return f"no such folder, and {how} with no copy in the cache; name a folder or download it first"
-    if "is not a local folder and is not a valid model identifier" in text or "RepositoryNotFound" in text:
-        return "no such folder and no such model on the hub"
-    if "trust_remote_code" in text or "custom code" in text:
-        return "it runs code of its own (trust_remote_code), which stays off here; choose another model"
-    if "Unrecognized configuration class" in text or "Unrecognized model" in text:
-        return f"wrong architecture for this use: {text[:240]}"
-    if "weights_only" in text.lower() or "WeightsUnpickler" in text:
-        return "its weights file holds more than tensors and is not loaded for safety; convert it to safetensors"
-    if isinstance(error, FileNotFoundError):
-        return f"a file is missing: {text[:240]}"
-    return f"cannot be loaded ({type(error).__name__}): {text[:240]}"
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line of at most 240 characters."""
+    return " ".join(str(error).split())[:240] or type(error).__name__
 
 
-def _missing_package(error: Exception, text: str) -> str | None:
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return _EXTRAS.get(error.name, error.name.split(".")[0])
-    if isinstance(error, ImportError) or "pip install" in text:
-        named = re.search(r"pip install (?:-U )?['\"`]?([A-Za-z0-9_.-]+)", text)
-        for word, package in _EXTRAS.items():
-            if word in text.lower():
-                return package
-        return named.group(1).rstrip(".") if named else None
-    if isinstance(error, ValueError) and "sentencepiece or tiktoken" in text:
-        return "sentencepiece"
-    return None
-
-
-def _unreachable(error: Exception, text: str) -> bool:
-    names = {type(cause).__name__ for cause in _chain(error)}
-    if names & {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ConnectionError"}:
-        return True
-    if _offline() and "If you were trying to load it from 'https://huggingface.co" in text:
-        return True
-    return "couldn't connect to" in text or "offline mode" in text.lower() or "Failed to download weights" in text
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _meaning(error: Exception) -> str:
+    said, cause = " ".join(str(error).split()), error.__cause__ or error.__context__
+    while cause is not None:
+        said = f"{type(cause).__name__} {said}"
+        cause = cause.__cause__ or cause.__context__
+    for pattern, meaning in _MEANINGS.items():
+        if match := re.search(pattern, f"{type(error).__name__} {said}"):
+            return match.expand(meaning)
+    return f"cannot be loaded ({type(error).__name__}): {one_line(error)}"

@@ -13,8 +13,8 @@ from smp_ray.errors import ModelError
 from smp_ray.families.caption import CaptionSettings
 from smp_ray.models.captioner import Captioner, CaptionTransform, normalised
 from smp_ray.models.images import decode
-from smp_ray.models.random_weights import write_random_captioner
 from tests.models import tiny_captioners
+from tests.models.random_weights import write_random_captioner
 from tests.models.tiny import photographs, pictures
 
 
@@ -117,7 +117,7 @@ def test_pixels_equal_the_published_processor(folder, tmp_path, changes):
     for image in pictures(8):
         pixels = transform.pixels(image)
         assert pixels.dtype == transform.dtype == np.uint8
-        assert pixels.shape == (*transform.size, 3) == transform.shape
+        assert pixels.shape == transform.shape
         expected = processor(image, return_tensors="pt")["pixel_values"]
         assert torch.equal(normalised(processor, pixels[None], torch.device("cpu")), expected)
 
@@ -165,7 +165,7 @@ def test_wrong_settings_end_in_one_line(model, words):
 
 
 def test_a_language_model_is_no_captioner(tmp_path):
-    from smp_ray.models.random_weights import write_random_language_model
+    from tests.models.random_weights import write_random_language_model
 
     folder = write_random_language_model(tmp_path, "tiny")
     with pytest.raises(ModelError):
@@ -177,5 +177,5 @@ def test_published_size_on_photographs(tmp_path):
     folder = write_random_captioner(tmp_path, "base")
     settings = CaptionSettings(model=str(folder), batch_size=3, max_new_tokens=5)
     images = [decode(data, 10**8) for data in photographs(3)]
-    assert CaptionTransform(settings).size == (384, 384)
+    assert CaptionTransform(settings).shape == (384, 384, 3)
     assert ours(settings, images) == plain(folder, images, settings)

@@ -15,7 +15,7 @@ from smp_ray.families.clip import ClipSettings
 from smp_ray.models import clip_embedder as clip_module
 from smp_ray.models.clip_embedder import ClipEmbedder, ClipTransform, clip_width, shorten
 from smp_ray.models.images import decode, limit_aspect
-from smp_ray.models.random_weights import write_random_clip
+from tests.models.random_weights import write_random_clip
 from tests.models.tiny import HARD_TEXTS, photographs, pictures, write_clip_folder
 
 
@@ -62,7 +62,7 @@ def test_transform_equals_open_clips(tmp_path, mode, interpolation):
     for image in pictures(10):
         pixels = transform.pixels(image)
         assert pixels.dtype == transform.dtype == np.uint8
-        assert pixels.shape == (*transform.size, 3) == transform.shape
+        assert pixels.shape == transform.shape
         expected = preprocess(image).numpy().transpose(1, 2, 0)
         np.testing.assert_allclose((pixels / 255 - mean) / std, expected, atol=1e-5)
 
@@ -74,7 +74,7 @@ def test_configuration_alone_says_size_and_width(name, tmp_path):
     settings = ClipSettings(model=name, pretrained=str(weights))
     config = open_clip.get_model_config(name)
     assert clip_width(settings) == config["embed_dim"]
-    assert ClipTransform(settings).size == (config["vision_cfg"]["image_size"],) * 2
+    assert ClipTransform(settings).shape == (*(config["vision_cfg"]["image_size"],) * 2, 3)
 
 
 def test_a_tag_brings_its_own_preprocessing():
@@ -154,7 +154,7 @@ def test_extreme_aspect_ratios_take_no_memory(folder):
 @pytest.mark.parametrize(("settings", "words"), [
     ({"model": "ViT-B-32"}, "pretrained"),
     ({"model": "ViT-B-32", "pretrained": "no-such-tag"}, "laion2b_s34b_b79k"),
-    ({"model": "ViT-B-32", "pretrained": "./nowhere.pt"}, "no weights file"),
+    ({"model": "ViT-B-32", "pretrained": "./nowhere.pt"}, "neither a weights file"),
     ({"model": "./nowhere"}, "no model folder"),
     ({"model": "ViT-Z-99", "pretrained": "openai"}, "ViT-Z-99"),
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""The dtypes that `auto` takes on a GPU, run on the CPU: every model works in them and stays close to float32."""
+"""The dtypes that families take on a GPU, run on the CPU: every model works in them and stays close to float32."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from smp_ray.families.perplexity import PerplexitySettings
 from smp_ray.models.captioner import Captioner, CaptionTransform
 from smp_ray.models.clip_embedder import ClipEmbedder, ClipTransform
 from smp_ray.models.language_model import PerplexityScorer
-from smp_ray.models.loading import resolve_device, resolve_dtype
-from smp_ray.models.random_weights import write_random_captioner, write_random_language_model
+from smp_ray.models.loading import prepare
 from tests.models import tiny_captioners
+from tests.models.random_weights import write_random_captioner, write_random_language_model
 from tests.models.tiny import HARD_TEXTS, pictures, write_clip_folder
 
 HALVES = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -52,17 +52,12 @@ def test_captioner(tmp_path, kind, dtype):
     assert len(Captioner(settings, device="cpu").caption(pixels)) == 2
 
 
-def test_auto_depends_on_the_device_that_the_worker_has():
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    wanted = [(Captioner, torch.bfloat16), (ClipEmbedder, torch.float16), (PerplexityScorer, torch.float32)]
-    for model, dtype in wanted:
-        assert resolve_dtype("auto", cpu, gpu_dtype=model.GPU_DTYPE) == torch.float32
-        assert resolve_dtype("auto", cuda, gpu_dtype=model.GPU_DTYPE) == dtype
-        assert resolve_dtype("float32", cuda, gpu_dtype=model.GPU_DTYPE) == torch.float32
-    assert resolve_dtype("auto", cuda) == torch.float32
-    assert resolve_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+def test_device_and_dtype_of_a_process():
+    assert prepare("auto", "cpu", None) == (torch.device("cpu"), torch.float32)
+    assert prepare("bfloat16", "cpu", None)[1] == torch.bfloat16
+    assert prepare("auto", None, None)[0].type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ModelError, match="no-such-device"):
-        resolve_device("no-such-device")
+        prepare("auto", "no-such-device", None)
 
 
 @pytest.mark.gpu

@@ -1,6 +1,5 @@
-"""Models of the published sizes with random weights, made without a network: for measuring, and for tests.
+"""Models of the published sizes and tiny ones with random weights, made without a network.
 
-Speed does not depend on the values of the weights, so a benchmark on these says what the published ones would take.
 The tokenizers are made from the word list that open_clip brings along; they cut English much as the real ones do.
 """
 
