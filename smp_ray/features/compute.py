@@ -191,7 +191,7 @@ def _stored(field: pa.Field, values: Any, count: int) -> pa.Array:
             if row is not None and np.shape(row) != vectors.shape[1:]:
                 raise ValueError(f"found a vector of shape {np.shape(row)}")
             vectors[place] = np.nan if row is None else row
-        return vector_column(vectors.astype(np.float16), np.isnan(vectors).any(axis=1))
+        return vector_column(vectors.astype(np.float16), np.asarray(np.isnan(vectors).any(axis=1)))
     plain = values.tolist() if isinstance(values, np.ndarray) else list(values)
     if pa.types.is_integer(field.type):  # a cast does not cut 1.5 down to 1
         return pa.array(plain, from_pandas=True).cast(field.type)

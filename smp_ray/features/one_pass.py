@@ -50,7 +50,7 @@ def compute(run: Run, posts: Manifest, manifests: dict[str, Manifest], missing: 
     from smp_ray.features.feature_pass import PassFolder
     from smp_ray.features.survey import carried_columns, survey
 
-    task = ray.remote(num_cpus=0.25, num_returns=2)(survey)
+    task: Any = ray.remote(num_cpus=0.25, num_returns=2)(survey)  # so that what is known belongs to the driver
     carried = carried_columns(missing, manifests)
     counts, known = task.remote(run.workspace, posts, before, (ERROR, *run.retry), carried)
     todo: dict[str, int] = ray.get(counts)

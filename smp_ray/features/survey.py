@@ -50,7 +50,7 @@ def survey(
 def carried_columns(families: Sequence[str], stored: Mapping[str, Manifest]) -> dict[str, Manifest]:
     """Columns that some families read of stored families, and the manifest of the family that has each."""
     owners = {column: owner_of(column) for family in families for column in find(family).reads}
-    return {column: stored[owner] for column, owner in owners.items() if owner in stored}
+    return {column: stored[owner] for column, owner in owners.items() if owner is not None and owner in stored}
 
 
 def check(workspace: Workspace, posts: Manifest, fragments: Mapping[str, list[Fragment]]) -> dict[str, dict[str, int]]:
