@@ -9,7 +9,7 @@ matrix, ablation, report, status) reads this description. To add one, see `regis
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -126,6 +126,8 @@ class Family(ABC):
         by_default: whether it is computed where `features.families` is not given.
         gpu_dtype: what dtype `auto` means on a GPU.
         about: how to read its measures, a sentence or two for the report.
+        external: what its pre-trained model gives ("captions by"), before the model's name in the challenge's
+            submission file; "" without a model.
     """
 
     name: ClassVar[str]
@@ -138,6 +140,7 @@ class Family(ABC):
     by_default: ClassVar[bool] = False
     gpu_dtype: ClassVar[str] = "float32"
     about: ClassVar[str] = ""
+    external: ClassVar[str] = ""
 
     @abstractmethod
     def __init__(self, settings: Any, device: str, threads: int | None) -> None:
@@ -190,7 +193,8 @@ class Family(ABC):
     @classmethod
     def submission(cls, settings: Any) -> str:
         """The pre-trained model behind it in words, for the challenge's submission file; "" without one."""
-        return ""
+        names = (getattr(settings, key, None) for key in ("model", "pretrained"))
+        return " ".join(filter(None, (cls.external, *names))) if cls.external else ""
 
     @classmethod
     def key(cls) -> str:
@@ -208,31 +212,3 @@ def stored_fields(name: str, columns: Sequence[Column], width: int = 0) -> list[
     vector = pa.list_(pa.float16(), width)
     own = [pa.field(column.name, vector if column.type is None else column.type) for column in columns]
     return [*own, pa.field(f"{name}_status", pa.string()), pa.field(f"{name}_error", pa.string())]
-
-
-def each_once(
-    items: Sequence[Any],
-    function: Callable[[list[Any]], Sequence[Any] | np.ndarray],
-    key: Callable[[Any], Any] = lambda item: item,
-) -> list[Any]:
-    """A batch function's results for items with repeats and None: each distinct one is given once, None gives None.
-
-    Args:
-        items: of a batch.
-        function: from distinct items to as many results.
-        key: what makes two items one (`id` for pictures).
-    """
-    distinct = {key(item): item for item in items if item is not None}
-    results = dict(zip(distinct, function(list(distinct.values())), strict=True)) if distinct else {}
-    return [None if item is None else results[key(item)] for item in items]
-
-
-def as_matrix(rows: Sequence[np.ndarray | None], width: int) -> np.ndarray:
-    """Vectors as float32 (n, width); a row of NaN where there is none."""
-    out = np.full((len(rows), width), np.nan, dtype=np.float32)
-    for place, row in enumerate(rows):
-        if row is not None and np.shape(row) != (width,):
-            raise ValueError(f"found a vector of shape {np.shape(row)}")
-        if row is not None:
-            out[place] = row
-    return out

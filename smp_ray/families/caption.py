@@ -29,6 +29,7 @@ class Caption(Family):
     reads = (IMAGE,)
     columns = (Column("caption", pa.string(), role=DESCRIPTION),)
     by_default = True
+    external = "captions by"
     gpu_dtype = "bfloat16"
 
     def __init__(self, settings: CaptionSettings, device: str, threads: int | None) -> None:
@@ -54,8 +55,3 @@ class Caption(Family):
         from smp_ray.models.identity import transformers_identity
 
         return transformers_identity(settings, embedded="captioner")
-
-    @classmethod
-    def submission(cls, settings: CaptionSettings) -> str:
-        """The captioner's name."""
-        return f"captions by {settings.model}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,6 @@ from smp_ray.families.base import (
     Family,
     Measure,
     ModelSettings,
-    as_matrix,
-    each_once,
 )
 
 
@@ -65,6 +64,7 @@ class Clip(Family):
         _similarity("image", "caption"),
     )
     by_default = True
+    external = "CLIP embeddings by"
     gpu_dtype = "float16"
     about = (
         "Similarity is the cosine of two CLIP embeddings: the lower, the more image and text disagree. "
@@ -80,8 +80,8 @@ class Clip(Family):
         """Embeddings of pictures (height, width, 3), titles and captions, and the cosines of each pair."""
         images, titles, captions = inputs
         width = self._embedder.width
-        image = as_matrix(each_once(images, lambda some: self._embedder.embed_images(np.stack(some)), key=id), width)
-        texts = as_matrix(each_once([*titles, *captions], self._embedder.embed_texts), width)
+        image = each_once(images, lambda some: self._embedder.embed_images(np.stack(some)), width, key=id)
+        texts = each_once([*titles, *captions], self._embedder.embed_texts, width)
         title, caption = texts[: len(titles)], texts[len(titles) :]
         return {
             "clip_image": image,
@@ -113,10 +113,22 @@ class Clip(Family):
 
         return clip_width(settings)
 
-    @classmethod
-    def submission(cls, settings: ClipSettings) -> str:
-        """The model's name and weights."""
-        return f"CLIP embeddings by {' '.join(filter(None, (settings.model, settings.pretrained)))}"
+
+def each_once(
+    items: Sequence[Any],
+    embed: Callable[[list[Any]], np.ndarray],
+    width: int,
+    key: Callable[[Any], Any] = lambda item: item,
+) -> np.ndarray:
+    """Embeddings, float32 (n, width), of items with repeats: each distinct one is embedded once; NaN for None.
+
+    `key` is what makes two items one (`id` for pictures).
+    """
+    distinct = {key(item): item for item in items if item is not None}
+    vectors = embed(list(distinct.values())) if distinct else np.zeros((0, width), dtype=np.float32)
+    row_of = {name: row for row, name in enumerate(distinct)}
+    rows = [-1 if item is None else row_of[key(item)] for item in items]
+    return np.vstack([vectors, np.full((1, width), np.nan, dtype=np.float32)])[rows]
 
 
 def cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from smp_ray.errors import ModelError
@@ -21,7 +22,7 @@ _NAMES = {"model", "revision", "pretrained"}
 
 @dataclass(frozen=True)
 class FamilyKey:
-    """What computes a family.
+    """What computes a family; workers get it as it is, and find the class themselves.
 
     Attributes:
         family: its name.
@@ -34,10 +35,10 @@ class FamilyKey:
 
     family: str
     fingerprint: str
-    settings: dict[str, Any]
-    model: dict[str, Any]
-    inputs: dict[str, str]
-    pinned: FamilySettings
+    settings: dict[str, Any] = field(hash=False)
+    model: dict[str, Any] = field(hash=False)
+    inputs: dict[str, str] = field(hash=False)
+    pinned: FamilySettings = field(hash=False)
 
     @property
     def folder(self) -> str:
@@ -61,10 +62,8 @@ def family_keys(
     keys: dict[str, FamilyKey] = {}
     for name, section in sections.items():
         family = find(name)
-        try:
+        with naming(name):
             model = family.identity(section)
-        except ModelError as error:
-            raise ModelError(f"{name}: {error}") from error
         pinned = _pinned(name, section, model, on_gpu)
         settings = pinned.model_dump(mode="json", exclude={*FamilySettings.model_fields})
         if IMAGE in family.reads:
@@ -78,12 +77,19 @@ def family_keys(
     return keys
 
 
+@contextmanager
+def naming(family: str) -> Iterator[None]:
+    """What cannot be done with a model is said with the family's name."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{family}: {error}") from error
+
+
 def _pinned(
     name: str, section: FamilySettings, model: Mapping[str, Any], on_gpu: Callable[[FamilySettings], bool]
 ) -> FamilySettings:
-    update: dict[str, Any] = {}
-    if model.get("revision"):
-        update["revision"] = model["revision"]
+    update = {"revision": model["revision"]} if model.get("revision") else {}
     if getattr(section, "dtype", None) == "auto":
         update["dtype"] = find(name).gpu_dtype if on_gpu(section) else "float32"
     return section.model_copy(update=update)

@@ -43,6 +43,7 @@ class Perplexity(Family):
         Column("title_token_count", pa.int32(), group="perplexity"),
     )
     by_default = True
+    external = "text perplexity under"
     about = (
         "Perplexity is the language model's surprise at the title: the higher, the less it reads like ordinary text."
     )
@@ -68,8 +69,3 @@ class Perplexity(Family):
         from smp_ray.models.identity import transformers_identity
 
         return transformers_identity(settings, embedded="language_model")
-
-    @classmethod
-    def submission(cls, settings: PerplexitySettings) -> str:
-        """The language model's name."""
-        return f"text perplexity under {settings.model}"

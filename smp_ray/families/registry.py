@@ -40,9 +40,10 @@ def families() -> dict[str, type[Family]]:
     built_in = [EntryPoint(path.rpartition(":")[2], path, GROUP) for path in BUILT_IN]
     installed = sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value))
     found: dict[str, type[Family]] = {}
+    taken = {("column", name): "the posts table" for name in POSTS.names}
     for entry in (*built_in, *installed):
         family = _load(entry)
-        _check(family, entry.value, found)
+        _check(family, entry.value, taken)
         found[family.name] = family
     return found
 
@@ -88,7 +89,7 @@ def _load(entry: EntryPoint) -> type[Family]:
     return family
 
 
-def _check(family: type[Family], source: str, before: dict[str, type[Family]]) -> None:
+def _check(family: type[Family], source: str, taken: dict[tuple[str, str], str]) -> None:
     """Refuse what says too little of itself, or would clash with an earlier family or with the posts table."""
     lacking = [name for name in ("name", "Settings", "reads", "columns") if not hasattr(family, name)]
     if lacking:
@@ -105,19 +106,13 @@ def _check(family: type[Family], source: str, before: dict[str, type[Family]]) -
         raise FamilyError(f"{who}: its section needs a default for {error.errors()[0]['loc'][0]}") from None
     if IMAGE in family.reads and family.transform.__func__ is Family.transform.__func__:  # type: ignore[attr-defined]
         raise FamilyError(f"{who}: reads the image and has no transform")
-    for other in before.values():
-        if family.name == other.name:
-            raise FamilyError(f"{who}: {other.__module__}:{other.__qualname__} has this name already")
-        if family.key() == other.key():
-            raise FamilyError(f"{who}: its section {family.key()} is that of the family {other.name}")
-    taken = dict.fromkeys(POSTS.names, "the posts table")
-    taken |= {field.name: f"the family {other.name}" for other in before.values() for field in other.fields(1)}
-    names = [field.name for field in family.fields(1)]
-    for name in names:
-        if name in taken or names.count(name) > 1:
-            raise FamilyError(f"{who}: {taken.get(name, 'the family itself')} has a column {name} already")
     for name in family.reads or ("",):
-        if name not in (IMAGE, TITLE) and taken.get(name, "the posts table") == "the posts table":
+        if name not in (IMAGE, TITLE) and taken.get(("column", name), "the posts table") == "the posts table":
             raise FamilyError(
                 f"{who}: reads '{name}', which is neither image, title nor a column of a family before it"
             )
+    columns = [("column", field.name) for field in family.fields(1)]
+    for kind, name in (("name", family.name), ("section", family.key()), *columns):
+        if (kind, name) in taken:
+            raise FamilyError(f"{who}: its {kind} {name} is that of {taken[kind, name]} already")
+        taken[kind, name] = f"the family {family.name}"

@@ -80,12 +80,7 @@ class Visual(Family):
     def compute(self, *inputs: list[Any]) -> dict[str, Any]:
         """The numbers, as the transform measured them where the picture was decoded."""
         (pictures,) = inputs
-        values = np.stack(pictures)
-        whole = {"image_width", "image_height"}
-        return {
-            column.name: values[:, place].astype(np.int64) if column.name in whole else values[:, place]
-            for place, column in enumerate(self.columns)
-        }
+        return dict(zip((column.name for column in self.columns), np.stack(pictures).T, strict=True))
 
     @classmethod
     def transform(cls, settings: VisualSettings) -> VisualTransform:

@@ -8,15 +8,16 @@ nothing about that family of that post".
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from smp_ray.errors import FamilyError, SmpRayError
-from smp_ray.families.base import IMAGE, Family, ImageTransform, as_matrix
+from smp_ray.families.base import IMAGE, Family, ImageTransform
 from smp_ray.schema import BAD_IMAGE, ERROR, NO_IMAGE, NO_TEXT, OK
 from smp_ray.store.join import taken, vector_column
 
@@ -37,12 +38,12 @@ class FamilyStep:
 
     Attributes:
         model: the loaded family.
-        width: of its vectors.
+        fields: its stored columns, status and error last.
         transform: what made its images, or None.
     """
 
     model: Family
-    width: int
+    fields: Sequence[pa.Field]
     transform: ImageTransform | None
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -52,142 +53,112 @@ class FamilyStep:
         present = np.array([[value is not None for value in values] for _, values in inputs], dtype=bool)
         present = present.reshape(len(inputs), -1)
         ready = need & (present.any(axis=0) if self.model.partial else present[0])
-        first: dict[tuple[Any, ...], int] = {}
-        keys = {int(row): tuple(key[row] for key, _ in inputs) for row in np.flatnonzero(ready)}
-        for row, key in keys.items():
-            first.setdefault(key, row)
-        items = [tuple(values[row] for _, values in inputs) for row in first.values()]
-        found, errors = self._computed(items)
-        place_of = {key: place for place, key in enumerate(first)}
+        items: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         places = np.full(table.num_rows, -1)
-        for row, key in keys.items():
-            places[row] = place_of[key]
-        statuses, reasons = self._verdicts(table, need, present[0], places, found, errors)
-        return self._with_columns(table, need, taken(found, places), [statuses, reasons])
+        place_of: dict[tuple[Any, ...], int] = {}
+        for row in np.flatnonzero(ready):
+            key = tuple(keys[row] for keys, _ in inputs)
+            items.setdefault(key, tuple(values[row] for _, values in inputs))
+            places[row] = place_of.setdefault(key, len(place_of))
+        found, errors = self._computed(list(items.values()))
+        valued = np.any([column.is_valid().to_numpy() for column in found.columns], axis=0)
+        verdicts: list[tuple[str | None, str | None]] = [(None, None)] * table.num_rows
+        for row in np.flatnonzero(need):
+            error = errors.get(int(places[row]))
+            if error is not None:
+                verdicts[row] = ERROR, reason(error)
+            elif not present[0][row]:
+                verdicts[row] = self._lacking(table, int(row))
+            elif valued[places[row]]:
+                verdicts[row] = OK, None
+            else:
+                first = self.model.reads[0]
+                verdicts[row] = BAD_IMAGE if first == IMAGE else NO_TEXT, f"the {first} has nothing to compute from"
+        told = [pa.array([verdict[place] for verdict in verdicts], pa.string()) for place in range(2)]
+        return self._with_columns(table, need, [*taken(found, places).columns, *told])
 
     def _input(self, table: pa.Table, name: str, need: np.ndarray) -> tuple[list[Any], list[Any]]:
         """What is one input, and its value, of every post; None where there is none."""
         if name != IMAGE:
-            values = [_present(value) for value in table[name].to_pylist()]
-            return [tuple(value) if isinstance(value, list) else value for value in values], values
+            texts = [
+                None if isinstance(value, str) and not value.strip() else value for value in table[name].to_pylist()
+            ]
+            return [tuple(value) if isinstance(value, list) else value for value in texts], texts
         assert self.transform is not None
-        hashes = table["image_hash"].to_pylist()
         pixels = table[f"{self.model.name}_input"]
-        arrays: dict[str, np.ndarray] = {}
-        found: list[np.ndarray | None] = [None] * table.num_rows
+        keys: list[str | None] = [None] * table.num_rows
+        pictures: dict[str | None, np.ndarray] = {}
         for row in np.flatnonzero(need & pixels.is_valid().to_numpy()):
-            if hashes[row] not in arrays:
+            keys[row] = table["image_hash"][int(row)].as_py()
+            if keys[row] not in pictures:
                 flat = np.frombuffer(pixels[int(row)].as_buffer(), dtype=self.transform.dtype)
-                arrays[hashes[row]] = flat.reshape(self.transform.shape)
-            found[row] = arrays[hashes[row]]
-        return [None if value is None else hashed for value, hashed in zip(found, hashes, strict=True)], found
+                pictures[keys[row]] = flat.reshape(self.transform.shape)
+        return keys, [pictures.get(key) for key in keys]
 
     def _computed(self, items: list[tuple[Any, ...]]) -> tuple[pa.Table, dict[int, Exception]]:
-        """The columns of some posts' inputs, and what failed by position."""
-        fields = self.model.fields(self.width)[:-2]
-        parts = isolated(items, lambda some: columns_of(self.model, fields, some))
-        empty = pa.schema(fields).empty_table()
-        nothing = taken(empty, np.array([-1])) if items else empty
-        tables = [nothing if isinstance(part, Exception) else part for part, _ in parts]
-        failed, place = {}, 0
-        for part, count in parts:
+        """The columns of some posts' inputs, null for those that failed, and what failed by position."""
+        own = self.fields[:-2]
+        empty = pa.schema(own).empty_table()
+        tables, failed, place = [empty], {}, 0
+        for part in isolated(items, lambda some: columns_of(self.model, own, some)):
             if isinstance(part, Exception):
                 failed[place] = part
-            place += count
-        return pa.concat_tables([empty, *tables]), failed
+                part = taken(empty, np.array([-1]))
+            tables.append(part)
+            place += part.num_rows
+        return pa.concat_tables(tables), failed
 
-    def _verdicts(
-        self,
-        table: pa.Table,
-        need: np.ndarray,
-        present: np.ndarray,
-        places: np.ndarray,
-        found: pa.Table,
-        errors: Mapping[int, Exception],
-    ) -> tuple[list[str | None], list[str | None]]:
-        """Status and reason of every post, both None where the family is not needed."""
-        valued = np.zeros(found.num_rows, dtype=bool)
-        for column in found.columns:
-            valued |= column.is_valid().to_numpy()
-        statuses: list[str | None] = [None] * table.num_rows
-        reasons: list[str | None] = [None] * table.num_rows
-        first = self.model.reads[0]
-        for row in np.flatnonzero(need):
-            error = errors.get(int(places[row]))
-            if error is not None:
-                statuses[row], reasons[row] = ERROR, reason(error)
-            elif not present[row]:
-                statuses[row], reasons[row] = self._lacking(table, int(row), first)
-            elif not valued[places[row]]:
-                statuses[row] = BAD_IMAGE if first == IMAGE else NO_TEXT
-                reasons[row] = f"the {first} has nothing to compute from"
-            else:
-                statuses[row] = OK
-        return statuses, reasons
-
-    def _lacking(self, table: pa.Table, row: int, first: str) -> tuple[str, str]:
-        if first != IMAGE:
-            return NO_TEXT, f"the {first} is empty"
+    def _lacking(self, table: pa.Table, row: int) -> tuple[str, str]:
+        """Status and reason of a post without the first input."""
+        if self.model.reads[0] != IMAGE:
+            return NO_TEXT, f"the {self.model.reads[0]} is empty"
         broken = table[f"{self.model.name}_input_error"][row].as_py()
         if broken is not None:
             return ERROR, broken
         return table["image_status"][row].as_py() or NO_IMAGE, table["image_error"][row].as_py()
 
-    def _with_columns(
-        self, table: pa.Table, need: np.ndarray, found: pa.Table, verdicts: Sequence[list[str | None]]
-    ) -> pa.Table:
-        own = [found[name] for name in found.column_names]
-        values = [*own, *(pa.array(values, pa.string()) for values in verdicts)]
-        for field, column in zip(self.model.fields(self.width), values, strict=True):
+    def _with_columns(self, table: pa.Table, need: np.ndarray, columns: Sequence[Any]) -> pa.Table:
+        for field, column in zip(self.fields, columns, strict=True):
             if field.name in table.column_names:
-                stored = table[field.name].to_pylist()
-                merged = [new if want else old for new, old, want in zip(column.to_pylist(), stored, need, strict=True)]
-                column = pa.array(merged, field.type)
+                column = pc.if_else(pa.array(need), column, table[field.name].cast(field.type))
                 table = table.drop_columns([field.name])
             table = table.append_column(field, column)
         spent = (f"{self.model.name}_input", f"{self.model.name}_input_error")
         return table.drop_columns([name for name in spent if name in table.column_names])
 
 
-def isolated(items: Sequence[Any], function: Callable[[list[Any]], pa.Table]) -> list[tuple[pa.Table | Exception, int]]:
+def isolated(items: Sequence[Any], function: Callable[[list[Any]], pa.Table]) -> list[pa.Table | Exception]:
     """Apply a batch function; where it fails, to either half of the batch, so that one bad item costs only itself.
 
     A batch that does not fit into a GPU's memory is halved likewise.
 
     Returns:
-        In order, results and the number of items behind each; an exception stands for one item.
+        Results in order; an exception stands for one item.
 
     Raises:
         Exception: one of them, where at least `SYSTEMIC` items were given and every single one failed.
         SmpRayError: as it was raised: it is not about an item.
     """
-    if not items:
-        return []
-    try:
-        return [(function(list(items)), len(items))]
-    except SmpRayError:
-        raise
-    except Exception as error:  # kept as the status of the post, or raised below
-        if len(items) == 1:
-            return [(error, 1)]
-        logger.warning("a batch of %d failed (%s); computing it in halves", len(items), reason(error))
-    half = len(items) // 2
-    parts = [*_half(items[:half], function), *_half(items[half:], function)]
-    failures = [part for part, _ in parts if isinstance(part, Exception)]
+    parts = _halved(items, function)
+    failures = [part for part in parts if isinstance(part, Exception)]
     if len(failures) == len(items) >= SYSTEMIC:
         raise failures[-1]
     return parts
 
 
-def _half(items: Sequence[Any], function: Callable[[list[Any]], pa.Table]) -> list[tuple[pa.Table | Exception, int]]:
+def _halved(items: Sequence[Any], function: Callable[[list[Any]], pa.Table]) -> list[pa.Table | Exception]:
+    if not items:
+        return []
     try:
-        return isolated(items, function)
+        return [function(list(items))]
     except SmpRayError:
         raise
-    except (
-        Exception
-    ) as error:  # all items of this half failed; the other half decides whether that is the model's fault
-        return [(error, 1)] * len(items)
+    except Exception as error:  # kept as the status of the post, or raised by the caller
+        if len(items) == 1:
+            return [error]
+        logger.warning("a batch of %d failed (%s); computing it in halves", len(items), reason(error))
+    half = len(items) // 2
+    return [*_halved(items[:half], function), *_halved(items[half:], function)]
 
 
 def columns_of(model: Family, fields: Sequence[pa.Field], items: list[tuple[Any, ...]]) -> pa.Table:
@@ -198,19 +169,12 @@ def columns_of(model: Family, fields: Sequence[pa.Field], items: list[tuple[Any,
     """
     result = model.compute(*(list(values) for values in zip(*items, strict=True)))
     names = [field.name for field in fields]
-    if not isinstance(result, Mapping):
-        raise FamilyError(f"{model.name}: returned {type(result).__name__}, not columns by name")
     if set(result) != set(names):
         raise FamilyError(f"{model.name}: returned columns {', '.join(result) or 'none'}, declared {', '.join(names)}")
     columns = []
     for field in fields:
-        values = result[field.name]
-        if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
-            raise FamilyError(f"{model.name}: {field.name} is no list of values but {type(values).__name__}")
-        if len(values) != len(items):
-            raise FamilyError(f"{model.name}: returned {len(values)} values of {field.name} for {len(items)} posts")
         try:
-            columns.append(_stored(field, values))
+            columns.append(_stored(field, result[field.name], len(items)))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise FamilyError(
                 f"{model.name}: {field.name} is not {field.type}: {' '.join(str(error).split())}"
@@ -218,28 +182,22 @@ def columns_of(model: Family, fields: Sequence[pa.Field], items: list[tuple[Any,
     return pa.table(columns, schema=pa.schema(fields))
 
 
-def _stored(field: pa.Field, values: Any) -> pa.Array:
+def _stored(field: pa.Field, values: Any, count: int) -> pa.Array:
+    if len(values) != count:
+        raise ValueError(f"returned {len(values)} values for {count} posts")
     if pa.types.is_fixed_size_list(field.type):
-        width = field.type.list_size
-        vectors = as_matrix(list(values), width)
-        return vector_column(vectors.astype(np.float16), np.isnan(vectors).any(axis=1))
-    found = pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values), from_pandas=True)
-    kinds = [_kind(found.type), _kind(field.type)]
-    if kinds[0] != kinds[1] and not pa.types.is_null(found.type):
-        raise TypeError(f"found {found.type}")
-    return found.cast(field.type)  # unlike pa.array with a type, a cast does not cut 1.5 down to 1
-
-
-def _kind(kind: pa.DataType) -> str:
-    """What a cast must not change: 1.5 is no text, and True no number."""
-    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return "text" if texts else "truth" if pa.types.is_boolean(kind) else "other"
+        vectors = np.full((count, field.type.list_size), np.nan, dtype=np.float32)
+        for place, row in enumerate(values):
+            if row is not None and np.shape(row) != vectors.shape[1:]:
+                raise ValueError(f"found a vector of shape {np.shape(row)}")
+            vectors[place] = np.nan if row is None else row
+        return vector_column(vectors.astype(np.float16), np.asarray(np.isnan(vectors).any(axis=1)))
+    plain = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    if pa.types.is_integer(field.type):  # a cast does not cut 1.5 down to 1
+        return pa.array(plain, from_pandas=True).cast(field.type)
+    return pa.array(plain, field.type, from_pandas=True)
 
 
 def reason(error: BaseException) -> str:
     """An exception on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-
-
-def _present(value: Any) -> Any:
-    return None if isinstance(value, str) and not value.strip() else value

@@ -6,13 +6,11 @@ committed. A data file is only ever read by others after the store's manifest na
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -23,12 +21,11 @@ from ray.util.annotations import RayDeprecationWarning
 
 from smp_ray.errors import FeaturePassError
 from smp_ray.families.base import IMAGE
-from smp_ray.features.actors import PassSpec, actor_class, decode, prepare
+from smp_ray.families.registry import find
+from smp_ray.features.actors import PassSpec, actor_class, prepare
 from smp_ray.features.placement import IO_CPUS, Placement, Pool, Resources
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.workspace import Workspace
-
-logger = logging.getLogger(__name__)
 
 READ_COLUMNS = ["row_id", "post_id", "title", "image_uri", "image_bytes"]
 #: A post that kills its worker (not one that raises) ends the pass after this many tries instead of looping.
@@ -64,8 +61,7 @@ class PassFolder:
         infos = {info.path: info for info in self.workspace.files(self.checkpoint)}
         for path in infos:
             if not path.endswith(pending):
-                with self.workspace.filesystem.open_input_file(path) as file:
-                    kept += pq.ParquetFile(file).metadata.num_rows
+                kept += pq.read_metadata(path, filesystem=self.workspace.filesystem).num_rows
             elif path.removesuffix(pending) + ".parquet" in infos:
                 self.workspace.filesystem.delete_file(path)
         return kept
@@ -75,8 +71,7 @@ class PassFolder:
         found = []
         for info in self.workspace.files(self.data):
             if info.path.endswith(".parquet"):
-                with self.workspace.filesystem.open_input_file(info.path) as file:
-                    rows = pq.ParquetFile(file).metadata.num_rows
+                rows = pq.read_metadata(info.path, filesystem=self.workspace.filesystem).num_rows
                 found.append(Fragment(self.workspace.relative(info.path), rows, info.size))
         return found
 
@@ -97,8 +92,7 @@ def rows_per_task(block: int) -> int:
 def cluster_resources(cores: int | None) -> Resources:
     """What the running Ray has."""
     total = ray.cluster_resources()
-    nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    return Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), nodes=nodes, cores=cores)
+    return Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), cores=cores)
 
 
 def run_pass(spec: PassSpec, placement: Placement, posts: Manifest, folder: PassFolder, block: int) -> None:
@@ -109,7 +103,7 @@ def run_pass(spec: PassSpec, placement: Placement, posts: Manifest, folder: Pass
     """
     workspace = folder.workspace
     workspace.make_dir(folder.data)
-    with _data_context(folder):
+    with DataContext.current(_data_context(folder)):
         task = rows_per_task(block)
         dataset = _read(workspace, posts, task)
         dataset = _compute(dataset, spec, placement, posts.rows, task)
@@ -141,23 +135,18 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int,
     inside = placement.decode_cpus is None and placement.kind == "colocated"
     if not inside:
         dataset = dataset.map_batches(
-            prepare, fn_args=(spec,), batch_format="pyarrow", batch_size=None, num_cpus=placement.decode_cpus or IO_CPUS
+            partial(prepare, spec=spec),
+            batch_format="pyarrow",
+            batch_size=min(64, rows),
+            num_cpus=placement.decode_cpus or IO_CPUS,
         )
-        if placement.decode_cpus is not None:
-            dataset = dataset.map_batches(
-                decode,
-                fn_args=(spec,),
-                batch_format="pyarrow",
-                batch_size=min(64, rows),
-                num_cpus=placement.decode_cpus,
-            )
-    for number, pool in enumerate(placement.pools):
-        last = number == len(placement.pools) - 1
-        # More actors than tasks would load models for nothing.
-        tasks = math.ceil(posts / rows)
+    # More actors than tasks would load models for nothing.
+    tasks = math.ceil(posts / rows)
+    for pool in placement.pools:
         pool = replace(pool, min_actors=min(pool.min_actors, tasks), max_actors=min(pool.max_actors, tasks))
         # Nor may a batch reach over several tasks: a small run would end up in one actor.
         batch = min(batch_rows(spec, pool.families), rows)
+        last = pool.families == placement.pools[-1].families
         dataset = _map_pool(dataset, spec, pool, batch, inside=inside, last=last)
     return dataset
 
@@ -185,18 +174,15 @@ def _map_pool(dataset: Dataset, spec: PassSpec, pool: Pool, batch: int, *, insid
 
 def batch_rows(spec: PassSpec, families: tuple[str, ...]) -> int:
     """Posts handed to an actor at once: a few forward passes, so that equal texts and equal lengths meet."""
-    found = {computed.name: computed for computed in spec.families}
-    sizes = [
-        (1 if IMAGE in found[name].family.reads else 4) * found[name].section().batch_size for name in families
-    ]  # fmt: skip
-    return max(sizes)
+    return max(
+        (1 if IMAGE in find(key.family).reads else 4) * key.pinned.batch_size
+        for key in spec.families
+        if key.family in families
+    )
 
 
-@contextmanager
-def _data_context(folder: PassFolder) -> Iterator[None]:
-    """Ray Data's settings for a pass, taken back afterwards: a checkpoint left set would give Ray Train no rows."""
-    context = DataContext.get_current()
-    before = (context.use_datasource_v2, context.enable_progress_bars, context.checkpoint_config)
+def _data_context(folder: PassFolder) -> DataContext:
+    """Ray Data's settings for a pass, and for it alone: a checkpoint left set would give Ray Train no rows."""
     checkpoint = CheckpointConfig(
         id_column="row_id",
         checkpoint_path=folder.workspace.path(folder.checkpoint),
@@ -205,13 +191,11 @@ def _data_context(folder: PassFolder) -> Iterator[None]:
     )
     # The default of 1 GiB a filter keeps small machines waiting; it grows with the ids by itself.
     checkpoint.checkpoint_actor_memory_bytes = 128 * 2**20
+    context = DataContext.get_current().copy()
     context.use_datasource_v2 = False  # the newer reader ignores override_num_blocks
     context.enable_progress_bars = False
     context.checkpoint_config = checkpoint
-    try:
-        yield
-    finally:
-        context.use_datasource_v2, context.enable_progress_bars, context.checkpoint_config = before
+    return context
 
 
 _OWN_ERROR = re.compile(r"smp_ray\.errors\.\w+: (.+)")

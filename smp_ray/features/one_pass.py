@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from smp_ray.errors import FeaturePassError
 from smp_ray.families.keys import FamilyKey
-from smp_ray.families.registry import find, owner_of
+from smp_ray.families.registry import find
 from smp_ray.features.store_stage import counted
 from smp_ray.progress import Reporter, polled, say
 from smp_ray.run import Run
-from smp_ray.schema import ERROR
+from smp_ray.schema import ERROR, KEYS
 from smp_ray.store.manifest import Fragment, Manifest, fingerprint
 from smp_ray.store.reader import FAMILIES
 
@@ -39,118 +40,120 @@ def compute(run: Run, posts: Manifest, manifests: dict[str, Manifest], missing: 
     Raises:
         FeaturePassError: the pass broke off; running again goes on from what was kept.
     """
-    return _Pass(run, posts, manifests, missing).run_through()
+    began = time.monotonic()  # starting Ray counts
+    keys = [run.families[name] for name in missing]
+    widths = {key.family: find(key.family).width(key.pinned) for key in keys}
+    before = {name: manifests[name].fragments if name in manifests else [] for name in missing}
+    run.session.start()
+    import ray
+
+    from smp_ray.features.feature_pass import PassFolder
+    from smp_ray.features.survey import carried_columns, survey
+
+    task: Any = ray.remote(num_cpus=0.25, num_returns=2)(survey)  # so that what is known belongs to the driver
+    carried = carried_columns(missing, manifests)
+    counts, known = task.remote(run.workspace, posts, before, (ERROR, *run.retry), carried)
+    todo: dict[str, int] = ray.get(counts)
+    most = max(todo.values())
+    say(f"features: {counted(todo)} to compute, of {posts.rows:,} posts")
+    folder = PassFolder(run.workspace, f"{PASSES}/{_pass_id(run, posts, before)}")
+    kept, stats = folder.mend(), {}
+    if kept:
+        say(f"features: going on from an interrupted run: {kept:,} posts kept, not computed again")
+    if most:
+        stats = _compute(run, posts, folder, widths, known, most, kept, began)
+    fragments = {name: [*files, *folder.fragments()] for name, files in before.items()}
+    covered = _covered(run, posts, fragments, folder)
+    wall = time.monotonic() - began
+    for key in keys:
+        name = key.family
+        made = _manifest(key, posts, fragments[name], covered[name], widths[name], stats, wall, manifests.get(name))
+        manifests[name] = run.workspace.commit(made)
+    run.workspace.delete_dir(folder.checkpoint)
+    run.computed = {name: count for name, count in todo.items() if count}
+    steady = stats.get("rows_per_second_steady")
+    speed = f", {steady:.1f} posts/s after a first batch at {stats['first_batch_seconds']:.1f} s" if steady else ""
+    say(f"features: {most - kept:,} posts computed{speed}")
+    return {name: manifests[name] for name in run.families}
 
 
-@dataclass
-class _Pass:
-    run: Run
-    posts: Manifest
-    manifests: dict[str, Manifest]
-    missing: list[str]
-    #: The start of the stage, so that starting Ray counts.
-    began: float = field(default_factory=time.monotonic)
+def _pass_id(run: Run, posts: Manifest, before: Mapping[str, list[Fragment]]) -> str:
+    state = {name: [run.families[name].fingerprint, [file.path for file in files]] for name, files in before.items()}
+    return fingerprint("pass", posts.fingerprint, state, list(run.retry))
 
-    def run_through(self) -> dict[str, Manifest]:
-        widths = {name: find(name).width(self.run.families[name].pinned) for name in self.missing}
-        self.run.session.start()
-        import ray
 
-        from smp_ray.features.feature_pass import PassFolder
-        from smp_ray.features.survey import survey
+def _compute(
+    run: Run,
+    posts: Manifest,
+    folder: PassFolder,
+    widths: dict[str, int],
+    known: Any,
+    todo: int,
+    kept: int,
+    began: float,
+) -> dict[str, Any]:
+    """Run the pass where it has not been yet; what its workers counted."""
+    import ray
 
-        task = ray.remote(num_cpus=0.25)(survey)
-        todo, known = ray.get(task.remote(*self._survey_arguments()))
-        say(f"features: {counted(todo)} to compute, of {self.posts.rows:,} posts")
-        folder = PassFolder(self.run.workspace, f"{PASSES}/{self._pass_id()}")
-        kept, stats = folder.mend(), {}
-        if kept:
-            say(f"features: going on from an interrupted run: {kept:,} posts kept, not computed again")
-        if any(todo.values()):
-            stats = self._compute(folder, known, widths, max(todo.values()), kept)
-        self._publish(folder, widths, stats)
-        self.run.workspace.delete_dir(folder.checkpoint)
-        self.run.computed = {name: count for name, count in todo.items() if count}
-        steady = stats.get("rows_per_second_steady")
-        speed = f", {steady:.1f} posts/s after a first batch at {stats['first_batch_seconds']:.1f} s" if steady else ""
-        say(f"features: {max(todo.values()) - kept:,} posts computed{speed}")
-        return {name: self.manifests[name] for name in self.run.families}
+    from smp_ray.features.actors import PassSpec
+    from smp_ray.features.feature_pass import cluster_resources, rows_per_block, run_pass
+    from smp_ray.features.placement import place
+    from smp_ray.features.stats import PassStats
 
-    def _survey_arguments(self) -> tuple[Any, ...]:
-        from smp_ray.features.actors import carried_columns
+    settings = run.config.features
+    placement = place(settings, tuple(widths), cluster_resources(run.session.cores))
+    say(f"features: {placement.describe()}")
+    workers = max(pool.max_actors for pool in placement.pools)
+    block = rows_per_block(posts.rows, settings.rows_per_block, workers)
+    started = time.monotonic() - began
+    counter: Any = ray.remote(num_cpus=0)(PassStats).remote()
+    schema = pa.schema([*KEYS, *(field for name, width in widths.items() for field in find(name).fields(width))])
+    spec = PassSpec(settings.images, tuple(run.families[name] for name in widths), schema, known, counter)
+    with _shown(counter, todo, kept):
+        run_pass(spec, placement, posts, folder, block)
+    return {**ray.get(counter.snapshot.remote()), "started_after_seconds": started}
 
-        owners = [(column, owner_of(column)) for column in carried_columns(self.missing)]
-        carried = [(c, name, self.manifests[name].fragments) for c, name in owners if name in self.manifests]
-        again = (ERROR, *self.run.retry)
-        return self.run.workspace, self.posts, {name: self._fragments(name) for name in self.missing}, again, carried
 
-    def _fragments(self, name: str) -> list[Fragment]:
-        return self.manifests[name].fragments if name in self.manifests else []
+def _covered(
+    run: Run, posts: Manifest, fragments: Mapping[str, list[Fragment]], folder: PassFolder
+) -> dict[str, dict[str, int]]:
+    """Posts by status of each family, if every post has its row."""
+    import ray
 
-    def _pass_id(self) -> str:
-        state = {
-            name: [self.run.families[name].fingerprint, [fragment.path for fragment in self._fragments(name)]]
-            for name in self.missing
-        }
-        return fingerprint("pass", self.posts.fingerprint, state, list(self.run.retry))
+    from smp_ray.features.survey import check
 
-    def _compute(self, folder: PassFolder, known: Any, widths: dict[str, int], todo: int, kept: int) -> dict[str, Any]:
-        import ray
+    found: dict[str, dict[str, int]] = ray.get(
+        ray.remote(num_cpus=0.25)(check).remote(run.workspace, posts, fragments)
+    )  # fmt: skip
+    lost = {name: counts["missing"] for name, counts in found.items() if "missing" in counts}
+    if lost:
+        path = run.workspace.path(folder.path)
+        raise FeaturePassError(f"after the pass {counted(lost)} have no row; delete {path} and run again")
+    return found
 
-        from smp_ray.features.actors import Computed, PassSpec
-        from smp_ray.features.feature_pass import cluster_resources, rows_per_block, run_pass
-        from smp_ray.features.placement import place
-        from smp_ray.features.stats import PassStats
 
-        settings = self.run.config.features
-        placement = place(settings, tuple(self.missing), cluster_resources(self.run.session.cores))
-        say(f"features: {placement.describe()}")
-        workers = max(pool.max_actors for pool in placement.pools)
-        block = rows_per_block(self.posts.rows, settings.rows_per_block, workers)
-        before = time.monotonic() - self.began
-        counter: Any = PassStats.remote()  # type: ignore[attr-defined]
-        keys = [self.run.families[name] for name in self.missing]
-        families = [Computed(k.family, k.pinned.model_dump_json(), k.model, widths[k.family]) for k in keys]
-        spec = PassSpec(settings.images, tuple(families), known, counter)
-        with _shown(counter, todo, kept):
-            run_pass(spec, placement, self.posts, folder, block)
-        return {**ray.get(counter.snapshot.remote()), "started_after_seconds": before}
-
-    def _publish(self, folder: PassFolder, widths: dict[str, int], stats: dict[str, Any]) -> None:
-        import ray
-
-        from smp_ray.features.survey import check
-
-        new = folder.fragments()
-        fragments = {name: [*self._fragments(name), *new] for name in self.missing}
-        found = ray.get(ray.remote(num_cpus=0.25)(check).remote(self.run.workspace, self.posts, fragments))
-        lost = {name: part["counts"]["missing"] for name, part in found.items() if "missing" in part["counts"]}
-        if lost:
-            path = self.run.workspace.path(folder.path)
-            raise FeaturePassError(f"after the pass {counted(lost)} have no row; delete {path} and run again")
-        for name in self.missing:
-            manifest = self._manifest(self.run.families[name], fragments[name], found[name], widths[name], stats)
-            self.manifests[name] = self.run.workspace.commit(manifest)
-
-    def _manifest(
-        self, key: FamilyKey, fragments: list[Fragment], found: dict[str, Any], width: int, stats: dict[str, Any]
-    ) -> Manifest:
-        old = self.manifests.get(key.family)
-        wall = time.monotonic() - self.began
-        details: dict[str, Any] = dict(old.details) if old else {"covers": {}}
-        details["covers"] = {**details["covers"], self.posts.fingerprint: found["counts"]}
-        details["columns"] = [column.name for column in find(key.family).fields(width)]
-        details["last_pass"] = {**stats, "posts": self.posts.fingerprint}
-        if found["repeated"]:
-            details["superseded_rows"] = found["repeated"]
-        if width:
-            details["width"] = width
-        done = stats.get("rows", {}).get("posts", 0)
-        return Manifest(
-            stage=key.folder, fingerprint=key.fingerprint, config=key.settings, models={key.family: key.model},
-            inputs=key.inputs, rows=found["rows"], counts=found["counts"], wall_seconds=round(wall, 3),
-            rows_per_second=round(done / wall, 3), fragments=fragments, details=details,
-        )  # fmt: skip
+def _manifest(
+    key: FamilyKey,
+    posts: Manifest,
+    fragments: list[Fragment],
+    counts: dict[str, int],
+    width: int,
+    stats: dict[str, Any],
+    wall: float,
+    old: Manifest | None,
+) -> Manifest:
+    covers = old.details["covers"] if old else {}
+    details = {
+        "covers": {**covers, posts.fingerprint: counts},
+        "columns": [column.name for column in find(key.family).fields(width)],
+        "last_pass": {**stats, "posts": posts.fingerprint},
+        "width": width,
+    }
+    return Manifest(
+        stage=key.folder, fingerprint=key.fingerprint, config=key.settings, models={key.family: key.model},
+        inputs=key.inputs, rows=posts.rows, counts=counts, wall_seconds=round(wall, 3),
+        rows_per_second=round(stats.get("rows", {}).get("posts", 0) / wall, 3), fragments=fragments, details=details,
+    )  # fmt: skip
 
 
 @contextmanager

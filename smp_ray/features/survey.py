@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from smp_ray.features.actors import Known
-from smp_ray.store.join import locate_sorted
+from smp_ray.families.registry import find, owner_of
+from smp_ray.schema import STATUSES
 from smp_ray.store.manifest import Fragment, Manifest
-from smp_ray.store.parquet import read_table
-from smp_ray.store.reader import FamilyIndex, post_row_ids
+from smp_ray.store.reader import index_of, post_row_ids, read_columns, statuses_of
 from smp_ray.store.workspace import Workspace
-
-#: A column of another family that a pass reads, the family, and the files that hold it.
-Carried = tuple[str, str, list[Fragment]]
 
 
 def survey(
@@ -24,36 +19,46 @@ def survey(
     posts: Manifest,
     fragments: Mapping[str, list[Fragment]],
     again: Sequence[str],
-    carried: Sequence[Carried],
-) -> tuple[dict[str, int], Any]:
-    """How many posts each family lacks, and a reference to what is known, if anything is. Runs as a Ray task."""
-    import ray
+    carried: Mapping[str, Manifest],
+) -> tuple[dict[str, int], pa.Table]:
+    """What the store holds already.
 
-    ids = post_row_ids(workspace, posts)
+    Args:
+        workspace: with the store.
+        posts: the posts artefact.
+        fragments: files that hold each family of the pass.
+        again: statuses that count as not done.
+        carried: columns that the pass reads of the store, and the stored family that has each.
+
+    Returns:
+        How many posts each family lacks; and a table with a row a post, sorted by `row_id`: `need_<family>` and the
+        carried columns.
+    """
+    ids = np.sort(post_row_ids(workspace, posts))
+    known = pa.table({"row_id": ids})
     todo: dict[str, int] = {}
-    known = Known()
+    wanted = [-1, *(STATUSES.index(status) for status in again)]
     for family, files in fragments.items():
-        have = np.zeros(0, np.int64)
-        if files:
-            have = FamilyIndex(workspace, family, files).without(again)
-            # The ids of other posts artefacts are of no use to the workers.
-            have = have[locate_sorted(have, np.sort(ids)) >= 0]
-            known.covered[family] = have
-        todo[family] = len(ids) - len(have)
-    for column, family, files in carried:
-        index = FamilyIndex(workspace, family, files)
-        tables = [read_table(workspace, fragment.path, [column]) for fragment in files]
-        starts = np.concatenate([[0], np.cumsum([table.num_rows for table in tables])])
-        places = starts[index.fragment] + index.position
-        known.carried[column] = (index.row_ids, pa.concat_tables(tables).take(pa.array(places)))
-    return todo, ray.put(known) if known.covered or known.carried else None
+        need = np.isin(statuses_of(index_of(workspace, family, files), ids), wanted)
+        known = known.append_column(f"need_{family}", pa.array(need))
+        todo[family] = int(need.sum())
+    for column, manifest in carried.items():
+        known = known.append_column(column, read_columns(workspace, manifest, [column], ids)[column])
+    return todo, known
 
 
-def check(workspace: Workspace, posts: Manifest, fragments: Mapping[str, list[Fragment]]) -> dict[str, dict[str, Any]]:
-    """Counts by status over the posts, rows in all and superseded rows of each family. Runs as a Ray task."""
+def carried_columns(families: Sequence[str], stored: Mapping[str, Manifest]) -> dict[str, Manifest]:
+    """Columns that some families read of stored families, and the manifest of the family that has each."""
+    owners = {column: owner_of(column) for family in families for column in find(family).reads}
+    return {column: stored[owner] for column, owner in owners.items() if owner is not None and owner in stored}
+
+
+def check(workspace: Workspace, posts: Manifest, fragments: Mapping[str, list[Fragment]]) -> dict[str, dict[str, int]]:
+    """Posts by status of each family; those without a row count as `missing`."""
     ids = post_row_ids(workspace, posts)
-    result: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, int]] = {}
     for family, files in fragments.items():
-        index = FamilyIndex(workspace, family, files)
-        result[family] = {"counts": index.count(ids), "rows": len(index.row_ids), "repeated": index.repeated}
+        codes = statuses_of(index_of(workspace, family, files), ids)
+        counts = dict(zip(("missing", *STATUSES), np.bincount(codes + 1, minlength=len(STATUSES) + 1), strict=True))
+        result[family] = {status: int(count) for status, count in counts.items() if count}
     return result

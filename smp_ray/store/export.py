@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -36,41 +37,27 @@ def export(workspace: Workspace, posts: Manifest, families: Iterable[Manifest], 
     if place.kind() == pafs.FileType.Directory:
         raise ConfigError(f"--out: found the folder {out}, allowed: the name of a file")
     readers = [FamilyReader(workspace, manifest) for manifest in families]
+    pieces = (_joined(piece, readers) for piece in iter_posts(workspace, posts, None, PIECE))
+    target = f"{place.root}.{uuid.uuid4().hex[:8]}.tmp" if place.is_local else place.root
     try:
-        return _write(workspace, posts, readers, place)
+        if place.is_local:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+        first = next(pieces)
+        with pq.ParquetWriter(target, first.schema, filesystem=place.filesystem, compression="zstd") as writer:
+            for table in chain([first], pieces):
+                writer.write_table(table)
+        if place.is_local:
+            os.replace(target, place.root)
     except OSError as error:
         raise SmpRayError(f"{out}: cannot be written: {' '.join(str(error).split())}") from error
-
-
-def _write(workspace: Workspace, posts: Manifest, readers: Sequence[FamilyReader], place: Place) -> int:
-    path = place.root
-    target = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if place.is_local else path
-    if place.is_local:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-    rows = 0
-    writer: pq.ParquetWriter | None = None
-    try:
-        for piece in iter_posts(workspace, posts, None, PIECE):
-            table = _joined(piece, readers)
-            if writer is None:
-                writer = pq.ParquetWriter(target, table.schema, filesystem=place.filesystem, compression="zstd")
-            writer.write_table(table)
-            rows += table.num_rows
-        if writer is not None:
-            writer.close()
-        if place.is_local:
-            os.replace(target, path)
     finally:
         if place.is_local and os.path.exists(target):
             os.remove(target)
-    return rows
+    return posts.rows
 
 
 def _joined(posts: pa.Table, readers: Sequence[FamilyReader]) -> pa.Table:
     row_ids = posts["row_id"].to_numpy()
-    table = posts.drop_columns(["image_bytes"])
-    for reader in readers:
-        columns = reader.read(row_ids)
-        for name in columns.column_names:
-            table = table.append_column(columns.schema.field(name), columns[name])
-    return table
+    tables = [posts.drop_columns(["image_bytes"]), *(reader.read(row_ids) for reader in readers)]
+    fields = [field for table in tables for field in table.schema]
+    return pa.table([column for table in tables for column in table.columns], schema=pa.schema(fields))

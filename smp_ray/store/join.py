@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 
 def locate(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Where each id is found among others, int64 (n,); -1 where it is not there. Sorts `among` at every call.
-
-    Args:
-        wanted: ids (n,), any order, repeats allowed.
-        among: unique ids (m,), any order.
-    """
-    return locate_sorted(wanted, among, np.argsort(among))
+    """Where each id (n,) is found among unique ids (m,) in any order, int64 (n,); -1 where it is not there."""
+    return np.asarray(pd.Index(among).get_indexer(wanted), dtype=np.int64)
 
 
-def locate_sorted(wanted: np.ndarray, among: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
-    """As `locate`, among ids that are sorted or that `order` sorts: for many calls over the same ids."""
+def locate_sorted(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """As `locate`, among sorted ids: for many calls over the same ids, without a hash table of them."""
     if not len(among):
         return np.full(len(wanted), -1, dtype=np.int64)
-    place = np.minimum(np.searchsorted(among, wanted, sorter=order), len(among) - 1)
-    found = place if order is None else order[place]
-    return np.where(among[found] == wanted, found, -1).astype(np.int64)
+    place = np.minimum(np.searchsorted(among, wanted), len(among) - 1)
+    return np.where(among[place] == wanted, place, -1).astype(np.int64)
 
 
 def taken(table: pa.Table, places: np.ndarray) -> pa.Table:
@@ -32,13 +27,11 @@ def taken(table: pa.Table, places: np.ndarray) -> pa.Table:
 
 def vectors(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """A column of fixed-size lists as (n, width) of its own number type; a null is a row of NaN (of integers: 0)."""
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    array = pa.concat_arrays(chunks) if chunks else pa.array([], column.type)
-    width = array.type.list_size
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     kind = np.dtype(array.type.value_type.to_pandas_dtype())
-    values = np.full((len(array), width), np.nan if kind.kind == "f" else 0, dtype=kind)
+    values = np.full((len(array), array.type.list_size), np.nan if kind.kind == "f" else 0, dtype=kind)
     present = array.is_valid().to_numpy(zero_copy_only=False)
-    values[present] = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    values[present] = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, array.type.list_size)
     return values
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -54,24 +54,18 @@ class PartWriter:
         self._name = path
         self._schema = schema
         self._options = {"compression": "zstd", **options}
-        self._numbered = "{" in path
         self._writer: pq.ParquetWriter | None = None
-        self._path = ""
         self._rows = self._bytes = 0
 
     def __enter__(self) -> PartWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
             self._close()
-        elif self._writer is not None:
-            try:
-                self._writer.close()
-            except OSError:  # the first error is the one to show
-                return
+        except WorkspaceError:
+            if kind is None:  # else the first error is the one to show
+                raise
 
     def write(self, table: pa.Table | pa.RecordBatch, **options: Any) -> None:
         """Write rows; opens the file even where there are none.
@@ -79,39 +73,44 @@ class PartWriter:
         Raises:
             WorkspaceError: the workspace cannot be written.
         """
-        if self._numbered and self._rows + table.num_rows > _FILE_ROWS:
+        numbered = "{" in self._name
+        if numbered and self._rows + table.num_rows > _FILE_ROWS:
             self._close()
-        try:
-            writer = self._writer or self._open()
+        with self._explained():
+            writer = self._writer = self._writer or self._open()
             if table.num_rows:
                 writer.write(table, **options)
-        except OSError as error:
-            raise WorkspaceError(f"{self._path}: cannot be written: {error}") from None
         self._rows += table.num_rows
         self._bytes += table.nbytes
-        if self._numbered and (self._rows >= _FILE_ROWS or self._bytes >= _FILE_BYTES):
+        if numbered and (self._rows >= _FILE_ROWS or self._bytes >= _FILE_BYTES):
             self._close()
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """As `write`, of rows as dictionaries; columns that a row lacks are null."""
-        arrays = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in self._schema]
-        self.write(pa.record_batch(arrays, schema=self._schema))
+        self.write(pa.RecordBatch.from_pylist(rows, schema=self._schema))
+
+    @property
+    def _path(self) -> str:
+        return self._name.format(len(self.fragments))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WorkspaceError(f"{self._path}: cannot be written: {error}") from None
 
     def _open(self) -> pq.ParquetWriter:
-        self._path = self._name.format(len(self.fragments))
         self._workspace.make_dir(self._path.rpartition("/")[0])
         full = self._workspace.path(self._path)
-        self._rows = self._bytes = 0
-        self._writer = pq.ParquetWriter(full, self._schema, filesystem=self._workspace.filesystem, **self._options)
-        return self._writer
+        return pq.ParquetWriter(full, self._schema, filesystem=self._workspace.filesystem, **self._options)
 
     def _close(self) -> None:
         if self._writer is None:
             return
         writer, self._writer = self._writer, None
-        try:
+        with self._explained():
             writer.close()
             size = self._workspace.filesystem.get_file_info(self._workspace.path(self._path)).size
-        except OSError as error:
-            raise WorkspaceError(f"{self._path}: cannot be written: {error}") from None
-        self.fragments.append(Fragment(path=self._path, rows=self._rows, bytes=size))
+        self.fragments.append(Fragment(self._path, self._rows, size))
+        self._rows = self._bytes = 0

@@ -7,10 +7,10 @@ post occurs twice, the later fragment holds.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -23,141 +23,91 @@ from smp_ray.store.workspace import Workspace
 
 #: Folder of the feature families in the workspace.
 FAMILIES = "features"
-_PIECE = 65_536
+_INDEX = pa.schema(
+    {"row_id": pa.int64(), "status": pa.int8(), "fragment": pa.int32(), "position": pa.int32()}
+)  # fmt: skip
 
 
-def family_of(manifest: Manifest) -> str:
-    """Name of the family that an artefact holds."""
-    return manifest.stage.rpartition("/")[2]
+def index_of(workspace: Workspace, family: str, fragments: Sequence[Fragment]) -> pd.DataFrame:
+    """Where each post's row of a family lies, 17 bytes a post.
 
-
-class FamilyIndex:
-    """Where each post's row of a family lies: 17 bytes a post.
-
-    Attributes:
-        row_ids: int64 (n,), sorted, unique.
-        fragment: int32 (n,), position in the list of fragments.
-        position: int32 (n,), row within that fragment.
-        status: int8 (n,), position in `schema.STATUSES`.
+    Returns:
+        A row a post, sorted by `row_id`: `status` as a position in `schema.STATUSES`, `fragment` as a position in the
+        list, `position` of the row within that fragment.
     """
+    parts = [_INDEX.empty_table()]
+    for number, fragment in enumerate(fragments):
+        table = read_table(workspace, fragment.path, ["row_id", f"{family}_status"])
+        status = pc.index_in(table[f"{family}_status"], value_set=pa.array(STATUSES))
+        columns = [table["row_id"], status, np.full(len(table), number), np.arange(len(table))]
+        parts.append(pa.table(columns, names=_INDEX.names).cast(_INDEX).filter(pc.is_valid(status)))
+    rows = pa.concat_tables(parts).to_pandas()
+    return rows.drop_duplicates("row_id", keep="last").sort_values("row_id", ignore_index=True)
 
-    def __init__(self, workspace: Workspace, family: str, fragments: Sequence[Fragment]) -> None:
-        ids, places, positions, statuses = [], [], [], []
-        codes = pa.array(STATUSES, pa.string())
-        for number, fragment in enumerate(fragments):
-            table = read_table(workspace, fragment.path, ["row_id", f"{family}_status"])
-            status = pc.index_in(table[f"{family}_status"], value_set=codes).combine_chunks()
-            present = np.flatnonzero(status.is_valid().to_numpy(zero_copy_only=False))
-            ids.append(table["row_id"].to_numpy()[present])
-            statuses.append(status.fill_null(-1).to_numpy(zero_copy_only=False)[present].astype(np.int8))
-            positions.append(present.astype(np.int32))
-            places.append(np.full(len(present), number, dtype=np.int32))
-        every = np.concatenate([np.zeros(0, np.int64), *ids])
-        # Stable order by id keeps fragments in age order, so the last of equal ids is the one that holds.
-        order = np.argsort(every, kind="stable")
-        ordered = every[order]
-        last = np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)]
-        keep = order[last]
-        self.repeated = len(every) - len(keep)
-        self.row_ids = every[keep]
-        self.fragment = np.concatenate([np.zeros(0, np.int32), *places])[keep]
-        self.position = np.concatenate([np.zeros(0, np.int32), *positions])[keep]
-        self.status = np.concatenate([np.zeros(0, np.int8), *statuses])[keep]
 
-    def without(self, statuses: Iterable[str]) -> np.ndarray:
-        """Ids, int64, whose status is none of `statuses`."""
-        codes = [STATUSES.index(status) for status in statuses]
-        return self.row_ids[~np.isin(self.status, codes)]
-
-    def count(self, row_ids: np.ndarray) -> dict[str, int]:
-        """Number of posts by status, over the given ids; ids that have no row count as `missing`."""
-        found = locate_sorted(row_ids, self.row_ids)
-        counts = np.bincount(self.status[found[found >= 0]], minlength=len(STATUSES))
-        result = {status: int(count) for status, count in zip(STATUSES, counts, strict=True) if count}
-        missing = int((found < 0).sum())
-        return {**result, "missing": missing} if missing else result
+def statuses_of(index: pd.DataFrame, row_ids: np.ndarray) -> np.ndarray:
+    """Position in `schema.STATUSES` of each id, int8 (n,); -1 where the family has no row of it."""
+    found = locate_sorted(row_ids, index["row_id"].to_numpy())
+    return np.append(index["status"].to_numpy(), np.int8(-1))[found]
 
 
 class FamilyReader:
-    """Reads a family's columns for given posts, keeping a few fragments in memory.
+    """Reads columns of a family for given posts, keeping a few fragments in memory.
 
     Posts asked for in the order in which they were ingested touch each fragment about once.
+
+    Args:
+        workspace: with the store.
+        manifest: of the family.
+        columns: those to read; None: all. The status is always among them.
+        keep: fragments held in memory.
     """
 
-    def __init__(self, workspace: Workspace, manifest: Manifest, keep: int = 8) -> None:
+    def __init__(
+        self, workspace: Workspace, manifest: Manifest, columns: Sequence[str] | None = None, keep: int = 8
+    ) -> None:
+        family = manifest.stage.rpartition("/")[2]
         self._workspace = workspace
         self._fragments = manifest.fragments
-        self._index = FamilyIndex(workspace, family_of(manifest), manifest.fragments)
-        self.schema = family_schema(workspace, manifest)
-        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+        self._index = index_of(workspace, family, manifest.fragments)
+        newest = pq.read_schema(workspace.path(manifest.fragments[-1].path), filesystem=workspace.filesystem)
+        wanted = manifest.details["columns"] if columns is None else {*columns, f"{family}_status"}
+        self.schema = pa.schema([newest.field(name) for name in manifest.details["columns"] if name in wanted])
+        self._kept: dict[int, pa.Table] = {}
         self._keep = keep
 
     def read(self, row_ids: np.ndarray) -> pa.Table:
-        """The family's columns, one row an id and in their order; null where the store has no row."""
-        found = locate_sorted(row_ids, self._index.row_ids)
-        known = found >= 0
-        fragment = np.full(len(found), -1)
-        fragment[known] = self._index.fragment[found[known]]
-        places = np.full(len(found), -1)
-        pieces, above = [self.schema.empty_table()], 0
-        for number in np.unique(fragment[known]):
-            wanted = np.flatnonzero(fragment == number)
-            pieces.append(self._load(int(number)).take(pa.array(self._index.position[found[wanted]])))
-            places[wanted] = above + np.arange(len(wanted))
-            above += len(wanted)
+        """The columns, one row an id and in their order; null where the store has no row."""
+        found = locate_sorted(row_ids, self._index["row_id"].to_numpy())
+        known = np.flatnonzero(found >= 0)
+        rows = self._index.iloc[found[known]].set_axis(known)
+        pieces, order = [self.schema.empty_table()], [np.zeros(0, np.int64)]
+        for number, of_fragment in rows.groupby("fragment"):
+            pieces.append(self._load(int(str(number))).take(pa.array(of_fragment["position"])))
+            order.append(of_fragment.index.to_numpy())
+        places = np.full(len(row_ids), -1)
+        places[np.concatenate(order)] = np.arange(len(rows))
         return taken(pa.concat_tables(pieces), places)
 
     def _load(self, number: int) -> pa.Table:
-        if number in self._cache:
-            self._cache.move_to_end(number)
-            return self._cache[number]
-        table = read_table(self._workspace, self._fragments[number].path, self.schema.names).cast(self.schema)
-        self._cache[number] = table
-        if len(self._cache) > self._keep:
-            self._cache.popitem(last=False)
-        return table
-
-
-def family_schema(workspace: Workspace, manifest: Manifest) -> pa.Schema:
-    """Columns of a stored family, its status and error last."""
-    path = workspace.path(manifest.fragments[-1].path)
-    with workspace.filesystem.open_input_file(path) as file:
-        stored = pq.ParquetFile(file).schema_arrow
-    # A file is written with its schema, so the types are those of the newest file.
-    return pa.schema([stored.field(name) for name in manifest.details["columns"]])
+        if number not in self._kept:
+            while len(self._kept) >= self._keep:
+                del self._kept[next(iter(self._kept))]
+            table = read_table(self._workspace, self._fragments[number].path, self.schema.names)
+            self._kept[number] = table.cast(self.schema)
+        return self._kept[number]
 
 
 def read_columns(workspace: Workspace, manifest: Manifest, columns: Sequence[str], row_ids: np.ndarray) -> pa.Table:
-    """Some columns of a stored family for given posts: one row an id and in their order, null where it has none.
-
-    Unlike a `FamilyReader`, only what is asked for leaves the disk, piece by piece, so that the embeddings of a few
-    posts cost the memory of a few posts.
-    """
-    status = f"{family_of(manifest)}_status"
-    schema = pa.schema(
-        [field for field in family_schema(workspace, manifest) if field.name in columns or field.name == status]
-    )
-    order = np.argsort(row_ids)
-    parts, places = [schema.empty_table()], [np.zeros(0, np.int64)]
-    for fragment in manifest.fragments:
-        with workspace.filesystem.open_input_file(workspace.path(fragment.path)) as file:
-            for batch in pq.ParquetFile(file).iter_batches(_PIECE, columns=["row_id", *schema.names]):
-                place = locate_sorted(batch["row_id"].to_numpy(), row_ids, order)
-                keep = batch[status].is_valid().to_numpy(zero_copy_only=False) & (place >= 0)
-                part = pa.Table.from_batches([batch.filter(pa.array(keep))]).select(schema.names)
-                parts.append(part.cast(schema))
-                places.append(place[keep])
-    every = np.concatenate(places)
-    row_of = np.full(len(row_ids), -1)
-    row_of[every] = np.arange(len(every))  # where a post occurs twice, the later fragment holds
-    return taken(pa.concat_tables(parts), row_of)
+    """Some columns of a stored family, and its status, for given posts; one fragment in memory at a time."""
+    return FamilyReader(workspace, manifest, columns, keep=1).read(row_ids)
 
 
 def iter_posts(workspace: Workspace, posts: Manifest, columns: list[str] | None, rows: int) -> Iterator[pa.Table]:
     """The posts table in pieces of at most `rows` posts, in the order of ingest."""
     for fragment in posts.fragments:
-        with workspace.filesystem.open_input_file(workspace.path(fragment.path)) as file:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=rows, columns=columns):
+        with pq.ParquetFile(workspace.path(fragment.path), filesystem=workspace.filesystem) as file:
+            for batch in file.iter_batches(batch_size=rows, columns=columns):
                 yield pa.Table.from_batches([batch])
 
 

@@ -120,7 +120,11 @@ def test_a_package_brings_a_family(tmp_path: Path) -> None:
         ("Shout = 3", "loud_words:Shout", "is no subclass of smp_ray.families.base.Family"),
         (PACKAGE, "loud_words:Whisper", "cannot be imported: module 'loud_words' has no attribute 'Whisper'"),
         (PACKAGE.replace('    name = "shout"\n', ""), "loud_words:Shout", "of loud_words:Shout: says no name"),
-        (PACKAGE.replace('name = "shout"', 'name = "clip"'), "loud_words:Shout", "has this name already"),
+        (
+            PACKAGE.replace('name = "shout"', 'name = "clip"'),
+            "loud_words:Shout",
+            "its name clip is that of the family clip already",
+        ),
         (
             PACKAGE.replace('name = "shout"', 'name = "images"'),
             "loud_words:Shout",
@@ -162,13 +166,16 @@ class Demanding(FamilySettings):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"section": "captioner"}, "its section captioner is that of the family caption"),
+        ({"section": "captioner"}, "its section captioner is that of the family caption already"),
         (
             {"columns": (Column("title_perplexity", pa.float32()),)},
-            "the family perplexity has a column title_perplexity",
+            "its column title_perplexity is that of the family perplexity",
         ),
-        ({"columns": (Column("popularity", pa.float32()),)}, "the posts table has a column popularity"),
-        ({"columns": (Column("a", pa.int8()), Column("a", pa.int8()))}, "the family itself has a column a already"),
+        ({"columns": (Column("popularity", pa.float32()),)}, "its column popularity is that of the posts table"),
+        (
+            {"columns": (Column("a", pa.int8()), Column("a", pa.int8()))},
+            "its column a is that of the family toy already",
+        ),
         ({"reads": ("smell",)}, "reads 'smell', which is neither image, title nor a column of a family before it"),
         ({"reads": ()}, "reads '', which is neither"),
         ({"name": "Big Toy"}, "its name must be lower-case letters"),

@@ -184,6 +184,7 @@ def test_model_that_is_not_there_is_one_line(tmp_path: Path, session: RaySession
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_model_ends_with_one_line(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(MODELS / "language_model", model)

@@ -49,6 +49,7 @@ def test_embeddings_have_unit_norm_and_similarities_follow(photographs: pd.DataF
         np.testing.assert_allclose(photographs[f"similarity_{name}"], (left * right).sum(1), atol=2e-3)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_captions_equal_generate_one_at_a_time(photographs: pd.DataFrame) -> None:
     model = AutoModelForImageTextToText.from_pretrained(MODELS / "captioner", dtype=torch.float32).eval()
@@ -79,6 +80,7 @@ def test_embeddings_equal_open_clip_one_at_a_time(photographs: pd.DataFrame) -> 
         assert row.similarity_image_caption == pytest.approx(float(image @ caption), abs=1e-4)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_perplexity_equals_the_loss_one_at_a_time(photographs: pd.DataFrame) -> None:
     model = AutoModelForCausalLM.from_pretrained(MODELS / "language_model", dtype=torch.float32).eval()
@@ -92,6 +94,7 @@ def test_perplexity_equals_the_loss_one_at_a_time(photographs: pd.DataFrame) -> 
         assert row.title_perplexity == pytest.approx(np.exp(loss), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_spread_and_colocated_give_the_same(
     flickr_photos: Path, photographs: pd.DataFrame, session: RaySession, tmp_path: Path
 ) -> None:
