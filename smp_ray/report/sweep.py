@@ -1,0 +1,69 @@
+"""The sweep: best score over time, which parameters mattered, and all trials side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+import pandas as pd
+import plotly.graph_objects as go
+
+from smp_ray.analysis.trials import PARAMETER, best_over_time, parameter_importance, study_of
+from smp_ray.report import figures
+from smp_ray.report.inputs import Inputs
+from smp_ray.report.wording import plain
+from smp_ray.store.parquet import read_table
+
+_COLOURS = {"completed": figures.MAIN, "stopped": figures.FAINT}
+
+
+def sweep(inputs: Inputs) -> dict[str, Any]:
+    """What the section shows; nothing without a sweep."""
+    manifest = inputs.sweep
+    if manifest is None:
+        return {}
+    trials = read_table(inputs.workspace, manifest.file("trials.parquet").path).to_pandas()
+    objective, space = str(manifest.details["objective"]).upper(), inputs.config.training.tune.space
+    over_time = inputs.publish("best_over_time", best_over_time(trials))
+    weights = inputs.publish("parameter_importance", parameter_importance(trials, space, inputs.config.report.seed))
+    shown = {
+        **manifest.details, "objective": objective, "trials": trials, "over_time": over_time, "weights": weights,
+        "over_time_plot": _over_time(over_time, objective),
+    }  # fmt: skip
+    if len(weights):
+        share = "share of the variance explained"
+        shown["weights_plot"] = figures.ranked(weights["parameter"], weights["importance"], share, tickformat=".0%")
+    params = [name for name in trials if name.startswith(PARAMETER)]
+    scored = trials.loc[trials["objective"].notna(), ["trial", *params, "objective", "status"]]
+    if len(scored):
+        shown["parallel"] = inputs.publish("parallel", scored)
+        plot = optuna.visualization.plot_parallel_coordinate(study_of(scored, space), target_name=objective)
+        shown["parallel_plot"] = figures.themed(
+            harmless(plot), title_text="", margin={"l": 70, "r": 30, "t": 30, "b": 80}
+        )
+    return shown
+
+
+def _over_time(frame: pd.DataFrame, objective: str) -> go.Figure:
+    hover = [f"trial {trial}, {plain(state)}" for trial, state in zip(frame["trial"], frame["status"], strict=True)]
+    figure = go.Figure(
+        [
+            go.Scatter(
+                x=frame["finished_after_seconds"], y=frame["best"], mode="lines", hoverinfo="y",
+                line={"shape": "hv", "color": figures.OTHER},
+            ),
+            go.Scatter(
+                x=frame["finished_after_seconds"], y=frame["objective"], mode="markers", text=hover,
+                hovertemplate="%{text}: %{y}<extra></extra>",
+                marker={"size": 8, "color": [_COLOURS.get(state, figures.REFERENCE) for state in frame["status"]]},
+            ),
+        ]
+    )  # fmt: skip
+    return figures.themed(figure, "seconds since the sweep began", objective)
+
+
+def harmless(figure: go.Figure) -> go.Figure:
+    """A figure that Optuna drew, with the texts of its labels as texts: names and choices come from the config."""
+    figure.for_each_annotation(lambda note: note.update(text=plain(note.text)))
+    figure.for_each_xaxis(lambda axis: axis.update(ticktext=[plain(text) for text in axis.ticktext or ()] or None))
+    return figure
