@@ -90,8 +90,10 @@ def parameter_importance(trials: pd.DataFrame, space: Mapping[str, SearchRange],
     """
     study = study_of(trials[trials["status"] == "completed"], space)
     found: dict[str, float] = {}
-    if len(study.trials) >= _FEWEST_TRIALS and len({trial.value for trial in study.trials}) > 1:
+    distributions = study.trials[0].distributions if study.trials else {}
+    names = [name for name, distribution in distributions.items() if not distribution.single()]
+    if names and len(study.trials) >= _FEWEST_TRIALS and len({trial.value for trial in study.trials}) > 1:
         evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=seed)
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names)
     frame = pd.DataFrame({"parameter": list(found), "importance": pd.Series(found.values(), dtype=float)})
     return frame.sort_values(["importance", "parameter"], ascending=[False, True], ignore_index=True)

@@ -41,7 +41,8 @@ def adaptation(inputs: Inputs) -> dict[str, Any]:
     for space, manifest, columns in sources:
         table = read_columns(inputs.workspace, manifest, columns, posts["row_id"].to_numpy())
         found |= {(modality, space): vectors(table[name]) for modality, name in zip(_MODALITIES, columns, strict=True)}
-    found = {space: values for space, values in sorted(found.items()) if np.isfinite(values).any()}
+    order = [(modality, space) for modality in _MODALITIES for space in ("before", "after")]
+    found = {key: found[key] for key in order if key in found and np.isfinite(found[key]).any()}
     shown: dict[str, Any] = {"embedded": True, "adapted": adapted is not None, "maps": [], "most": _NEIGHBOUR_POSTS}
     folds = inputs.holding("splits.parquet")
     if folds is not None:
@@ -55,8 +56,10 @@ def adaptation(inputs: Inputs) -> dict[str, Any]:
         )  # fmt: skip
     maps = project(posts, found, settings.projection_posts, settings.seed)
     if len(maps):
-        maps = maps.merge(posts[["row_id", "post_id", "title"]], on="row_id", how="left")
-        inputs.publish("projection", maps.drop(columns="title"))
+        beside = posts.set_index("row_id").loc[maps["row_id"]]
+        maps.insert(1, "post_id", beside["post_id"].to_numpy())
+        inputs.publish("projection", maps)
+        maps = maps.assign(title=beside["title"].to_numpy())
         for (modality, space), part in maps.groupby(["modality", "space"], sort=False):
             one = {"modality": modality, "space": space, "posts": len(part), "plot": _map(part)}
             shown["maps"].append(one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -78,10 +79,10 @@ def boxes(frame: pd.DataFrame, y: str, log: bool = False) -> go.Figure:
 def _groups(frame: pd.DataFrame, by: str) -> dict[str, Any]:
     """An axis whose ticks are groups of posts and how many they are."""
     names = frame["interval"] if "interval" in frame else frame["group"]
-    short = [str(name).replace("below ", "<").replace(" to ", "–").replace(" and above", "+") for name in names]
+    shown = [re.sub("(.*) and above", r"≥\1", name.replace("below ", "<").replace(" to ", "–")) for name in names]
     return {
         "tickvals": list(range(len(frame))), "tickangle": 0, "tickfont": {"size": 11},
-        "ticktext": [f"{plain(name)}<br>{posts:,}" for name, posts in zip(short, frame["posts"], strict=True)],
+        "ticktext": [f"{plain(name)}<br>{posts:,}" for name, posts in zip(shown, frame["posts"], strict=True)],
         "title": {"text": f"{by}; below: number of posts"},
     }  # fmt: skip
 

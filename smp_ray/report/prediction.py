@@ -167,5 +167,11 @@ def _strongest(top: pd.DataFrame, groups: list[str]) -> go.Figure:
     figure.update_traces(hovertemplate="%{x:.3f}, %{customdata[0]}<extra></extra>", width=0.75)
     names = [plain(name, 44) for name in top["column"]]
     return figures.themed(
-        figure, "mean size of the SHAP value", "", yaxis=figures.rows(names), showlegend=True, legend_title_text=""
+        figure,
+        "mean size of the SHAP value",
+        "",
+        yaxis=figures.rows(names),
+        showlegend=True,
+        legend_title_text="",
+        margin_t=90,
     )

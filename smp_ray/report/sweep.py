@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 import optuna
@@ -9,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from smp_ray.analysis.trials import PARAMETER, best_over_time, parameter_importance, study_of
+from smp_ray.config import Choice, SearchRange
 from smp_ray.report import figures
 from smp_ray.report.inputs import Inputs
 from smp_ray.report.wording import plain
@@ -37,10 +40,7 @@ def sweep(inputs: Inputs) -> dict[str, Any]:
     scored = trials.loc[trials["objective"].notna(), ["trial", *params, "objective", "status"]]
     if len(scored):
         shown["parallel"] = inputs.publish("parallel", scored)
-        plot = optuna.visualization.plot_parallel_coordinate(study_of(scored, space), target_name=objective)
-        shown["parallel_plot"] = figures.themed(
-            harmless(plot), title_text="", margin={"l": 70, "r": 30, "t": 30, "b": 80}
-        )
+        shown["parallel_plot"] = _parallel(scored, space, objective)
     return shown
 
 
@@ -62,8 +62,18 @@ def _over_time(frame: pd.DataFrame, objective: str) -> go.Figure:
     return figures.themed(figure, "seconds since the sweep began", objective)
 
 
-def harmless(figure: go.Figure) -> go.Figure:
-    """A figure that Optuna drew, with the texts of its labels as texts: names and choices come from the config."""
-    figure.for_each_annotation(lambda note: note.update(text=plain(note.text)))
-    figure.for_each_xaxis(lambda axis: axis.update(ticktext=[plain(text) for text in axis.ticktext or ()] or None))
-    return figure
+def _parallel(scored: pd.DataFrame, space: Mapping[str, SearchRange], objective: str) -> go.Figure:
+    """Optuna's own figure; names and choices come from the config, and plotly would take markup in them for such."""
+    texts = {
+        escape(name, quote=False): Choice(type="choice", values=tuple(map(_escaped, range_.values)))
+        if isinstance(range_, Choice)
+        else range_
+        for name, range_ in space.items()
+    }
+    study = study_of(scored.rename(columns=_escaped).map(_escaped), texts)
+    figure = optuna.visualization.plot_parallel_coordinate(study, target_name=objective)
+    return figures.themed(figure, title_text="", margin={"l": 70, "r": 30, "t": 30, "b": 40})
+
+
+def _escaped(value: Any) -> Any:
+    return escape(value, quote=False) if isinstance(value, str) else value
