@@ -33,7 +33,7 @@ def adaptation(inputs: Inputs) -> dict[str, Any]:
         return {"embedded": False}
     adapted = inputs.used_where(lambda manifest: "covers" in manifest.details)
     posts = _sample(inputs, embedder[0], max(settings.projection_posts, _NEIGHBOUR_POSTS))
-    found = {}
+    found: dict[tuple[str, str], np.ndarray] = {}
     of_role = {column.role: column.name for column in ADAPTED_COLUMNS}
     sources = [("before", inputs.store[embedder[0]], embedder[1])]
     if adapted is not None:

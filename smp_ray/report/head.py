@@ -89,7 +89,7 @@ def _tuned(metrics: dict[str, Any], name: str) -> str:
     change = pairs.get("lightgbm_default")
     if change is None or change["low"] is None:
         return f"{text}."
-    shown = f"LightGBM as it comes (MAE {interval(**change, signed=True)})."
+    shown = f"LightGBM as it comes (MAE {interval(change['value'], change['low'], change['high'], signed=True)})."
     if change["low"] <= 0 <= change["high"]:
         return f"{text}, not clearly different from {shown}"
     return f"{text}, {'better' if change['value'] < 0 else 'worse'} than {shown}"
