@@ -83,7 +83,7 @@ def _found(inputs: Inputs) -> str:
 
 def _tuned(metrics: dict[str, Any], name: str) -> str:
     pooled = metrics["variants"][name]["pooled"]
-    src, mae = (interval(**pooled[metric]) for metric in ("src", "mae"))
+    src, mae = (interval(*(pooled[metric][key] for key in ("value", "low", "high"))) for metric in ("src", "mae"))
     text = f"Out of fold, the tuned model predicts with SRC {src} and MAE {mae}"
     pairs = {pair["reference"]: pair["mae"] for pair in metrics["differences"] if pair["variant"] == name}
     change = pairs.get("lightgbm_default")

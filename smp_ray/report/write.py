@@ -17,7 +17,7 @@ from smp_ray.report.head import head
 from smp_ray.report.inputs import Inputs
 from smp_ray.report.prediction import prediction
 from smp_ray.report.quality import quality
-from smp_ray.report.sweep import sweep
+from smp_ray.report.search_section import sweep
 from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
 
