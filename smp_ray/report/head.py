@@ -67,10 +67,10 @@ def _found(inputs: Inputs) -> str:
         overall = found[found["scope"] == OVERALL].set_index("measure")[["spearman", "low", "high"]]
         parts = []
         for name in inputs.speaking(overall.index):
-            measure, numbers = inputs.measures[name], overall.loc[name].tolist()
-            said = relation(*numbers)
+            measure, (value, low, high) = inputs.measures[name], overall.loc[name]
+            said = relation(value, low, high)
             because = f", {measure.falling}" if measure.falling and said.startswith("falls") else ""
-            shown = interval(*numbers, digits=2, signed=True)
+            shown = interval(value, low, high, digits=2, signed=True)
             parts.append(f"the {measure.label} {said}{because} (Spearman {shown})")
         if parts:
             text = ", and ".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -60,18 +60,16 @@ def _page(inputs: Inputs) -> str:
         "cleaning": cleaned, "quality": quality(inputs, kept), "adaptation": adaptation(inputs),
         "prediction": prediction(inputs), "sweep": sweep(inputs), "posts": gallery(inputs),
     }  # fmt: skip
-    files = resources.files("smp_ray.report")
-    style, script = ((files / name).read_text(encoding="utf-8") for name in ("style.css", "draw.js"))
     return templates().get_template("page.html.jinja").render(
         head=head(inputs), sections=sections, posts=len(inputs.frame), settings=inputs.config.report,
-        labelled=inputs.labelled, measures=inputs.measures, plotly=get_plotlyjs(), style=style, script=script,
+        labelled=inputs.labelled, measures=inputs.measures, plotly=get_plotlyjs(),
     )  # fmt: skip
 
 
 def templates() -> jinja2.Environment:
     """The page's templates: every text is escaped, and a name that is not there is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("smp_ray", "report"), autoescape=True, undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["number"] = wording.number
