@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,53 +14,33 @@ from smp_ray.evaluation.bootstrap import Bootstrap
 OVERALL, WITHIN_USERS = "overall", "within users"
 
 
-@dataclass(frozen=True)
-class Intervals:
-    """Popularity intervals [low, high) and the one that each post is in.
-
-    Attributes:
-        edges: inner edges, rising; the first interval lies below the first one, the last begins at the last one.
-        codes: int64 (posts,), number of the interval; -1: the post has no label.
-    """
-
-    edges: tuple[float, ...]
-    codes: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.edges) + 1
-
-    @property
-    def labels(self) -> list[str]:
-        """In words: "below 2", "2 to 4", "4 and above"."""
-        between = zip(self.edges, self.edges[1:], strict=False)
-        inner = [f"{low:g} to {high:g}" for low, high in between]
-        return [f"below {self.edges[0]:g}", *inner, f"{self.edges[-1]:g} and above"]
-
-    def frame(self) -> pd.DataFrame:
-        """A row an interval: interval (in words), low, high (NaN where it is open)."""
-        edges = [np.nan, *self.edges, np.nan]
-        return pd.DataFrame({"interval": self.labels, "low": edges[:-1], "high": edges[1:]})
+def interval_table(edges: Iterable[float]) -> pd.DataFrame:
+    """The popularity intervals [low, high) between inner edges, rising: interval (in words), low, high; NaN: open."""
+    bounded = [np.nan, *edges, np.nan]
+    low, high = bounded[:-1], bounded[1:]
+    inner = [f"{one:g} to {other:g}" for one, other in zip(low[1:-1], high[1:-1], strict=True)]
+    return pd.DataFrame(
+        {"interval": [f"below {high[0]:g}", *inner, f"{low[-1]:g} and above"], "low": low, "high": high}
+    )
 
 
-def popularity_intervals(popularity: Any, edges: Sequence[float]) -> Intervals:
-    """The interval of each post.
-
-    Args:
-        popularity: a label a post, NaN where there is none.
-        edges: inner edges, rising, at least one.
-    """
+def popularity_intervals(popularity: Any, edges: Iterable[float]) -> pd.Categorical:
+    """The interval of each post, in the words of `interval_table`; none for a post without a label."""
+    inner = list(edges)
     values = np.asarray(popularity, dtype=np.float64)
-    codes = np.searchsorted(np.asarray(edges, dtype=np.float64), values, side="right")
-    return Intervals(tuple(edges), np.where(np.isnan(values), -1, codes).astype(np.int64))
+    return pd.cut(values, [-np.inf, *inner, np.inf], right=False, labels=interval_table(inner)["interval"].tolist())
 
 
-def measures_by_interval(posts: pd.DataFrame, measures: Iterable[str], intervals: Intervals, few: int) -> pd.DataFrame:
+def measures_by_interval(
+    posts: pd.DataFrame, measures: Iterable[str], intervals: pd.Categorical, edges: Iterable[float], few: int
+) -> pd.DataFrame:
     """Quartiles and mean of each measure in each popularity interval.
 
     Args:
-        posts: a column a measure; a measure that is missing or not finite is no measure of that post.
-        measures: columns of `posts`; one that is not there is measured for no post.
+        posts: a column a measure, NaN where missing.
+        measures: columns of `posts`.
         intervals: of the same posts.
+        edges: of the intervals.
         few: intervals with fewer measured posts are marked.
 
     Returns:
@@ -70,27 +49,12 @@ def measures_by_interval(posts: pd.DataFrame, measures: Iterable[str], intervals
     """
     frames = []
     for measure in measures:
-        values = _values(posts, measure)
-        frame = intervals.frame()
+        found = posts[measure].astype(np.float64).groupby(intervals, observed=False).describe().reset_index(drop=True)
+        frame = interval_table(edges).assign(posts=found["count"].fillna(0).astype(np.int64))
+        frame[["q25", "median", "q75", "mean"]] = found[["25%", "50%", "75%", "mean"]]
         frame.insert(0, "measure", measure)
-        rows = [_summary(values[(intervals.codes == code) & np.isfinite(values)]) for code in range(len(intervals))]
-        frame[["posts", "q25", "median", "q75", "mean"]] = pd.DataFrame(rows)
         frames.append(frame.assign(few=frame["posts"] < few))
-    columns = ["measure", "interval", "low", "high", "posts", "q25", "median", "q75", "mean", "few"]
-    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
-
-
-def _values(posts: pd.DataFrame, measure: str) -> np.ndarray:
-    if measure not in posts:
-        return np.full(len(posts), np.nan)
-    return np.asarray(posts[measure].to_numpy(dtype=np.float64, na_value=np.nan))
-
-
-def _summary(values: np.ndarray) -> tuple[int, float, float, float, float]:
-    if not len(values):
-        return 0, np.nan, np.nan, np.nan, np.nan
-    q25, median, q75 = np.quantile(values, (0.25, 0.5, 0.75))
-    return len(values), float(q25), float(median), float(q75), float(values.mean())
+    return pd.concat(frames, ignore_index=True)
 
 
 def correlations(
@@ -105,7 +69,7 @@ def correlations(
 
     Args:
         posts: popularity and the measures, NaN where missing.
-        measures: columns of `posts`; one that is not there is measured for no post.
+        measures: columns of `posts`.
         users: of each post; a post without one is a user of its own.
         resamples: bootstrap resamples of users.
         seed: of the bootstrap.
@@ -114,53 +78,45 @@ def correlations(
         measure, scope ("overall" or "within users"), spearman, low, high (95 % interval), posts, users; NaN where
         undefined.
     """
-    popularity, codes = _values(posts, "popularity"), user_codes(users)
-    rows: list[tuple[str, str, float | None, float | None, float | None, int, int]] = []
+    rows: list[dict[str, Any]] = []
+    every = posts[["popularity"]].astype(np.float64).assign(user=user_codes(users))
     for measure in measures:
-        values = _values(posts, measure)
-        known = np.isfinite(values) & np.isfinite(popularity)
-        label, value, user = popularity[known], values[known], user_codes(codes[known])
-        bootstrap = Bootstrap(user.tolist(), resamples, seed)
-        overall = bootstrap.estimate(label, value)["src"]
-        rows.append((measure, OVERALL, overall.value, overall.low, overall.high, len(label), bootstrap.users))
-        several = np.bincount(user, minlength=1)[user] > 1
-        label, value, user = label[several], value[several], user_codes(user[several])
-        found, low, high = _within(label, value, user, resamples, seed)
-        rows.append((measure, WITHIN_USERS, found, low, high, len(label), len(np.unique(user))))
-    frame = pd.DataFrame(rows, columns=["measure", "scope", "spearman", "low", "high", "posts", "users"])
-    return frame.astype({"spearman": np.float64, "low": np.float64, "high": np.float64})
+        known = every.assign(value=posts[measure].astype(np.float64)).dropna()
+        bootstrap = Bootstrap(known["user"], resamples, seed)
+        found = bootstrap.estimate(known["popularity"], known["value"])["src"]
+        overall = {"spearman": found.value, "low": found.low, "high": found.high}
+        several = known[known.duplicated("user", keep=False)]
+        for scope, frame, one in (
+            (OVERALL, known, overall), (WITHIN_USERS, several, _within(several, resamples, seed))
+        ):  # fmt: skip
+            rows.append(
+                {"measure": measure, "scope": scope, **one, "posts": len(frame), "users": frame["user"].nunique()}
+            )
+    return pd.DataFrame(rows).astype({"spearman": np.float64, "low": np.float64, "high": np.float64})
 
 
-def _within(
-    label: np.ndarray, value: np.ndarray, users: np.ndarray, resamples: int, seed: int
-) -> tuple[float, float, float]:
+def _within(posts: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]:
     """Correlation of the ranks less the users' mean ranks, and its interval."""
-    first, second = _less_user_mean(label, users), _less_user_mean(value, users)
+    ranks, users = posts[["popularity", "value"]].rank(), user_codes(posts["user"])
+    # Ranks are multiples of a half, so a user whose posts are all alike is left with exactly 0.
+    rest = ranks - ranks.groupby(users).transform("mean")
+    products = {
+        "both": rest["popularity"] * rest["value"],
+        "first": rest["popularity"] ** 2,
+        "second": rest["value"] ** 2,
+    }
     # The residuals of a user sum to 0, so the correlation over any draw of users follows from these sums of each.
-    products = [np.bincount(users, weights=product) for product in (first * second, first**2, second**2)]
-    sums = np.stack(products, axis=1)
-    resampled = np.full(resamples, np.nan)
+    sums = pd.DataFrame(products).groupby(users).sum().to_numpy()
+    drawn = [times @ sums for times in drawn_users(users, resamples, seed)]
+    both, first, second = np.array([sums.sum(axis=0), *drawn]).T
     with np.errstate(invalid="ignore", divide="ignore"):
-        for at, times in enumerate(drawn_users(users, resamples, seed)):
-            together, of_first, of_second = times @ sums
-            resampled[at] = together / np.sqrt(of_first * of_second)
-        together, of_first, of_second = sums.sum(axis=0)
-        found = np.clip(together / np.sqrt(of_first * of_second), -1, 1)
-    low, high = bounds(resampled[:, None], np.array([len(sums)]))
-    undefined = np.isnan(found)
-    return float(found), np.nan if undefined else float(low[0]), np.nan if undefined else float(high[0])
-
-
-def _less_user_mean(values: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """Midranks less their mean over the user's posts; exactly 0 for a user whose posts are all alike."""
-    ranks = pd.Series(values).rank().to_numpy()
-    total = np.bincount(users, weights=ranks)[users]
-    # Without a rest that looks like variation: ranks are multiples of a half, so their sums are exact.
-    return np.asarray(ranks - total / np.bincount(users)[users])
+        found = np.clip(both / np.sqrt(first * second), -1, 1)
+    low, high = bounds(found[1:, None], np.array([len(sums)]))[:, 0] * (1 if np.isfinite(found[0]) else np.nan)
+    return {"spearman": found[0], "low": low, "high": high}
 
 
 def trend(
-    posts: pd.DataFrame, measures: Iterable[str], intervals: Intervals, users: Any, resamples: int, few: int,
+    posts: pd.DataFrame, measures: Iterable[str], intervals: pd.Categorical, users: Any, resamples: int, few: int,
     seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """How the median of each measure changes from one popularity interval to the next.
@@ -178,27 +134,23 @@ def trend(
         measure, slope (Theil-Sen: the median of the slopes between any two intervals' medians over their numbers, in
         the measure's unit an interval), low, high (95 % interval); NaN with fewer than two intervals.
     """
-    codes, rows = user_codes(users), []
+    rows = []
+    every = pd.DataFrame({"interval": intervals.codes, "user": user_codes(users)})
     for measure in measures:
-        values = _values(posts, measure)
-        known = np.isfinite(values) & (intervals.codes >= 0)
-        enough = np.bincount(intervals.codes[known], minlength=len(intervals)) >= max(few, 1)
-        kept = known & enough[intervals.codes]
-        numbers = np.flatnonzero(enough)
-        place = np.searchsorted(numbers, intervals.codes[kept])
-        medians = np.array([[np.median(values[kept][place == at]) for at in range(len(numbers))]])
-        user = user_codes(codes[kept])
-        resampled = resampled_medians(values[kept], place, len(numbers), user, resamples, seed)
-        low, high = bounds(_slopes(resampled, numbers)[:, None], np.array([len(np.unique(user))]))
-        rows.append((measure, float(_slopes(medians, numbers)[0]), float(low[0]), float(high[0])))
+        known = every.assign(value=posts[measure].to_numpy(dtype=np.float64)).query("interval >= 0").dropna()
+        kept = known[known.groupby("interval")["value"].transform("size") >= max(few, 1)]
+        medians = kept.groupby("interval")["value"].median()
+        place = np.searchsorted(medians.index, kept["interval"])
+        user = user_codes(kept["user"])
+        resampled = resampled_medians(kept["value"].to_numpy(), place, len(medians), user, resamples, seed)
+        low, high = bounds(_slopes(resampled, medians.index)[:, None], np.array([kept["user"].nunique()]))[:, 0]
+        rows.append((measure, _slopes(medians.to_numpy()[None], medians.index)[0], low, high))
     return pd.DataFrame(rows, columns=["measure", "slope", "low", "high"])
 
 
-def _slopes(medians: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def _slopes(medians: np.ndarray, numbers: Any) -> np.ndarray:
     """Theil-Sen slope of each row of (resamples, intervals) over the intervals' numbers; NaN with fewer than two."""
     first, second = np.triu_indices(len(numbers), 1)
-    slopes = (medians[:, second] - medians[:, first]) / (numbers[second] - numbers[first])
-    found = np.full(len(medians), np.nan)
-    some = ~np.isnan(slopes).all(axis=1)
-    found[some] = np.nanmedian(slopes[some], axis=1)
-    return found
+    steps = np.asarray(numbers, dtype=np.float64)
+    slopes = pd.DataFrame((medians[:, second] - medians[:, first]) / (steps[second] - steps[first]))
+    return slopes.median(axis=1).to_numpy()

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smp_ray.analysis.intervals import Intervals
+from smp_ray.analysis.intervals import interval_table
 from smp_ray.analysis.resampling import group_means
 from smp_ray.config import CleaningConfig
 from smp_ray.schema import BAD_IMAGE, NO_IMAGE
@@ -40,24 +40,23 @@ def reasons(posts: pd.DataFrame, settings: CleaningConfig, image_statuses: Itera
         same time, in an earlier row), no_image, bad_image. A rule that is off, or has no image status to look at, has
         no column.
     """
-    given = posts["title"].astype(object)
-    codes, titles = pd.factorize(given.where(given.notna(), "").to_numpy())
-    stripped = [str(title).strip() for title in titles]
-    found = {rule: hit[codes] for rule, hit in _title_rules(stripped, settings).items()}
+    titles = [title.strip() if isinstance(title, str) else "" for title in posts["title"]]
+    found = pd.DataFrame(_title_rules(titles, settings), index=posts.index)
     if settings.duplicates:
-        found["duplicate_title"] = _duplicates(posts, np.array([title.casefold() for title in stripped], object), codes)
-    statuses = [posts[name].to_numpy() for name in image_statuses]
-    for rule, status, wanted in (
-        ("no_image", NO_IMAGE, settings.no_image),
-        ("bad_image", BAD_IMAGE, settings.bad_image),
-    ):
-        if statuses and wanted:
-            found[rule] = np.any([values == status for values in statuses], axis=0)
-    return pd.DataFrame(found, index=posts.index, dtype=bool)
+        folded = [title.casefold() for title in titles]
+        keys = posts[["user_id", "posted_at"]].assign(title=pd.Series(folded, posts.index, dtype=object))
+        keys = keys[keys["user_id"].notna() & (keys["title"] != "")].sort_values("posted_at", kind="stable")
+        again = keys.duplicated(["user_id", "title"])
+        found["duplicate_title"] = found.index.isin(again.index[again])
+    statuses = posts[list(image_statuses)]
+    for rule, status in (("no_image", NO_IMAGE), ("bad_image", BAD_IMAGE)):
+        if statuses.columns.size and getattr(settings, rule):
+            found[rule] = (statuses == status).any(axis=1)
+    return found.astype(bool)
 
 
 def _title_rules(stripped: list[str], settings: CleaningConfig) -> dict[str, np.ndarray]:
-    """The rules on one title alone, bool (titles,) each."""
+    """The rules on one title alone, bool (posts,) each."""
     titles = pa.array(stripped, pa.large_string())
     length = np.fromiter(map(len, stripped), np.int64, len(stripped))
     present = length > 0
@@ -77,22 +76,6 @@ def _count(titles: pa.Array, pattern: str) -> np.ndarray:
     return np.asarray(pc.count_substring_regex(titles, pattern).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _duplicates(posts: pd.DataFrame, folded: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Whether the post's user has given its title before, bool (posts,)."""
-    keys = pd.DataFrame(
-        {
-            "user": pd.factorize(posts["user_id"].to_numpy())[0],
-            "title": pd.factorize(folded)[0][codes],
-            "posted_at": posts["posted_at"].array,
-        }
-    )
-    keys = keys[(keys["user"] >= 0) & (folded[codes] != "")]
-    before = keys.sort_values("posted_at", kind="stable", na_position="last").duplicated(["user", "title"])
-    duplicate = np.zeros(len(posts), dtype=bool)
-    duplicate[before.index[before]] = True
-    return duplicate
-
-
 def cleaning_rules(reasons: pd.DataFrame) -> pd.DataFrame:
     """How many posts each rule removes.
 
@@ -100,28 +83,21 @@ def cleaning_rules(reasons: pd.DataFrame) -> pd.DataFrame:
         rule, posts, share (of all posts; NaN without any), only (removed by this rule and no other), a row a rule, and
         a last row "any rule", where `only` are the posts that exactly one rule removes.
     """
-    hits = reasons.to_numpy(dtype=bool)
-    once = hits & (hits.sum(axis=1, keepdims=True) == 1)
-    removed = [*hits.sum(axis=0), hits.any(axis=1).sum()]
-    total = len(reasons)
-    return pd.DataFrame(
-        {
-            "rule": [*reasons.columns, ANY_RULE],
-            "posts": np.array(removed, dtype=np.int64),
-            "share": [int(posts) / total if total else np.nan for posts in removed],
-            "only": np.array([*once.sum(axis=0), once.sum()], dtype=np.int64),
-        }
-    )
+    hits = reasons.assign(**{ANY_RULE: reasons.any(axis=1)})
+    frame = pd.DataFrame({"posts": hits.sum(), "share": hits.mean(), "only": hits[reasons.sum(axis=1) == 1].sum()})
+    return frame.rename_axis("rule").reset_index()
 
 
 def cleaning_by_interval(
-    reasons: pd.DataFrame, intervals: Intervals, users: Any, resamples: int, few: int, seed: int = 0
-) -> pd.DataFrame:
+    reasons: pd.DataFrame, intervals: pd.Categorical, edges: Iterable[float], users: Any, resamples: int, few: int,
+    seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
     """The share that any rule removes by popularity interval.
 
     Args:
         reasons: of each post, as `reasons` gives them.
         intervals: of the same posts; unlabelled posts are in none.
+        edges: of the intervals.
         users: of each post.
         resamples: bootstrap resamples of users.
         few: intervals with fewer posts are marked.
@@ -130,11 +106,11 @@ def cleaning_by_interval(
     Returns:
         interval, low, high (bounds of popularity), posts, removed, share, share_low, share_high (95 % interval), few.
     """
-    removed = np.asarray(reasons.to_numpy(dtype=bool).any(axis=1))
-    means = group_means(removed, intervals.codes, len(intervals), users, resamples, seed)
-    frame = intervals.frame()
-    frame["posts"] = means.posts
-    frame["removed"] = np.bincount(intervals.codes[removed & (intervals.codes >= 0)], minlength=len(intervals))
-    frame["share"], frame["share_low"], frame["share_high"] = means.mean, means.low, means.high
-    frame["few"] = means.posts < few
-    return frame
+    removed = reasons.any(axis=1).to_numpy()
+    means = group_means(removed, intervals, users, resamples, seed).rename_axis("interval").reset_index()
+    frame = interval_table(edges).assign(
+        posts=means["posts"],
+        removed=pd.Series(intervals[removed]).value_counts(sort=False).to_numpy(),
+        share=means["mean"], share_low=means["low"], share_high=means["high"],
+    )  # fmt: skip
+    return frame.assign(few=frame["posts"] < few)

@@ -7,32 +7,12 @@ A number of one user's posts alone says nothing about other users, so a group of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from smp_ray.evaluation.bootstrap import BOUNDS, Bootstrap
-
-
-@dataclass(frozen=True)
-class GroupMeans:
-    """Means of a number in groups of posts; all arrays (groups,), NaN where there is no such number.
-
-    Attributes:
-        posts: int64, posts of the group.
-        users: int64, users of these posts.
-        mean: in the unit of the number.
-        low: 2.5th percentile of the mean over the resamples of users.
-        high: 97.5th percentile.
-    """
-
-    posts: np.ndarray
-    users: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 def user_codes(users: Any) -> np.ndarray:
@@ -56,37 +36,34 @@ def drawn_users(users: np.ndarray, resamples: int, seed: int) -> Iterator[np.nda
             yield multiplicity.astype(np.float64)
 
 
-def group_means(
-    values: np.ndarray, groups: np.ndarray, count: int, users: Any, resamples: int, seed: int = 0
-) -> GroupMeans:
+def group_means(values: Any, groups: pd.Categorical, users: Any, resamples: int, seed: int = 0) -> pd.DataFrame:
     """Mean of each group of posts with its interval.
 
     Args:
         values: finite numbers or booleans (posts,).
-        groups: int (posts,), 0 to `count` - 1; posts below 0 are in none.
-        count: number of groups.
+        groups: of each post; one without takes no part.
         users: of each post.
         resamples: of the users that have a post in any group.
         seed: of the draws.
+
+    Returns:
+        On the groups as index: posts, users, mean, low, high (95 % interval); NaN where there is no such number.
     """
-    inside = groups >= 0
-    numbers, groups = np.asarray(values, dtype=np.float64)[inside], groups[inside].astype(np.int64)
-    codes = user_codes(np.asarray(users, dtype=object)[inside])
+    count, inside = len(groups.categories), groups.codes >= 0
+    numbers, group = np.asarray(values, dtype=np.float64)[inside], groups.codes[inside].astype(np.int64)
+    user = user_codes(np.asarray(users, dtype=object)[inside])
     # What a user brings to a group is summed once; a resample only weights these sums.
-    pairs, pair = np.unique(codes * count + groups, return_inverse=True)
-    pair_user, pair_group = pairs // count, pairs % count
-    sums, posts = np.bincount(pair, weights=numbers, minlength=len(pairs)), np.bincount(pair, minlength=len(pairs))
-    group_users = np.bincount(pair_group, minlength=count)
-    group_posts = np.bincount(groups, minlength=count)
-    resampled = np.full((resamples, count), np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.bincount(groups, weights=numbers, minlength=count) / group_posts
-        for at, times in enumerate(drawn_users(codes, resamples, seed)):
-            weights = times[pair_user]
-            drawn = np.bincount(pair_group, weights=weights * posts, minlength=count)
-            resampled[at] = np.bincount(pair_group, weights=weights * sums, minlength=count) / drawn
-    low, high = bounds(resampled, group_users)
-    return GroupMeans(group_posts, group_users, mean, low, high)
+    shape, cell = (int(user.max(initial=-1)) + 1, count), user * count + group
+    sums = np.bincount(cell, weights=numbers, minlength=shape[0] * count).reshape(shape)
+    posts = np.bincount(cell, minlength=shape[0] * count).reshape(shape)
+    drawn = [(times @ sums, times @ posts) for times in drawn_users(user, resamples, seed)]
+    with np.errstate(invalid="ignore"):
+        means = np.array([of_sums / of_posts for of_sums, of_posts in drawn]).reshape(len(drawn), count)
+        mean = sums.sum(axis=0) / posts.sum(axis=0)
+    members = (posts > 0).sum(axis=0)
+    low, high = bounds(means, members)
+    found = {"posts": posts.sum(axis=0), "users": members, "mean": mean, "low": low, "high": high}
+    return pd.DataFrame(found, index=groups.categories)
 
 
 def resampled_medians(
@@ -119,16 +96,16 @@ def resampled_medians(
     return medians
 
 
-def bounds(resampled: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def bounds(resampled: np.ndarray, users: np.ndarray) -> np.ndarray:
     """95 % percentile bounds of each column of (resamples, groups).
 
     Returns:
-        Two float64 (groups,); NaN for groups of fewer than two `users`, and where more than half of the resamples are
+        float64 (2, groups); NaN for groups of fewer than two `users`, and where more than half of the resamples are
         NaN; otherwise these are left out.
     """
-    low, high = np.full(resampled.shape[1], np.nan), np.full(resampled.shape[1], np.nan)
-    for group in range(resampled.shape[1]):
+    found = np.full((2, resampled.shape[1]), np.nan)
+    for group in np.flatnonzero(users >= 2):
         defined = resampled[~np.isnan(resampled[:, group]), group]
-        if users[group] >= 2 and len(defined) and 2 * len(defined) >= len(resampled):
-            low[group], high[group] = np.percentile(defined, BOUNDS)
-    return low, high
+        if len(defined) and 2 * len(defined) >= len(resampled):
+            found[:, group] = np.percentile(defined, BOUNDS)
+    return found

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
-from smp_ray.report import page
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from smp_ray.report import wording
 from smp_ray.report.adaptation import adaptation
 from smp_ray.report.cleaning import cleaning
 from smp_ray.report.gallery import gallery
-from smp_ray.report.head import head, title
+from smp_ray.report.head import head
 from smp_ray.report.inputs import Inputs
 from smp_ray.report.prediction import prediction
 from smp_ray.report.quality import quality
@@ -18,7 +22,6 @@ from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
 
 PAGE = "index.html"
-_THREADS = 2
 
 
 def write_report(
@@ -53,13 +56,32 @@ def write_report(
 
 def _page(inputs: Inputs) -> str:
     cleaned, kept = cleaning(inputs)
-    # Most of the time goes to libraries that let go of Python's lock: t-SNE beside everything else takes half of it.
-    with ThreadPoolExecutor(_THREADS) as pool:
-        maps = pool.submit(adaptation, inputs)
-        others = [pool.submit(quality, inputs, kept), *(pool.submit(part, inputs) for part in (prediction, sweep))]
-        measured, predicted, searched = (part.result() for part in others)
-        sections = [cleaned, measured, maps.result(), predicted, searched, gallery(inputs)]
-    return page.render(title(inputs), head(inputs), sections)
+    sections = {
+        "cleaning": cleaned, "quality": quality(inputs, kept), "adaptation": adaptation(inputs),
+        "prediction": prediction(inputs), "sweep": sweep(inputs), "posts": gallery(inputs),
+    }  # fmt: skip
+    return templates().get_template("page.html.jinja").render(
+        head=head(inputs), sections=sections, posts=len(inputs.frame), settings=inputs.config.report,
+        labelled=inputs.labelled, measures=inputs.measures, plotly=get_plotlyjs(),
+    )  # fmt: skip
+
+
+def templates() -> jinja2.Environment:
+    """The page's templates: every text is escaped, and a name that is not there is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["number"] = wording.number
+    words = ("counted", "interval", "listed", "relation", "verdict", "numeric")
+    environment.globals.update({name: getattr(wording, name) for name in words})
+    # Plotly's own JSON; Jinja sees to it that it cannot end the script that it stands in.
+    environment.policies["json.dumps_function"] = _figure_json
+    return environment
+
+
+def _figure_json(figure: Any, **_: Any) -> str:
+    return str(figure.to_json())
 
 
 def _encoded(text: str) -> bytes:

@@ -158,7 +158,7 @@ def test_share_removed_by_interval() -> None:
     frame = world()
     found = reasons(frame, CleaningConfig(no_image=False, bad_image=False))
     intervals = popularity_intervals(frame["popularity"], (2.0, 6.0, 50.0))
-    table = cleaning_by_interval(found, intervals, frame["user_id"], 200, few=60)
+    table = cleaning_by_interval(found, intervals, (2.0, 6.0, 50.0), frame["user_id"], 200, few=60)
     binned = pd.cut(frame["popularity"], [-np.inf, 2, 6, 50, np.inf], right=False)
     expected = found.any(axis=1).groupby(binned, observed=False).agg(["size", "sum", "mean"])
     assert table["posts"].tolist() == expected["size"].tolist()
@@ -179,9 +179,9 @@ def test_no_posts_and_no_labels() -> None:
     rules = cleaning_rules(found)
     assert (rules["posts"] == 0).all()
     assert rules["share"].isna().all()
-    table = cleaning_by_interval(found, popularity_intervals([], (2.0,)), [], 10, few=1)
+    table = cleaning_by_interval(found, popularity_intervals([], (2.0,)), (2.0,), [], 10, few=1)
     assert table["posts"].tolist() == [0, 0]
     frame = world(10)
     unlabelled = popularity_intervals(np.full(10, np.nan), (2.0,))
-    table = cleaning_by_interval(reasons(frame, SETTINGS), unlabelled, frame["user_id"], 10, few=1)
+    table = cleaning_by_interval(reasons(frame, SETTINGS), unlabelled, (2.0,), frame["user_id"], 10, few=1)
     assert table["posts"].tolist() == table["removed"].tolist() == [0, 0]

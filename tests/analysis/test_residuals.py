@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from smp_ray.analysis.residuals import error_by_category, error_by_interval, error_by_user_posts
+from smp_ray.analysis.intervals import popularity_intervals
+from smp_ray.analysis.residuals import by_category, by_user_posts, errors_by
 
 COLUMNS = ["group", "posts", "users", "mae", "mae_low", "mae_high", "bias", "src", "few"]
 
@@ -25,6 +26,14 @@ def world(count: int = 300) -> pd.DataFrame:
     return frame
 
 
+def judged() -> pd.DataFrame:
+    return world().dropna(subset=["prediction", "popularity"])
+
+
+def by_interval(frame: pd.DataFrame, edges: tuple[float, ...], resamples: int, few: int) -> pd.DataFrame:
+    return errors_by(frame, popularity_intervals(frame["popularity"], edges), resamples, few)
+
+
 def check(row: pd.Series, part: pd.DataFrame) -> None:
     part = part.dropna(subset=["popularity", "prediction"])
     error = part["prediction"] - part["popularity"]
@@ -40,8 +49,8 @@ def check(row: pd.Series, part: pd.DataFrame) -> None:
 
 
 def test_by_interval() -> None:
-    frame = world()
-    found = error_by_interval(frame, (4.0, 8.0, 100.0), 100, few=20)
+    frame = judged()
+    found = by_interval(frame, (4.0, 8.0, 100.0), 100, few=20)
     assert list(found.columns) == COLUMNS
     assert found["group"].tolist() == ["below 4", "4 to 8", "8 to 100", "100 and above"]
     check(found.iloc[0], frame[frame["popularity"] < 4])
@@ -53,8 +62,8 @@ def test_by_interval() -> None:
 
 
 def test_interval_of_the_error_agrees_with_a_bootstrap_of_rows() -> None:
-    frame = world().dropna(subset=["prediction", "popularity"])
-    found = error_by_interval(frame, (-100.0,), 500, few=1).iloc[1]
+    frame = judged()
+    found = by_interval(frame, (-100.0,), 500, few=1).iloc[1]
     parts = [(part["prediction"] - part["popularity"]).abs().to_numpy() for _, part in frame.groupby("user_id")]
     rng = np.random.default_rng(1)
     drawn = [np.concatenate([parts[at] for at in rng.integers(0, len(parts), len(parts))]).mean() for _ in range(500)]
@@ -62,49 +71,47 @@ def test_interval_of_the_error_agrees_with_a_bootstrap_of_rows() -> None:
 
 
 def test_by_category() -> None:
-    frame = world()
-    found = error_by_category(frame, 100, few=10, largest=5)
-    judged = frame.dropna(subset=["prediction", "popularity"])
-    counts = judged["category"].fillna("(none)").value_counts()
+    frame = judged()
+    found = errors_by(frame, by_category(frame["category"], largest=5), 100, few=10)
+    counts = frame["category"].fillna("(none)").value_counts()
     assert found["posts"].tolist()[:5] == sorted(counts, reverse=True)[:5]
     assert found["group"].tolist()[5:] == ["others"]
-    assert found["posts"].sum() == len(judged)
+    assert found["posts"].sum() == len(frame)
     named = frame["category"].fillna("(none)")
     for _, row in found.iloc[:5].iterrows():
         check(row, frame[named == row["group"]])
     check(found.iloc[5], frame[~named.isin(found["group"])])
-    every = error_by_category(frame, 100, few=10, largest=99)
+    every = errors_by(frame, by_category(frame["category"], largest=99), 100, few=10)
     assert len(every) == len(counts)
     assert "others" not in set(every["group"])
 
 
 def test_by_user_posts() -> None:
-    frame = world()
-    found = error_by_user_posts(frame, 100, few=10)
+    frame = judged()
+    found = errors_by(frame, by_user_posts(frame["user_posts"]), 100, few=10)
     assert found["group"].tolist() == ["1", "2-4", "5-9", "10-49", "50+"]
     for at, (low, high) in enumerate([(1, 1), (2, 4), (5, 9), (10, 49)]):
         part = frame[frame["user_posts"].between(low, high)]
         check(found.iloc[at], part) if len(part) else None
     assert found.loc[4, "posts"] == 0
-    unknown = error_by_user_posts(frame.assign(user_posts=np.nan), 100, few=10)
+    unknown = errors_by(frame, by_user_posts(frame["user_posts"] * np.nan), 100, few=10)
     assert (unknown["posts"] == 0).all()
 
 
-@pytest.mark.parametrize(
-    "frame", [world().iloc[:0], world().assign(prediction=np.nan), world(10).assign(popularity=None)]
-)
-def test_nothing_to_judge(frame: pd.DataFrame) -> None:
-    for found in (error_by_interval(frame, (5.0,), 10, few=1), error_by_user_posts(frame, 10, few=1)):
+def test_nothing_to_judge() -> None:
+    nothing = world().iloc[:0]
+    for groups in (popularity_intervals(nothing["popularity"], (5.0,)), by_user_posts(nothing["user_posts"])):
+        found = errors_by(nothing, groups, 10, few=1)
         assert list(found.columns) == COLUMNS
         assert (found["posts"] == 0).all()
         assert found["mae"].isna().all()
-    assert list(error_by_category(frame, 10, few=1).columns) == COLUMNS
-    assert error_by_category(frame, 10, few=1).empty
-    assert error_by_category(world().assign(category=None), 10, few=1).empty
+    uncategorised = judged().assign(category=None)
+    assert list(errors_by(uncategorised, by_category(uncategorised["category"]), 10, few=1).columns) == COLUMNS
+    assert errors_by(uncategorised, by_category(uncategorised["category"]), 10, few=1).empty
 
 
 def test_ten_posts_without_users() -> None:
-    frame = world().dropna().iloc[:10].assign(user_id=None)
-    found = error_by_interval(frame, (5.0,), 50, few=30)
+    frame = judged().iloc[:10].assign(user_id=None)
+    found = errors_by(frame, popularity_intervals(frame["popularity"], (5.0,)), 50, few=30)
     assert found["users"].sum() == 10
     assert found["few"].all()

@@ -25,6 +25,12 @@ from tests.training.worlds import World
 SCRIPT = "<script>alert(1)</script>"
 LINK = '<b>bold</b> <a href="javascript:alert(2)">click</a> <img src=x onerror=alert(3)>'
 
+#: What the sweep searched; choices come from the config, and plotly takes them for markup.
+SPACE = {
+    "learning_rate": {"type": "float", "low": 1e-3, "high": 0.4, "log": True},
+    "boosting": {"type": "choice", "values": ["<i>gbdt</i>", "dart"]},
+}
+
 
 @dataclass
 class Written:
@@ -71,7 +77,7 @@ def write_world(folder: Path, posts: int = 120, training: bool = True, labels: b
     committed, families = world.commit()
     committed.details["synthetic"] = True
     raw = {
-        "workspace": str(folder), "source": {"kind": "demo"}, "training": {"resamples": 100},
+        "workspace": str(folder), "source": {"kind": "demo"}, "training": {"resamples": 100, "tune": {"space": SPACE}},
         "report": {"projection_posts": 60, "neighbours": 5, "shap_posts": 50, "gallery_posts": 4},
     }  # fmt: skip
     written = Written(build_config(raw), world.workspace, committed, families, {}, world)

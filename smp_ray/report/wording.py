@@ -1,0 +1,71 @@
+"""Numbers and texts in words, for the template and for figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def plain(content: Any, limit: int = 80) -> str:
+    """A text of the data inside a figure, where plotly would take `<b>` or `<a href>` for markup."""
+    shown = " ".join(str(content).split())
+    return escape(shown if len(shown) <= limit else shown[: limit - 1] + "…", quote=False)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number for reading: whole numbers with thousands, others to `digits` significant places, `–` where missing."""
+    if value is None or pd.isna(value):
+        return "–"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}f}" if abs(value) >= 10**-digits else f"{value:.1g}"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def interval(value: Any, low: Any, high: Any, digits: int = 3, signed: bool = False) -> str:
+    """`0.729 [0.701, 0.755]`; `undefined` where there is no value."""
+    if value is None or np.isnan(value):
+        return "undefined"
+    shown = f"{{:{'+' if signed else ''}.{digits}f}}".format
+    known = low is not None and high is not None and not np.isnan([low, high]).any()
+    return shown(value) + (f" [{shown(low)}, {shown(high)}]" if known else "")
+
+
+def listed(names: Iterable[Any], values: Iterable[float], unit: str = "", digits: int = 3) -> str:
+    """`first 0.5, second 0.3`, without those that are missing: a figure for those who do not see it."""
+    known = ((name, value) for name, value in zip(names, values, strict=True) if not pd.isna(value))
+    return ", ".join(f"{name} {number(value, digits)}{unit}" for name, value in known)
+
+
+def relation(value: float, low: float, high: float) -> str:
+    """What a correlation and its interval say, in two words."""
+    if np.isnan([value, low, high]).any():
+        return "is undefined" if np.isnan(value) else "has no interval"
+    if low <= 0 <= high:
+        return "has no clear relation"
+    return "rises with popularity" if value > 0 else "falls with popularity"
+
+
+def verdict(value: float, low: float, high: float) -> str:
+    """What a difference of errors and its interval say."""
+    if np.isnan([value, low, high]).any():
+        return "undefined"
+    if low <= 0 <= high:
+        return "no clear difference"
+    return "better" if value < 0 else "worse"
+
+
+def numeric(cell: Any) -> bool:
+    """Whether a table's cell stands to the right."""
+    return not isinstance(cell, str) or bool(re.fullmatch(r"[-+]?[\d,.]+ ?%?|–", cell))
