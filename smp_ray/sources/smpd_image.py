@@ -1,4 +1,4 @@
-"""SMPD-Image (Flickr) in its published layout, and in the variants that are about; see paper.md, The datasets.
+"""SMPD-Image (Flickr) in its published layout, and in the variants that are about; see arXiv 2407.00556.
 
 The list of image paths is the list of posts; the JSON files are joined to it by (Uid, Pid), never by order. Only
 line i of the labels belongs to line i of the paths.

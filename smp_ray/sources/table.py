@@ -56,7 +56,7 @@ def _image(value: Any) -> str | bytes | None:
 
 
 #: How the value of each column is read; `user_<name>` columns that are not here are numbers.
-_READINGS: dict[str, Callable[[Any], Any]] = {
+READINGS: dict[str, Callable[[Any], Any]] = {
     "post_id": as_id,
     "user_id": as_id,
     "split": _split,
@@ -75,7 +75,7 @@ _READINGS: dict[str, Callable[[Any], Any]] = {
     "popularity": as_label,
 }
 #: The columns that a table may fill (besides any `user_<name>` number).
-TABLE_COLUMNS = tuple(_READINGS)
+TABLE_COLUMNS = tuple(READINGS)
 
 
 class TableSource(SourceSettings):
@@ -108,7 +108,7 @@ class TableReader(Reader):
     def __init__(self, source: TableSource) -> None:
         super().__init__(source)
         self._columns = source.columns
-        self.extra_fields = [pa.field(name, pa.float64()) for name in sorted(self._columns) if name not in _READINGS]
+        self.extra_fields = [pa.field(name, pa.float64()) for name in sorted(self._columns) if name not in READINGS]
         self._location = Location.open(source.path)
         self._files, self._format = table_files(self._location, source.format)
         if source.image_root is not None:
@@ -140,7 +140,7 @@ class TableReader(Reader):
         reference: str | bytes | None = None
         for column, name in self._columns.items():
             try:
-                value = _READINGS.get(column, as_flag)(record.get(name))
+                value = READINGS.get(column, as_flag)(record.get(name))
                 if column != "image":
                     values[column] = value
                 elif isinstance(value, bytes):

@@ -63,6 +63,8 @@ def table_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Position ("line 7" or "row 7") and record of each row of a file; a record has the wanted columns at least.
 
+    Without `columns`, records have all that the file has.
+
     Raises:
         DataError: the file is unreadable, or lacks a column.
     """
@@ -142,6 +144,7 @@ def _read_parquet(location: Location, name: str, columns: list[str]) -> Iterator
     with reading(shown), location.filesystem.open_input_file(location.path(name)) as opened:
         file = pq.ParquetFile(opened)
         _need_columns(shown, file.schema_arrow.names, columns)
+        columns = columns or file.schema_arrow.names
         number = 0
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
             for record in pa.table({column: _plain(batch[column]) for column in columns}).to_pylist():
