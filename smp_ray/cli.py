@@ -26,6 +26,7 @@ from smp_ray.ray_session import ray_session
 from smp_ray.run import Run
 from smp_ray.schema import STATUSES
 from smp_ray.stage import Stage, status
+from smp_ray.starting_config import write_starting_config
 
 app = typer.Typer(
     name="smp-ray",
@@ -137,6 +138,20 @@ def _add_command(stage: Stage) -> None:
     ) -> None:
         with _errors(debug):
             _bring((stage.name,), load_config(config, sets, workspace), debug, retry)
+
+
+@app.command("init")
+def init_command(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="CSV, Parquet or JSON-lines")],
+    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="default: the table's name .yaml")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write a starting config for your own table of posts; its columns are guessed, with the reasons as comments."""
+    with _errors(debug):
+        written, lines = write_starting_config(table, out)
+        for line in lines:
+            say(line)
+        say(f"wrote {written}; read it, then: smp-ray run {written}")
 
 
 @app.command("demo")

@@ -22,7 +22,7 @@ FLOORS = (
     ("demo", "families"),
     ("sources",),
     ("config",),
-    ("ray_session", "fetch"),
+    ("ray_session", "fetch", "starting_config"),
     ("run",),
     ("stage",),
     ("features", "evaluation"),

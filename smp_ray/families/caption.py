@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from smp_ray.families.base import DESCRIPTION, IMAGE, Column, Family, ModelSettings
 
 
 class CaptionSettings(ModelSettings):
     """An image-to-text model of transformers."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "Salesforce/blip-image-captioning-base"}]})
 
     prompt: str | None = Field(None, description="instruction, for models that take one")
     max_new_tokens: int = Field(20, ge=1, le=512, description="tokens a caption may have")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from smp_ray.families.base import (
     IMAGE,
@@ -23,6 +23,10 @@ from smp_ray.families.base import (
 
 class ClipSettings(ModelSettings):
     """An open_clip model."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}]}
+    )
 
     model: str = Field(
         "embedded", min_length=1, description="'embedded', a folder, an open_clip name, or hf-hub:org/name"

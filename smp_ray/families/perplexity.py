@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from smp_ray.families.base import TITLE, Column, Family, Measure, ModelSettings
 
 
 class PerplexitySettings(ModelSettings):
     """A causal language model of transformers."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "openai-community/gpt2"}]})
 
     gguf_file: str | None = Field(None, description="name of a GGUF file inside the model folder")
     max_tokens: int = Field(256, ge=1, le=131_072, description="tokens of a text that are scored; the rest is cut")

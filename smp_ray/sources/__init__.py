@@ -2,6 +2,6 @@
 
 from smp_ray.sources.base import Reader, SourceSettings
 from smp_ray.sources.ingest import ingest
-from smp_ray.sources.registry import SOURCES, source_type
+from smp_ray.sources.registry import source_type
 
-__all__ = ["SOURCES", "Reader", "SourceSettings", "ingest", "source_type"]
+__all__ = ["Reader", "SourceSettings", "ingest", "source_type"]

@@ -1,6 +1,6 @@
 """What a source is: its section of the configuration, the reader that it opens, and where that reports.
 
-To add one: a file with a subclass of each of the two, and a line in `registry.py`.
+How to add one: docs/add-a-source.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RawPost:
 
     Attributes:
         values: columns of `schema.POSTS` (without row_id) and of the reader's `extra_fields`; absent means null.
-            Text is valid UTF-8, `posted_at` is microseconds since 1970 UTC.
+            Text is valid UTF-8, `posted_at` a datetime.
         image_reference: the image as the source writes it, which goes into row_id; None for no image. Image bytes
             are referred to by themselves.
         source_file: file that the post is from, for rejections.
@@ -44,14 +44,14 @@ class RawPost:
 
 @dataclass
 class Intake:
-    """Where a reader reports: rejected records, counted oddities, progress."""
+    """Where a reader reports: rejected records (file, record, reason), counted oddities, progress."""
 
     keep_rejected: Callable[[str, str, str], None]
     progress: Progress = lambda what, done, total: None
     counts: Counter[str] = field(default_factory=Counter)
 
     def reject(self, kind: str, source_file: str, record: Any, reason: str) -> None:
-        """Quarantine a record; `kind` is counted, `reason` says what was found."""
+        """Put a record aside; `kind` is counted, `reason` says what was found."""
         self.counts["rejected"] += 1
         self.counts[f"rejected_{kind}"] += 1
         self.keep_rejected(source_file, record_text(record), reason)
@@ -87,7 +87,7 @@ class Reader(ABC):
         namespace: goes into row_id where equal ids and paths do not mean equal content (the sample world's seeds).
     """
 
-    extra_fields: list[pa.Field]
+    extra_fields: list[pa.Field] = []  # noqa: RUF012
     namespace = ""
 
     def __init__(self, source: SourceSettings) -> None:

@@ -1,11 +1,12 @@
 """Any raw dataset becomes one posts table, with all that could not be taken beside it.
 
-Memory is bounded by one batch of posts and about 24 bytes of hashes a post.
+Memory is bounded by one batch of posts and about 200 bytes for the ids of each post.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -13,14 +14,36 @@ import pyarrow as pa
 from smp_ray.errors import DataError
 from smp_ray.schema import POSTS, REJECTED
 from smp_ray.sources.base import Intake, Progress, RawPost, Reader
-from smp_ray.sources.seen import PostIds, RowIds, post_content
 from smp_ray.store.manifest import Made
 from smp_ray.store.parquet import PartWriter
 from smp_ray.store.workspace import Workspace
 
-#: Posts that are checked, hashed and written together, and the image bytes that they may hold.
-_BATCH_POSTS = 10_000
+#: Rows that are written together, and the bytes of images or rejected records that they may hold.
+_BATCH_ROWS = 10_000
 _BATCH_BYTES = 2**26
+
+
+class _Rows:
+    """Collects rows until they are worth writing."""
+
+    def __init__(self, writer: PartWriter) -> None:
+        self._writer = writer
+        self._rows: list[dict[str, Any]] = []
+        self._held = 0
+
+    def add(self, row: dict[str, Any], held: int) -> bool:
+        """Add a row that holds so many bytes; returns whether rows were written."""
+        self._rows.append(row)
+        self._held += held
+        full = len(self._rows) >= _BATCH_ROWS or self._held >= _BATCH_BYTES
+        if full:
+            self.write()
+        return full
+
+    def write(self) -> None:
+        """Write what is left, which makes a file even of no rows."""
+        self._writer.write_rows(self._rows)
+        self._rows, self._held = [], 0
 
 
 def ingest(reader: Reader, workspace: Workspace, folder: str, progress: Progress | None = None) -> Made:
@@ -40,105 +63,95 @@ def ingest(reader: Reader, workspace: Workspace, folder: str, progress: Progress
         DataError: the raw data cannot be read, or no post of it could be taken.
     """
     workspace.delete_dir(folder, "posts")  # what a killed run left
-    return _Ingest(reader, workspace, folder, progress).run()
+    file = f"{folder}/rejected.parquet"
+    reasons: list[str] = []
+    schema = pa.schema([*POSTS, *reader.extra_fields])
+    with (
+        PartWriter(workspace, file, REJECTED) as rejected_writer,
+        PartWriter(workspace, f"{folder}/posts/part-{{:05d}}.parquet", schema) as writer,
+    ):
+        rejected = _Rows(rejected_writer)
+
+        def reject(source_file: str, record: str, reason: str) -> None:
+            reasons[1:] = []  # the first is shown where no post can be taken
+            reasons.append(reason)
+            rejected.add({"source_file": source_file, "record": record, "reason": reason}, 4 * len(record))
+
+        intake = Intake(reject, progress or (lambda what, done, total: None))
+        _take(reader, intake, _Rows(writer))
+        rejected.write()
+    counts = intake.counts
+    if not counts["accepted"]:
+        why = "the dataset holds no posts"
+        if reasons:
+            why = (
+                f"no post could be taken, {counts['rejected']} were rejected, the first because: {reasons[0]}; "
+                f"all reasons are in {workspace.path(file)}"
+            )
+        raise DataError(f"{reader.source.kind}: {why}")
+    return Made(
+        rows=counts["accepted"],
+        counts={"accepted": 0, "rejected": 0, **dict(sorted(counts.items()))},
+        fragments=writer.fragments,
+        details={
+            "source": reader.source.kind,
+            "synthetic": reader.source.synthetic,
+            "rejected": file,
+            "extra_columns": [extra.name for extra in reader.extra_fields],
+        },
+        note=f"{counts['accepted']:,} posts"
+        + (f", {counts['rejected']:,} rejected (see {workspace.path(file)})" if reasons else ""),
+    )
 
 
-class _Ingest:
-    """One run: its writers, its counts and what it has seen."""
-
-    def __init__(self, reader: Reader, workspace: Workspace, folder: str, progress: Progress | None) -> None:
-        self._reader = reader
-        self._workspace = workspace
-        self._rejections: list[dict[str, str]] = []
-        self._rejected_characters = 0
-        self._first_reason = ""
-        self._rejected = PartWriter(workspace, f"{folder}/rejected.parquet", REJECTED)
-        schema = pa.schema([*POSTS, *reader.extra_fields])
-        self._posts = PartWriter(workspace, f"{folder}/posts/part-{{:05d}}.parquet", schema)
-        self._intake = Intake(self._keep_rejected, progress or (lambda what, done, total: None))
-        self._post_ids = PostIds()
-        self._row_ids = RowIds()
-
-    def run(self) -> Made:
-        """Read everything, write everything."""
-        with self._rejected, self._posts:
-            for batch in _batches(self._reader.posts(self._intake)):
-                self._take(batch)
-            self._flush_rejections()  # the file is always there
-        counts, source = self._intake.counts, self._reader.source
-        accepted, rejected, file = counts["accepted"], counts["rejected"], self._rejected.fragments[0].path
-        if not accepted:
-            raise DataError(f"{source.kind}: {self._nothing_taken(rejected, file)}")
-        return Made(
-            rows=accepted,
-            counts={"accepted": 0, "rejected": 0, **dict(sorted(counts.items()))},
-            fragments=self._posts.fragments,
-            details={
-                "source": source.kind,
-                "synthetic": source.synthetic,
-                "rejected": file,
-                "extra_columns": [extra.name for extra in self._reader.extra_fields],
-            },
-            note=f"{accepted:,} posts"
-            + (f", {rejected:,} rejected (see {self._workspace.path(file)})" if rejected else ""),
-        )
-
-    def _take(self, batch: list[RawPost]) -> None:
-        """Write the posts of a batch whose id is new; reject the others."""
-        fresh = self._post_ids.first_sight([post.values["post_id"] for post in batch])
-        for post in (batch[index] for index in range(len(batch)) if not fresh[index]):
-            reason = f"post_id {post.values['post_id']!r} was taken before; the first is kept"
-            self._intake.reject("duplicate_post_id", post.source_file, post.values, reason)
-        taken = [post for post, new in zip(batch, fresh, strict=True) if new]
-        contents = [
-            post_content(self._reader.namespace, post.values["post_id"], post.values.get("title"), post.image_reference)
-            for post in taken
-        ]
-        rows = [post.values for post in taken]
-        for row, row_id in zip(rows, self._row_ids.assign(contents).tolist(), strict=True):
-            row["row_id"] = row_id
-        if rows:
-            self._posts.write_rows(rows)
-        self._count(rows)
-
-    def _count(self, rows: list[dict[str, Any]]) -> None:
-        counts = self._intake.counts
-        counts["accepted"] += len(rows)
-        for row in rows:
-            counts[f"split_{row['split']}"] += 1
-            counts["labelled"] += row.get("popularity") is not None
-            counts["without_image"] += row.get("image_uri") is None and row.get("image_bytes") is None
-            counts["without_title"] += not row.get("title")
-        self._intake.progress("posts", counts["accepted"], None)
-
-    def _keep_rejected(self, source_file: str, record: str, reason: str) -> None:
-        self._first_reason = self._first_reason or reason
-        self._rejections.append({"source_file": source_file, "record": record, "reason": reason})
-        self._rejected_characters += len(record)
-        if len(self._rejections) >= _BATCH_POSTS or self._rejected_characters >= _BATCH_BYTES // 4:
-            self._flush_rejections()
-
-    def _flush_rejections(self) -> None:
-        self._rejected.write_rows(self._rejections)
-        self._rejections, self._rejected_characters = [], 0
-
-    def _nothing_taken(self, rejected: int, file: str) -> str:
-        if not rejected:
-            return "the dataset holds no posts"
-        return (
-            f"no post could be taken, {rejected} were rejected, the first because: {self._first_reason}; "
-            f"all reasons are in {self._workspace.path(file)}"
-        )
+def _take(reader: Reader, intake: Intake, rows: _Rows) -> None:
+    """Write the posts whose id is new; reject the others."""
+    post_ids: set[str] = set()
+    row_ids: set[int] = set()
+    for post in reader.posts(intake):
+        post_id = post.values["post_id"]
+        if post_id in post_ids:
+            reason = f"post_id {post_id!r} was taken before; the first is kept"
+            intake.reject("duplicate_post_id", post.source_file, post.values, reason)
+            continue
+        post_ids.add(post_id)
+        row_id = new_row_id(post_content(reader.namespace, post), row_ids)
+        _count(intake.counts, post.values)
+        if rows.add({**post.values, "row_id": row_id}, len(post.values.get("image_bytes") or b"")):
+            intake.progress("posts", intake.counts["accepted"], None)
+    rows.write()
+    intake.progress("posts", intake.counts["accepted"], None)
 
 
-def _batches(posts: Iterator[RawPost]) -> Iterator[list[RawPost]]:
-    batch: list[RawPost] = []
-    held = 0
-    for post in posts:
-        batch.append(post)
-        held += len(post.values.get("image_bytes") or b"")
-        if len(batch) >= _BATCH_POSTS or held >= _BATCH_BYTES:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
+def _count(counts: Counter[str], values: dict[str, Any]) -> None:
+    counts["accepted"] += 1
+    counts[f"split_{values['split']}"] += 1
+    counts["labelled"] += values.get("popularity") is not None
+    counts["without_image"] += values.get("image_uri") is None and values.get("image_bytes") is None
+    counts["without_title"] += not values.get("title")
+
+
+def new_row_id(content: bytes, taken: set[int], bits: int = 63) -> int:
+    """The hash of what a post is, which joins `taken`; where it is taken already, it is hashed again, counted."""
+    attempt = 0
+    while True:
+        salted = content + (b"\0again" + str(attempt).encode() if attempt else b"")
+        row_id = int.from_bytes(hashlib.blake2b(salted, digest_size=8).digest(), "big") & ((1 << bits) - 1)
+        if row_id not in taken:
+            taken.add(row_id)
+            return row_id
+        attempt += 1
+
+
+def post_content(namespace: str, post: RawPost) -> bytes:
+    """The bytes that a row id is the hash of: the post, and what its features are computed from.
+
+    Image bytes enter by their hash; lengths are written out, so that no two posts give the same bytes.
+    """
+    title, image = post.values.get("title"), post.image_reference
+    parts = [namespace.encode(), post.values["post_id"].encode(), None if title is None else title.encode(), None]
+    if isinstance(image, bytes):
+        parts[3] = b"bytes:" + hashlib.blake2b(image, digest_size=16).digest()
+    elif image is not None:
+        parts[3] = b"named:" + image.encode("utf-8", "replace")
+    return b"".join(b"-" if part is None else str(len(part)).encode() + b":" + part for part in parts)

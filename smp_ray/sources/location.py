@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, TextIO
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -34,10 +34,6 @@ class Location(Place):
         uri = base.rstrip("/").rpartition("/")[0] + (f"?{query}" if query else "")
         return Location(uri=uri, filesystem=self.filesystem, root=self.root.rpartition("/")[0] or "/")
 
-    def below(self, relative: str) -> Location:
-        """Something inside as a location of its own."""
-        return Location(self.address(relative), self.filesystem, self.path(relative))
-
     def address(self, relative: str) -> str:
         """Address of a file inside that any reader can open: an absolute local path, or the root's URI extended.
 
@@ -57,11 +53,14 @@ class Location(Place):
         """Whether there is such a file inside."""
         return bool(self.kind(relative) == pafs.FileType.File)
 
-    def stream(self, relative: str = "") -> BinaryIO:
-        """The bytes of a file, decompressed where its suffix says so (.gz, .bz2, .zst)."""
+    def text(self, relative: str = "") -> TextIO:
+        """A file as text with its line ends as they are, decompressed where its suffix says so (.gz, .bz2, .zst).
+
+        A byte-order mark is passed over, and invalid UTF-8 becomes U+FFFD.
+        """
         with reading(self.path(relative)):
-            raw = self.filesystem.open_input_stream(self.path(relative))
-        return cast(BinaryIO, io.BufferedReader(raw, _READ_BUFFER))
+            raw: Any = self.filesystem.open_input_stream(self.path(relative))
+        return io.TextIOWrapper(io.BufferedReader(raw, _READ_BUFFER), "utf-8-sig", errors="replace", newline="")
 
 
 @contextmanager
@@ -78,20 +77,17 @@ def files_identity(location: Location, names: Iterable[str]) -> list[dict[str, A
     names = sorted(names)
     with reading(location.uri):
         infos = location.filesystem.get_file_info([location.path(name) for name in names])
-    hashed = sum(info.size or 0 for info in infos) <= HASHED_BYTES
-    identity = []
-    for name, info in zip(names, infos, strict=True):
-        content = {"blake2b": _content_hash(location, name)} if hashed else {"mtime_ns": info.mtime_ns}
-        identity.append({"name": name, "size": info.size, **content})
-    return identity
+        hashed = sum(info.size or 0 for info in infos) <= HASHED_BYTES
+        identity = []
+        for name, info in zip(names, infos, strict=True):
+            content = {"blake2b": _hash(location, name)} if hashed else {"mtime_ns": info.mtime_ns}
+            identity.append({"name": name, "size": info.size, **content})
+        return identity
 
 
-def _content_hash(location: Location, name: str) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with reading(location.path(name)), location.filesystem.open_input_file(location.path(name)) as file:
-        while chunk := file.read(_READ_BUFFER):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _hash(location: Location, name: str) -> str:
+    with location.filesystem.open_input_file(location.path(name)) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def inside(path: str) -> str | None:

@@ -1,16 +1,26 @@
-"""All sources: what the configuration's `source` may be."""
+"""All sources, what the configuration's `source` may be: the built-in ones and those of installed packages.
+
+A package of one's own adds a source by an entry point (docs/add-a-source.md):
+
+    [project.entry-points."smp_ray.sources"]
+    diary = "my_package.diary:DiarySource"
+"""
 
 from __future__ import annotations
 
 from functools import reduce
+from importlib.metadata import EntryPoint, entry_points
 from operator import or_
-from pkgutil import resolve_name
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from smp_ray.errors import ConfigError
+from smp_ray.sources.base import SourceSettings
+
+GROUP = "smp_ray.sources"
 #: The section of each, in the order in which messages name them.
-SOURCES = (
+BUILT_IN = (
     "smp_ray.sources.sample_world:DemoSource",
     "smp_ray.sources.smpd_image:SmpdImageSource",
     "smp_ray.sources.smpd_video:SmpdVideoSource",
@@ -19,6 +29,23 @@ SOURCES = (
 
 
 def source_type() -> Any:
-    """The type of a section of any source, for pydantic: the one whose `kind` it names."""
-    sections: Any = reduce(or_, map(resolve_name, SOURCES))
+    """The type of a section of any source, for pydantic: the one whose `kind` it names.
+
+    Raises:
+        ConfigError: a package's source cannot be imported, or is none.
+    """
+    built_in = [EntryPoint(path.rpartition(":")[2], path, GROUP) for path in BUILT_IN]
+    installed = sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value))
+    sections: Any = reduce(or_, map(_load, (*built_in, *installed)))
     return Annotated[sections, Field(discriminator="kind")]
+
+
+def _load(entry: EntryPoint) -> type[SourceSettings]:
+    try:
+        found = entry.load()
+    except Exception as error:  # a package may raise anything while it is imported
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"the source {entry.name} ({entry.value}) cannot be imported: {reason}") from error
+    if not (isinstance(found, type) and issubclass(found, SourceSettings)):
+        raise ConfigError(f"the source {entry.name} ({entry.value}) is no subclass of SourceSettings")
+    return found

@@ -50,7 +50,8 @@ class DemoReader(Reader):
         self._facts = {**self._world, "version": _VERSION}
         # Two worlds have the same ids and paths for different pictures, so the world is part of what a post is.
         self.namespace = f"world/{fingerprint('world', self._facts)}"
-        self._root = Location(workspace.uri, workspace.filesystem, workspace.root).below(self.namespace)
+        place = Location(workspace.uri, workspace.filesystem, workspace.root)
+        self._root = Location(place.address(self.namespace), place.filesystem, place.path(self.namespace))
 
     def identify(self) -> Any:
         """Size, seed and version of the world, and where it lies, because image_uri is absolute."""

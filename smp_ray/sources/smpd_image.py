@@ -1,4 +1,4 @@
-"""SMPD-Image (Flickr) in its published layout, and in the variants that are about; see paper.md, The datasets.
+"""SMPD-Image (Flickr) in its published layout, and in the variants that are about; see arXiv 2407.00556.
 
 The list of image paths is the list of posts; the JSON files are joined to it by (Uid, Pid), never by order. Only
 line i of the labels belongs to line i of the paths.
@@ -6,9 +6,10 @@ line i of the labels belongs to line i of the paths.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -17,11 +18,11 @@ from pydantic import Field
 
 from smp_ray.errors import DataError
 from smp_ray.sources.base import Intake, RawPost, Reader, SourceSettings
-from smp_ray.sources.json_stream import JsonText, text_lines
+from smp_ray.sources.joined import Records, read_fields
+from smp_ray.sources.json_files import json_records, text_lines
 from smp_ray.sources.location import Location, files_identity, inside
-from smp_ray.sources.record_store import RecordStore
-from smp_ray.sources.smpd_image_fields import EXTRA_FIELDS, PARTS, fill_part, place, record_ids
-from smp_ray.sources.values import as_label
+from smp_ray.sources.smpd_image_fields import EXTRA_FIELDS, PARTS, lower_case, place
+from smp_ray.sources.values import as_id, as_label
 from smp_ray.store.workspace import Workspace
 
 #: First lines of a label file that are a header whatever the number of lines.
@@ -54,9 +55,6 @@ class _Split:
     labels: str | None
     parts: dict[str, str | None]
 
-    def files(self) -> list[str]:
-        return [name for name in (self.paths, self.labels, *self.parts.values()) if name is not None]
-
 
 class SmpdImageReader(Reader):
     """Reads SMPD-Image from its root folder, local or remote."""
@@ -70,17 +68,22 @@ class SmpdImageReader(Reader):
         if self._location.kind() != pafs.FileType.Directory:
             raise DataError(f"{self._location.uri}: no such folder; source.path is the root of SMPD-Image")
         self._splits = [self._find(split) for split in dict.fromkeys(source.splits)]
+        self._image_folder = cache(self._find_image_folder)
 
     def identify(self) -> Any:
         """The root and the content of the metadata files. The root counts because image_uri is absolute."""
-        names = [name for split in self._splits for name in split.files()]
+        names = [name for split in self._splits for name in (split.paths, split.labels, *split.parts.values()) if name]
         return {"root": self._location.address(""), "files": files_identity(self._location, names)}
 
     def posts(self, intake: Intake) -> Iterator[RawPost]:
         """All posts in the order of the image paths, split by split; see `Reader.posts`."""
         for split in self._splits:
-            with RecordStore() as store:
-                yield from self._read(split, store, intake)
+            with closing(Records()) as records:
+                self._load(split, records, intake)
+                for number, (path, label) in enumerate(zip_longest(*self._lines(split)), start=1):
+                    post = self._post(split, number, path, label, records, intake)
+                    if post is not None:
+                        yield post
 
     def _find(self, split: str) -> _Split:
         folder = f"{split}_allmetadata_json"
@@ -104,60 +107,53 @@ class SmpdImageReader(Reader):
         places = [*(f"{folder}/{name}" for name in names), *names]
         return next((place for place in places if self._location.is_file(place)), None)
 
-    def _read(self, split: _Split, store: RecordStore, intake: Intake) -> Iterator[RawPost]:
+    def _load(self, split: _Split, records: Records, intake: Intake) -> None:
+        """Read the JSON files of a split; posts that are not in the list of images are rejected."""
+        listed = {"/".join(ids) for path in text_lines(self._location, split.paths) if (ids := _path_ids(path))}
         for part, name in split.parts.items():
-            self._load(store, part, name, split, intake)
-        store.fill("listed", self._listed_keys(split.paths))
+            if name is None:
+                intake.count(f"missing_file_{split.name}_{part}.json")
+                continue
+            records.fill(part, self._keyed(name, intake), name, intake)
         text = str(split.parts["text"])
-        if store.has_records("listed") and not store.shares_keys("text", "listed"):
+        keys = records.keys("text")
+        missing = [key for key in keys if key not in listed]
+        if listed and len(missing) == len(keys):
             raise DataError(
                 f"{self._location.path(text)}: has the text of no post of {split.paths}; "
                 "the two are joined by <Uid>/<Pid>, which are the end of the image path"
             )
-        for key, record in store.missing_in("text", "listed"):
-            intake.reject("not_in_image_list", text, record, f"post {key} is not in {split.paths}")
-        has_header = self._has_header(split)
-        labels: Iterable[str] = ()
-        if split.labels is not None:
-            labels = text_lines(self._location, split.labels)
-            if has_header:
-                next(iter(labels))
-        folder = _ImageFolders(self._location)
-        lines = zip_longest(text_lines(self._location, split.paths), labels)
-        for number, (path, label) in enumerate(lines, start=1):
-            post = self._post(split, number, path, label, folder, store, intake)
-            if post is not None:
-                yield post
+        for key in missing:
+            intake.reject("not_in_image_list", text, records.get("text", key), f"post {key} is not in {split.paths}")
 
-    def _load(self, store: RecordStore, part: str, name: str | None, split: _Split, intake: Intake) -> None:
-        if name is None:
-            intake.count(f"missing_file_{split.name}_{part}.json")
-            store.fill(part, ())
-            return
-        with self._location.stream(name) as stream:
-            text = JsonText(stream, self._location.path(name))
-            first = text.peek()
-            if first == "{":
-                records: Iterator[tuple[Any, str]] = ((row, json.dumps(row)) for row in store.pivot(text.cells()))
-            elif first == "[":
-                records = text.records()
+    def _keyed(self, name: str, intake: Intake) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Records with their `<Uid>/<Pid>` key; those without ids are rejected."""
+        for number, record in enumerate(json_records(self._location, name), start=1):
+            if number % _REPORT_EVERY == 0:
+                intake.progress(name.rpartition("/")[2], number, None)
+            try:
+                fields = lower_case(record)
+                user_id, post_id = as_id(fields.get("uid")), as_id(fields.get("pid"))
+            except (AttributeError, ValueError):  # no object, or ids that are none
+                user_id = post_id = None
+            if user_id and post_id:
+                yield f"{user_id}/{post_id}", fields
             else:
-                found = f"found {first!r}" if first else "an empty file"
-                raise text.failure(f"{found}, allowed: a list of records or an object of columns")
-            store.fill(part, _keyed(records, name, intake))
-        store.reject_repeats(part, name, intake)
+                intake.reject("without_ids", name, record, f"record {number}: no Uid or no Pid")
 
-    def _listed_keys(self, paths: str) -> Iterator[tuple[str, str]]:
-        for path in text_lines(self._location, paths):
-            ids = _path_ids(path)
-            if ids is not None:
-                yield "/".join(ids), ""
-
-    def _has_header(self, split: _Split) -> bool:
-        """Whether the first label line is a header: by its word, or because it makes one line too many."""
+    def _lines(self, split: _Split) -> tuple[Iterator[str], Iterator[str]]:
+        """The image paths, and the labels without their header."""
+        paths = text_lines(self._location, split.paths)
         if split.labels is None:
-            return False
-        first = next(iter(text_lines(self._location, split.labels)), "")
+            return paths, iter(())
+        labels = text_lines(self._location, split.labels)
+        if self._has_header(split, split.labels):
+            next(labels)
+        return paths, labels
+
+    def _has_header(self, split: _Split, labels: str) -> bool:
+        """Whether the first label line is a header: by its word, or because it makes one line too many."""
+        first = next(text_lines(self._location, labels), "")
         try:
             float(first)
             return False
@@ -165,29 +161,27 @@ class SmpdImageReader(Reader):
             pass
         if first.strip("\"'").lower() in _HEADERS:
             return True
-        count = sum(1 for _ in text_lines(self._location, split.labels))
+        count = sum(1 for _ in text_lines(self._location, labels))
         return count == 1 + sum(1 for _ in text_lines(self._location, split.paths))
 
     def _post(
-        self, split: _Split, number: int, path: str | None, label: str | None,
-        folder: _ImageFolders, store: RecordStore, intake: Intake,
-    ) -> RawPost | None:  # fmt: skip
+        self, split: _Split, number: int, path: str | None, label: str | None, records: Records, intake: Intake
+    ) -> RawPost | None:
         if path is None:
             intake.reject("label_without_image", str(split.labels), label, f"label {number} has no image path")
             return None
         relative, ids = inside(path), _path_ids(path)
-        if relative is None:
-            kind, reason = ("image_path", "leaves the dataset's folder") if path else ("without_ids", "is empty")
-            intake.reject(kind, split.paths, path, f"line {number}: the image path {reason}")
+        if relative is None or ids is None:
+            kind = "without_ids"
+            reason = "not an image path that ends in <Uid>/<Pid>.jpg" if path else "the image path is empty"
+            if path and relative is None:
+                kind, reason = "image_path", "the image path leaves the dataset's folder"
+            intake.reject(kind, split.paths, path, f"line {number}: {reason}")
             return None
-        if ids is None:
-            reason = f"line {number}: not an image path that ends in <Uid>/<Pid>.jpg"
-            intake.reject("without_ids", split.paths, path, reason)
-            return None
-        user_id, post_id = ids
+        first, _, rest = relative.partition("/")
         values: dict[str, Any] = {
-            "post_id": post_id, "user_id": user_id, "split": split.name,
-            "image_uri": self._location.address(folder.resolve(relative)),
+            "post_id": ids[1], "user_id": ids[0], "split": split.name,
+            "image_uri": self._location.address(f"{self._image_folder(first)}/{rest}"),
         }  # fmt: skip
         if split.labels is not None:
             try:
@@ -197,51 +191,23 @@ class SmpdImageReader(Reader):
                 intake.reject("label", split.labels, {"path": path, "label": label}, reason)
                 return None
         for part, name in split.parts.items():
-            record = store.get(part, f"{user_id}/{post_id}") if name is not None else None
+            record = records.get(part, "/".join(ids))
             if record is not None:
-                fill_part(part, record, values, intake)
+                read_fields(values, record, PARTS[part], intake)
             elif name is not None:
                 intake.count(f"without_{part}")
         place(values)
         return RawPost(values, image_reference=path, source_file=split.paths)
 
-
-class _ImageFolders:
-    """Finds the folder of images under either of its two names, asking the filesystem once for each."""
-
-    def __init__(self, location: Location) -> None:
-        self._location = location
-        self._real: dict[str, str] = {}
-
-    def resolve(self, relative: str) -> str:
-        first, slash, rest = relative.partition("/")
-        if first not in self._real:
-            other = _IMAGE_FOLDERS.get(first)
-            moved = other is not None and not self._is_folder(first) and self._is_folder(other)
-            self._real[first] = other if other is not None and moved else first
-        return self._real[first] + slash + rest
-
-    def _is_folder(self, name: str) -> bool:
-        return bool(self._location.kind(name) == pafs.FileType.Directory)
+    def _find_image_folder(self, listed: str) -> str:
+        """The folder of images under either of its two names."""
+        other = _IMAGE_FOLDERS.get(listed, listed)
+        kinds = [self._location.kind(name) for name in (listed, other)]
+        return other if pafs.FileType.Directory in kinds and kinds[0] != pafs.FileType.Directory else listed
 
 
 def _path_ids(path: str) -> tuple[str, str] | None:
     """(Uid, Pid) of an image path that ends in `<Uid>/<Pid>.<suffix>`."""
-    relative = inside(path)
-    if relative is None or "/" not in relative:
-        return None
-    folder, _, name = relative.rpartition("/")
+    folder, slash, name = (inside(path) or "").rpartition("/")
     user_id, post_id = folder.rpartition("/")[2].strip(), (name.rpartition(".")[0] or name).strip()
-    return (user_id, post_id) if user_id and post_id else None
-
-
-def _keyed(records: Iterator[tuple[Any, str]], name: str, intake: Intake) -> Iterator[tuple[str, str]]:
-    """Records with their `<Uid>/<Pid>` key; those without ids are rejected."""
-    for number, (record, text) in enumerate(records, start=1):
-        if number % _REPORT_EVERY == 0:
-            intake.progress(name.rpartition("/")[2], number, None)
-        ids = record_ids(record)
-        if ids is None:
-            intake.reject("without_ids", name, text, f"record {number}: no Uid or no Pid")
-        else:
-            yield "/".join(ids), text
+    return (user_id, post_id) if slash and user_id and post_id else None

@@ -6,22 +6,22 @@ allowed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from smp_ray.errors import DataError
 from smp_ray.sources.base import Intake, RawPost, Reader, SourceSettings
 from smp_ray.sources.location import Location, files_identity, inside
 from smp_ray.sources.table_files import Format, table_files, table_rows
 from smp_ray.sources.values import (
-    as_bounded,
     as_flag,
     as_id,
     as_label,
+    as_latitude,
+    as_longitude,
     as_number,
     as_text,
     as_texts,
@@ -32,7 +32,6 @@ from smp_ray.store.workspace import Workspace
 _SPLITS = ("train", "test")
 #: Addresses that are taken as they are; whoever fetches the image opens them.
 _FETCHED = ("http", "https", "s3", "gs")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _REPORT_EVERY = 10_000
 
 
@@ -57,7 +56,7 @@ def _image(value: Any) -> str | bytes | None:
 
 
 #: How the value of each column is read; `user_<name>` columns that are not here are numbers.
-_READINGS: dict[str, Callable[[Any], Any]] = {
+READINGS: dict[str, Callable[[Any], Any]] = {
     "post_id": as_id,
     "user_id": as_id,
     "split": _split,
@@ -67,8 +66,8 @@ _READINGS: dict[str, Callable[[Any], Any]] = {
     "media_type": as_id,
     "image": _image,
     "posted_at": as_time,
-    "latitude": lambda value: as_bounded(value, -90, 90),
-    "longitude": lambda value: as_bounded(value, -180, 180),
+    "latitude": as_latitude,
+    "longitude": as_longitude,
     "geo_accuracy": as_number,
     "category": as_id,
     "subcategory": as_id,
@@ -76,7 +75,7 @@ _READINGS: dict[str, Callable[[Any], Any]] = {
     "popularity": as_label,
 }
 #: The columns that a table may fill (besides any `user_<name>` number).
-TABLE_COLUMNS = tuple(_READINGS)
+TABLE_COLUMNS = tuple(READINGS)
 
 
 class TableSource(SourceSettings):
@@ -109,7 +108,7 @@ class TableReader(Reader):
     def __init__(self, source: TableSource) -> None:
         super().__init__(source)
         self._columns = source.columns
-        self.extra_fields = [pa.field(name, pa.float64()) for name in sorted(self._columns) if name not in _READINGS]
+        self.extra_fields = [pa.field(name, pa.float64()) for name in sorted(self._columns) if name not in READINGS]
         self._location = Location.open(source.path)
         self._files, self._format = table_files(self._location, source.format)
         if source.image_root is not None:
@@ -141,12 +140,13 @@ class TableReader(Reader):
         reference: str | bytes | None = None
         for column, name in self._columns.items():
             try:
-                value = _READINGS.get(column, as_flag)(record.get(name))
-                if column == "image":
-                    reference = value
-                    values.update(self._resolved(reference))
-                else:
+                value = READINGS.get(column, as_flag)(record.get(name))
+                if column != "image":
                     values[column] = value
+                elif isinstance(value, bytes):
+                    reference = values["image_bytes"] = value
+                elif value is not None:
+                    reference, values["image_uri"] = value, self._address(value)
             except ValueError as error:
                 kind = "label" if column == "popularity" else column
                 intake.reject(kind, shown, record, f"{position}: {column}: {error}")
@@ -159,37 +159,16 @@ class TableReader(Reader):
         values["split"] = values.get("split") or ("test" if values.get("popularity") is None else "train")
         return RawPost(values, reference, shown)
 
-    def _resolved(self, reference: str | bytes | None) -> dict[str, Any]:
-        """The image columns for a reference: bytes as they are, paths as addresses."""
-        if isinstance(reference, bytes):
-            return {"image_bytes": reference}
-        if reference is None:
-            return {}
-        scheme = _SCHEME.match(reference)
-        if scheme is not None and scheme[1].lower() in _FETCHED:
-            return {"image_uri": reference}
-        path = _file_path(reference) if scheme is not None else reference
-        if path.startswith("/"):
-            return {"image_uri": self._absolute(path)}
+    def _address(self, reference: str) -> str:
+        """What image_uri says for an image that is named, not held."""
+        scheme = urlsplit(reference).scheme if "://" in reference else ""
+        if scheme in _FETCHED:
+            return reference
+        path = unquote(reference.removeprefix("file://")) if scheme == "file" else reference
+        if self._images.is_local:
+            path = path.removeprefix(self._images.root.rstrip("/") + "/")
         relative = inside(path)
         if relative is None or path.lower().startswith("data:"):
-            raise ValueError(f"found {reference[:200]!r}, allowed: a path inside {self._images.address('')}, or a URL")
-        return {"image_uri": self._images.address(relative)}
-
-    def _absolute(self, path: str) -> str:
-        root = self._images.root.rstrip("/") + "/"
-        if not self._images.is_local or not path.startswith(root) or inside(path.removeprefix(root)) is None:
-            allowed = f"a path inside {self._images.address('')} (source.image_root widens that), or a URL"
-            raise ValueError(f"found {path[:200]!r}, allowed: {allowed}")
-        return path
-
-
-def _file_path(uri: str) -> str:
-    """Path of a file:// address."""
-    try:
-        location = Location.open(uri)
-    except DataError as error:
-        raise ValueError(f"found {uri[:200]!r}, allowed: a path, http, https, s3 or gs ({error})") from None
-    if not location.is_local:
-        raise ValueError(f"found {uri[:200]!r}, allowed: a path, or an address of {', '.join(_FETCHED)}")
-    return location.root
+            allowed = f"a path inside {self._images.address('')} (source.image_root names another folder), or a URL"
+            raise ValueError(f"found {reference[:200]!r}, allowed: {allowed}")
+        return self._images.address(relative)

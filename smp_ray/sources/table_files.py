@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from smp_ray.errors import DataError
 from smp_ray.sources.base import Intake
-from smp_ray.sources.json_stream import json_lines
+from smp_ray.sources.json_files import json_lines
 from smp_ray.sources.location import Location, reading
 
 Format = Literal["csv", "parquet", "jsonl"]
@@ -65,6 +63,8 @@ def table_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Position ("line 7" or "row 7") and record of each row of a file; a record has the wanted columns at least.
 
+    Without `columns`, records have all that the file has.
+
     Raises:
         DataError: the file is unreadable, or lacks a column.
     """
@@ -105,34 +105,25 @@ def _read_csv(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     shown = location.path(name)
     tabs = any(shown.lower().endswith(".tsv" + suffix) for suffix in ("", *_COMPRESSED))
-    with io.TextIOWrapper(location.stream(name), encoding="utf-8-sig", errors="replace", newline="") as text:
-        rows = csv.reader(text, delimiter="\t" if tabs else ",", strict=True)
-        header = _next_row(rows, shown)
-        if header is None:
-            raise DataError(f"{shown}: an empty file, allowed: a header line and one post a line")
-        _need_columns(shown, header, columns)
-        start = rows.line_num + 1
-        while (row := _next_row(rows, shown)) is not None:
-            if len(row) == len(header):
-                yield f"line {start}", dict(zip(header, row, strict=True))
-            elif row:
-                reason = f"line {start}: found {len(row)} fields, the header has {len(header)}"
-                intake.reject("field_count", name or shown.rpartition("/")[2], row, reason)
-            start = rows.line_num + 1
-
-
-def _next_row(rows: Any, shown: str) -> list[str] | None:
-    """The next row; the longest field is set only meanwhile, because Python keeps one setting for all."""
-    before = csv.field_size_limit(_LONGEST_FIELD)
-    start = rows.line_num + 1
+    csv.field_size_limit(_LONGEST_FIELD)
+    start = 1
     try:
-        with reading(shown):
-            row: list[str] | None = next(rows, None)
-            return row
+        with reading(shown), location.text(name) as text:
+            rows = csv.reader(text, delimiter="\t" if tabs else ",", strict=True)
+            header = next(rows, None)
+            if header is None:
+                raise DataError(f"{shown}: an empty file, allowed: a header line and one post a line")
+            _need_columns(shown, header, columns)
+            start = rows.line_num + 1
+            for row in rows:
+                if len(row) == len(header):
+                    yield f"line {start}", dict(zip(header, row, strict=True))
+                elif row:
+                    reason = f"line {start}: found {len(row)} fields, the header has {len(header)}"
+                    intake.reject("field_count", name or shown.rpartition("/")[2], row, reason)
+                start = rows.line_num + 1
     except csv.Error as error:
         raise DataError(f"{shown}: line {start}: not readable as CSV: {error}; is a quote not closed?") from None
-    finally:
-        csv.field_size_limit(before)
 
 
 def _read_jsonl(location: Location, name: str, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -150,29 +141,17 @@ def _read_jsonl(location: Location, name: str, columns: list[str]) -> Iterator[t
 
 def _read_parquet(location: Location, name: str, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     shown = location.path(name)
-    with reading(shown):
-        file = pq.ParquetFile(location.filesystem.open_input_file(location.path(name)))
-    _need_columns(shown, file.schema_arrow.names, columns)
-    batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
-    number = 0
-    while True:
-        with reading(shown):
-            batch = next(batches, None)
-            if batch is None:
-                return
-            records = _plain(batch).to_pylist()
-        for record in records:
-            number += 1
-            yield f"row {number}", record
+    with reading(shown), location.filesystem.open_input_file(location.path(name)) as opened:
+        file = pq.ParquetFile(opened)
+        _need_columns(shown, file.schema_arrow.names, columns)
+        columns = columns or file.schema_arrow.names
+        number = 0
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+            for record in pa.table({column: _plain(batch[column]) for column in columns}).to_pylist():
+                number += 1
+                yield f"row {number}", record
 
 
-def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch with moments in microseconds UTC, which Python can hold whatever their unit and zone."""
-    arrays = []
-    for array in batch.columns:
-        if pa.types.is_date(array.type):
-            array = array.cast(pa.timestamp("ms"))
-        if pa.types.is_timestamp(array.type):
-            array = pc.cast(array, pa.timestamp("us", tz="UTC"), safe=False)
-        arrays.append(array)
-    return pa.record_batch(arrays, names=batch.schema.names)
+def _plain(array: pa.Array) -> pa.Array:
+    """Dates and moments in microseconds UTC, which Python can hold whatever their unit and zone."""
+    return array.cast(pa.timestamp("us", tz="UTC"), safe=False) if pa.types.is_temporal(array.type) else array

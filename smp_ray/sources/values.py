@@ -1,22 +1,16 @@
-"""Parsing of single values: the same rules for every source. None always means "not given"."""
+"""Reading of single values: the same rules for every source. None always means "not given"."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_OFFSET = re.compile(r"([+-]?)(\d{1,2}):(\d{2})(?::\d{2})?")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-#: Seconds since 1970 of the years 1 to 9999, which every library at hand can hold.
-_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
 def clean_text(text: str) -> str:
@@ -30,17 +24,17 @@ def as_text(value: Any) -> str | None:
     Raises:
         ValueError: a list, a mapping or the like.
     """
-    if isinstance(value, str):
-        return clean_text(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, str):
+        return clean_text(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
     if isinstance(value, bool | int | float | Decimal):
         return str(value)
-    raise ValueError(f"found {_shown(value)}, allowed: a text")
+    raise _problem(value, "a text")
 
 
 def as_id(value: Any) -> str | None:
@@ -50,9 +44,8 @@ def as_id(value: Any) -> str | None:
         ValueError: a truth value, a list, a mapping or the like.
     """
     if isinstance(value, bool):
-        raise ValueError(f"found {value}, allowed: a text or a whole number")
-    text = as_text(value)
-    return (text.strip() or None) if text is not None else None
+        raise _problem(value, "a text or a whole number")
+    return (as_text(value) or "").strip() or None
 
 
 def as_number(value: Any) -> float | None:
@@ -61,26 +54,15 @@ def as_number(value: Any) -> float | None:
     Raises:
         ValueError: anything else, infinity included.
     """
-    if value is None:
+    if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    if isinstance(value, str):
-        text = value.strip()
-        if not text:
-            return None
-        if "_" in text:  # float() would read 1_000, which no dataset writes
-            raise ValueError(f"found {_shown(value)}, allowed: a number")
-        value = text
-    elif not isinstance(value, bool | int | float | Decimal):
-        raise ValueError(f"found {_shown(value)}, allowed: a number")
     try:
         number = float(value)
-    except (ValueError, OverflowError):
-        raise ValueError(f"found {_shown(value)}, allowed: a number") from None
-    if math.isnan(number):
-        return None
+    except (TypeError, ValueError, OverflowError):
+        raise _problem(value, "a number") from None
     if math.isinf(number):
-        raise ValueError(f"found {_shown(value)}, allowed: a finite number")
-    return number
+        raise _problem(value, "a finite number")
+    return None if math.isnan(number) else number
 
 
 def as_label(value: Any, *, given: bool = False) -> float | None:
@@ -93,43 +75,52 @@ def as_label(value: Any, *, given: bool = False) -> float | None:
         return None
     number = None if isinstance(value, bool) else as_number(value)
     if number is None:
-        raise ValueError(f"found {_shown(value)}, allowed: a finite number")
+        raise _problem(value, "a finite number")
     return number
 
 
-def as_bounded(value: Any, low: float, high: float) -> float | None:
-    """A number within bounds (a latitude, a longitude).
+def as_latitude(value: Any) -> float | None:
+    """Degrees from -90 to 90.
 
     Raises:
         ValueError: not a number, or out of bounds.
     """
+    return _bounded(value, 90)
+
+
+def as_longitude(value: Any) -> float | None:
+    """Degrees from -180 to 180.
+
+    Raises:
+        ValueError: not a number, or out of bounds.
+    """
+    return _bounded(value, 180)
+
+
+def _bounded(value: Any, bound: float) -> float | None:
     number = as_number(value)
-    if number is not None and not low <= number <= high:
-        raise ValueError(f"found {number:g}, allowed: {low:g} to {high:g}")
+    if number is not None and abs(number) > bound:
+        raise _problem(number, f"-{bound:g} to {bound:g}")
     return number
 
 
-def as_time(value: Any) -> int | None:
-    """A moment as microseconds since 1970 UTC, from epoch seconds or ISO 8601; without a zone it is UTC.
-
-    A text of digits alone is epoch seconds.
+def as_time(value: Any) -> datetime | None:
+    """A moment in UTC, from epoch seconds or ISO 8601; without a zone it is UTC. Digits alone are epoch seconds.
 
     Raises:
         ValueError: neither, or outside the years 1 to 9999.
     """
-    if isinstance(value, datetime):
-        return _microseconds(value)
-    if isinstance(value, str) and not re.fullmatch(r"\s*[+-]?\d*\.?\d*(?:[eE][+-]?\d+)?\s*", value):
-        try:
-            return _microseconds(datetime.fromisoformat(value.strip()))
-        except (ValueError, OverflowError):
-            raise ValueError(f"found {_shown(value)}, allowed: epoch seconds or ISO 8601") from None
-    seconds = as_number(value)
-    if seconds is None:
-        return None
-    if not _FIRST_SECOND <= seconds <= _LAST_SECOND:
-        raise ValueError(f"found {seconds:g} seconds since 1970, allowed: the years 1 to 9999")
-    return round(seconds * 1_000_000)
+    try:
+        if not isinstance(value, date):
+            try:
+                seconds = as_number(value)
+            except ValueError:
+                value = datetime.fromisoformat(value.strip())
+            else:
+                return None if seconds is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    except (AttributeError, ValueError, OverflowError):
+        raise _problem(value, "epoch seconds or ISO 8601, of the years 1 to 9999") from None
 
 
 def as_hours(value: Any) -> float | None:
@@ -138,11 +129,11 @@ def as_hours(value: Any) -> float | None:
     Raises:
         ValueError: neither.
     """
-    match = _OFFSET.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
+    offset = re.fullmatch(r"\s*([+-]?)(\d{1,2}):(\d{2})(?::\d{2})?\s*", value) if isinstance(value, str) else None
+    if offset is None:
         return as_number(value)
-    hours = int(match[2]) + int(match[3]) / 60
-    return -hours if match[1] == "-" else hours
+    hours = int(offset[2]) + int(offset[3]) / 60
+    return -hours if offset[1] == "-" else hours
 
 
 def as_flag(value: Any) -> float | None:
@@ -159,7 +150,7 @@ def as_flag(value: Any) -> float | None:
 def as_seconds(value: Any) -> float | None:
     """A moment as seconds since 1970 UTC; reads what `as_time` reads."""
     moment = as_time(value)
-    return None if moment is None else moment / 1_000_000
+    return None if moment is None else moment.timestamp()
 
 
 def as_vector(value: Any) -> np.ndarray[Any, np.dtype[np.float32]] | None:
@@ -168,27 +159,19 @@ def as_vector(value: Any) -> np.ndarray[Any, np.dtype[np.float32]] | None:
     Raises:
         ValueError: a part is not a finite number.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
     if isinstance(value, str):
-        text = value.strip().strip("[]").strip().strip(",")
-        if not text:
-            return None
-        try:
-            value = json.loads(f"[{text}]")
-        except (ValueError, RecursionError):
-            raise ValueError(f"found {_shown(value)}, allowed: numbers separated by commas") from None
+        text = value.strip(" \t[],")
+        value = text.split(",") if text else None
+    if value is None:
+        return None
     try:
-        vector = np.array(value, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            vector = np.array(value, dtype=np.float32)
     except (ValueError, TypeError, OverflowError):
-        vector = None
-    if vector is None or vector.ndim != 1:
-        raise ValueError(f"found {_shown(value)}, allowed: numbers separated by commas")
-    with np.errstate(over="ignore"):
-        narrow = vector.astype(np.float32)
-    if not np.isfinite(narrow).all():
-        raise ValueError(f"found {_shown(value)}, allowed: finite numbers")
-    return narrow if len(narrow) else None
+        raise _problem(value, "numbers separated by commas") from None
+    if vector.ndim != 1 or not np.isfinite(vector).all():
+        raise _problem(value, "finite numbers separated by commas")
+    return vector if len(vector) else None
 
 
 def as_texts(value: Any, separator: str | None = None) -> list[str] | None:
@@ -197,21 +180,14 @@ def as_texts(value: Any, separator: str | None = None) -> list[str] | None:
     Raises:
         ValueError: neither.
     """
-    if isinstance(value, list):
-        parts = [as_text(part) for part in value]
-    else:
+    if not isinstance(value, list):
         text = as_text(value)
         if text is None:
             return None
-        parts = list(text.split(separator))
-    return [stripped for part in parts if part and (stripped := part.strip())]
+        value = text.split(separator)
+    return [text for part in value if (text := (as_text(part) or "").strip())]
 
 
-def _microseconds(moment: datetime) -> int:
-    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def _shown(value: Any) -> str:
+def _problem(value: Any, allowed: str) -> ValueError:
     text = clean_text(repr(value))
-    return text if len(text) <= 60 else text[:57] + "..."
+    return ValueError(f"found {text if len(text) <= 60 else text[:57] + '...'}, allowed: {allowed}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -99,7 +100,7 @@ def test_files_have_a_bounded_number_of_rows(
     reader: Reader, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parquet, "_FILE_ROWS", 10)
-    monkeypatch.setattr(INGEST, "_BATCH_POSTS", 4)
+    monkeypatch.setattr(INGEST, "_BATCH_ROWS", 4)
     made = ingest(reader, workspace, "ingest/x")
     assert [fragment.rows for fragment in made.fragments] == [8, 8, 9]
     assert [fragment.path.rpartition("/")[2] for fragment in made.fragments][2] == "part-00002.parquet"
@@ -111,7 +112,7 @@ def test_row_ids_do_not_depend_on_order_neighbours_or_batches(
     first = take(tmp_path / "ws", **table(path).model_dump())
     rows = [{"id": number, "t": f"title {number}"} for number in range(40, 4, -1)]
     write_lines(tmp_path / "other.jsonl", rows)
-    monkeypatch.setattr(INGEST, "_BATCH_POSTS", 3)
+    monkeypatch.setattr(INGEST, "_BATCH_ROWS", 3)
     other = take(tmp_path / "elsewhere", **table(tmp_path / "other.jsonl").model_dump())
     common = first.posts.keys() & other.posts.keys()
     assert len(common) == 20
@@ -126,7 +127,7 @@ def test_row_ids_stay_the_same_when_the_dataset_moves(tmp_path: Path) -> None:
 
 
 def test_duplicates_are_found_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(INGEST, "_BATCH_POSTS", 3)
+    monkeypatch.setattr(INGEST, "_BATCH_ROWS", 3)
     rows = [{"id": number % 10, "t": str(number)} for number in range(35)]
     write_lines(tmp_path / "posts.jsonl", rows)
     taken = take(tmp_path / "ws", **table(tmp_path / "posts.jsonl").model_dump())
@@ -174,7 +175,35 @@ def test_progress_is_told(reader: Reader, workspace: Workspace) -> None:
     assert told[-1] == ("posts", 25, None)
 
 
-def test_large_images_do_not_fill_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_do_not_fill_a_batch(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(INGEST, "_BATCH_BYTES", 1000)
-    posts = (RawPost({"image_bytes": b"x" * 400}, None, "file") for _ in range(7))
-    assert [len(batch) for batch in INGEST._batches(posts)] == [3, 3, 1]
+    with parquet.PartWriter(workspace, "x.parquet", POSTS) as writer:
+        rows = INGEST._Rows(writer)
+        row = {"row_id": 1, "post_id": "1", "split": "test"}
+        assert [rows.add(row, 400) for _ in range(7)] == [False, False, True, False, False, True, False]
+
+
+def test_colliding_row_ids_are_hashed_again_always_the_same_way() -> None:
+    def assign(numbers: range) -> list[int]:
+        taken: set[int] = set()
+        return [INGEST.new_row_id(str(number).encode(), taken, bits=8) for number in numbers]
+
+    assert assign(range(200)) == assign(range(200))
+    assert len(set(assign(range(200)))) == 200
+    assert all(0 <= row_id < 256 for row_id in assign(range(200)))
+
+
+def test_what_a_row_id_is_made_of() -> None:
+    def content(namespace: str, post_id: str, title: str | None, image: str | bytes | None) -> bytes:
+        return INGEST.post_content(namespace, RawPost({"post_id": post_id, "title": title}, image, "f"))
+
+    base = content("", "1", "t", "a.jpg")
+    others = [
+        content("", "2", "t", "a.jpg"), content("", "1", "u", "a.jpg"), content("", "1", "t", "b.jpg"),
+        content("", "1", "t", b"a.jpg"), content("", "1", None, "a.jpg"), content("", "1", "", "a.jpg"),
+        content("", "1", "t", None), content("x", "1", "t", "a.jpg"), content("", "1t", "", "a.jpg"),
+    ]  # fmt: skip
+    assert len({base, *others}) == 10
+    assert INGEST.new_row_id(base, set()) == int.from_bytes(
+        hashlib.blake2b(b"0:1:11:t11:named:a.jpg", digest_size=8).digest(), "big"
+    ) & (2**63 - 1)

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from smp_ray.errors import DataError
-from smp_ray.sources import SOURCES, registry
+from smp_ray.sources import registry
 from smp_ray.sources.base import Intake, RawPost, Reader, SourceSettings
 from smp_ray.store.workspace import Workspace
 from tests.sources.helpers import section, take
@@ -25,8 +25,6 @@ class ToySource(SourceSettings):
 
 
 class ToyReader(Reader):
-    extra_fields = []  # noqa: RUF012
-
     def identify(self) -> Any:
         return self.source.model_dump()
 
@@ -36,7 +34,7 @@ class ToyReader(Reader):
 
 
 def test_a_source_is_a_file_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "SOURCES", (*SOURCES, f"{__name__}:ToySource"))
+    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, f"{__name__}:ToySource"))
     taken = take(tmp_path, kind="toy", posts=2)
     assert list(taken.posts) == ["0", "1"]
     assert (taken.made.details["source"], taken.made.details["synthetic"]) == ("toy", False)

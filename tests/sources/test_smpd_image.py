@@ -219,8 +219,8 @@ def test_file_that_may_be_missing_is_counted(files: SmpdFiles, part: str) -> Non
     ("content", "message"),
     [
         (b"", "an empty file"), (b"  \n", "an empty file"), (b"7", "found '7', allowed: a list of records"),
-        (b'{"Uid": "1"}', "column 'Uid' is no object of rows"), (b'[{"Uid": "1", ', "line 1 column 15"),
-        (b"\x1f\x8b\x08" + bytes(range(256)), "not readable as JSON"), (b"null", "not readable as JSON"),
+        (b'{"Uid": "1"}', "column 'Uid' is no object of rows"), (b'[{"Uid": "1", ', "record 1: not readable as JSON"),
+        (b"\x1f\x8b\x08" + bytes(range(256)), "allowed: a list"), (b"null", "allowed: a list"),
     ],
 )  # fmt: skip
 def test_rubbish_for_json_is_one_clear_line(files: SmpdFiles, content: bytes, message: str) -> None:

@@ -75,4 +75,4 @@ def test_invalid_text_is_replaced(files: SmpdFiles) -> None:
     path = files.folder / "train_text.json"
     path.write_bytes(path.read_bytes().replace(b"title 2", b"caf\xe9"))
     taken = take_smpd(files, write=False)
-    assert [taken.posts[key]["title"] for key in "12"] == ["a\ufffdb\0c", "caf\ufffd"]
+    assert [taken.posts[key]["title"] for key in "12"] == ["a?b\0c", "caf\ufffd"]

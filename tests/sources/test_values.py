@@ -56,7 +56,7 @@ def test_number(value: object, number: float) -> None:
     assert as_number(value) == number
 
 
-@pytest.mark.parametrize("value", ["abc", "1_000", "inf", float("-inf"), [1], "1,5", 10**400])
+@pytest.mark.parametrize("value", ["abc", "inf", float("-inf"), [1], "1,5", 10**400])
 def test_not_a_number(value: object) -> None:
     with pytest.raises(ValueError, match="allowed: a"):
         as_number(value)
@@ -82,7 +82,7 @@ def test_label_that_was_given_must_be_there() -> None:
     ],
 )  # fmt: skip
 def test_one_moment_in_many_spellings(value: object) -> None:
-    assert as_time(value) == 1690654860 * 1_000_000
+    assert as_time(value) == datetime(2023, 7, 29, 18, 21, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("value", ["yesterday", "2023-13-01", 1.7e12, "1e99", -1e12, "."])
@@ -93,8 +93,7 @@ def test_not_a_moment(value: object) -> None:
 
 @given(st.datetimes())
 def test_any_moment_survives(moment: datetime) -> None:
-    expected = (moment - datetime(1970, 1, 1)) // (datetime(1970, 1, 1, microsecond=1) - datetime(1970, 1, 1))
-    assert as_time(moment.isoformat()) == expected == as_time(moment)
+    assert as_time(moment.isoformat()) == moment.replace(tzinfo=UTC) == as_time(moment)
 
 
 def test_hours_flags_vectors_and_lists() -> None:
