@@ -36,10 +36,11 @@ def main(path: str, out: str) -> None:
     figure.write_html(folder / "inconsistency.html")
 
     columns = posts[[name for name in NUMBERS if name in posts]].astype("float64")
-    columns = columns.assign(hour=posts["posted_at"].dt.hour, weekday=posts["posted_at"].dt.dayofweek)
+    columns = columns.assign(hour=posts["posted_at"].dt.hour, weekday=posts["posted_at"].dt.day_of_week)
     # Embeddings are lists; one column a dimension.
-    image = pd.DataFrame(posts["clip_image"].apply(lambda v: list(v) if v is not None else []).tolist(), posts.index)
-    columns = columns.join(image.astype("float64").add_prefix("clip_image_"))
+    seen = posts["clip_image"].dropna()
+    image = pd.DataFrame(seen.tolist(), index=seen.index).astype("float64")
+    columns = columns.join(image.add_prefix("clip_image_"))
 
     # No user in both halves, or the model is judged by its memory of users.
     held_out = pd.util.hash_array(posts["user_id"].astype(str).to_numpy()) % 5 == 0

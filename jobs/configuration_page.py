@@ -23,10 +23,10 @@ HEAD = """# Configuration
 Made by `python jobs/configuration_page.py` from the classes in `smp_ray/config/`, `smp_ray/families/` and
 `smp_ray/sources/`; change those, not this page.
 
-One YAML file. An unknown key, a wrong type or a value out of bounds ends the command with status 2 and one line that names
-the file, the key, what was found and what is allowed. `smp-ray validate FILE` checks a file without starting anything and
-prints it with every default. `--set features.clip.batch_size=256` sets any key, `--workspace` the workspace. Relative
-paths are taken from the current folder. Keys without a default must be given.
+One YAML file. An unknown key, a wrong type or a value out of bounds ends the command with status 2 and one line that
+names the file, the key, what was found and what is allowed. `smp-ray validate FILE` checks a file without starting
+anything and prints it with every default. `--set features.clip.batch_size=256` sets any key, `--workspace` the
+workspace. Relative paths are taken from the current folder. Keys without a default must be given.
 """
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
 
