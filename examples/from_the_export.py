@@ -3,8 +3,8 @@
     smp-ray demo                                                        # ends with runs/demo/features.parquet
     python examples/from_the_export.py runs/demo/features.parquet out
 
-Writes `out/inconsistency.html` (how far title and picture agree, by popularity) and `out/model.txt`, and prints how well
-the model does on users that it has not seen.
+Writes `out/inconsistency.html` (how far title and picture agree, by popularity) and `out/model.txt`, and prints how
+well the model does on users that it has not seen.
 """
 
 import sys
