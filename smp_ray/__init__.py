@@ -1,3 +1,28 @@
-"""smp_ray: distributed feature computation for social-media popularity prediction."""
+"""smp_ray: social-media popularity prediction with Ray, from posts to features, predictions and a report."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smp_ray.config import build_config, load_config
+    from smp_ray.pipeline import export, open_run, run_stages
+    from smp_ray.stage import status
 
 __version__ = "0.1.0"
+__all__ = ["build_config", "export", "load_config", "open_run", "run_stages", "status"]
+
+_HOMES = {
+    "build_config": "config",
+    "load_config": "config",
+    "export": "pipeline",
+    "open_run": "pipeline",
+    "run_stages": "pipeline",
+    "status": "stage",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for: workers and `smp_ray.models` need none of it.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'smp_ray' has no attribute '{name}'")
+    return getattr(import_module(f"smp_ray.{_HOMES[name]}"), name)

@@ -25,12 +25,12 @@ from smp_ray.progress import console, say
 from smp_ray.ray_session import ray_session
 from smp_ray.run import Run
 from smp_ray.schema import STATUSES
-from smp_ray.stage import Stage, status
+from smp_ray.stage import status
 from smp_ray.starting_config import write_starting_config
 
 app = typer.Typer(
     name="smp-ray",
-    help="Distributed feature computation for social-media popularity prediction.",
+    help="Social-media popularity prediction with Ray: features, adapters, sweep, predictions, report.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -119,16 +119,10 @@ def print_summary(run: Run) -> bool:
     return all(line.state == "committed" for line in lines)
 
 
-def _bring(names: Sequence[str], config: Config, debug: bool, retry: Sequence[str] | None = None) -> None:
-    with _run(config, debug, retry) as run:
-        run_stages(run, names)
-        print_summary(run)
+def _add_command(name: str, about: str, stages: Sequence[str]) -> None:
+    """A command that brings stages up to date, with what they read."""
 
-
-def _add_command(stage: Stage) -> None:
-    """The command of one stage, which brings up to date what it reads as well."""
-
-    @app.command(stage.name, help=stage.help)
+    @app.command(name, help=about)
     def command(
         config: ConfigArgument,
         workspace: WorkspaceOption = None,
@@ -136,8 +130,9 @@ def _add_command(stage: Stage) -> None:
         retry: RetryOption = None,
         debug: DebugOption = False,
     ) -> None:
-        with _errors(debug):
-            _bring((stage.name,), load_config(config, sets, workspace), debug, retry)
+        with _errors(debug), _run(load_config(config, sets, workspace), debug, retry) as run:
+            run_stages(run, stages)
+            print_summary(run)
 
 
 @app.command("init")
@@ -174,21 +169,9 @@ def demo_command(
         say(f"look at it: {sys.executable} -c \"import pandas; print(pandas.read_parquet('{out}').iloc[0])\"")
 
 
-@app.command("run")
-def run_command(
-    config: ConfigArgument,
-    workspace: WorkspaceOption = None,
-    sets: SetOption = None,
-    retry: RetryOption = None,
-    debug: DebugOption = False,
-) -> None:
-    """Every stage that the config enables, in order."""
-    with _errors(debug):
-        _bring(ALL, load_config(config, sets, workspace), debug, retry)
-
-
+_add_command("run", "Every stage that the config enables, in order.", ALL)
 for _stage in STAGES:
-    _add_command(_stage)
+    _add_command(_stage.name, _stage.help, (_stage.name,))
 
 
 @app.command("status")

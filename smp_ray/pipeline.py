@@ -127,9 +127,9 @@ STAGES: tuple[Stage, ...] = (
 )  # fmt: skip
 
 
-def open_run(config: Config, session: RaySession, retry: Sequence[str] = ()) -> Run:
-    """A run of all stages."""
-    return Run(config, session, STAGES, retry)
+def open_run(config: Config, session: RaySession | None = None, retry: Sequence[str] = ()) -> Run:
+    """A run of all stages; a stage that needs Ray starts it in `session`, without one in a session of its own."""
+    return Run(config, session or RaySession(config.ray), STAGES, retry)
 
 
 #: The names of all stages, which is what `smp-ray run` goes through.

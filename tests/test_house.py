@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from smp_ray.pipeline import STAGES
 
 ROOT = Path(__file__).parents[1] / "smp_ray"
 FILES = sorted(ROOT.rglob("*.py"))
+JOBS = sorted((ROOT.parent / "jobs").glob("*.py"))
+TESTS = sorted((ROOT.parent / "tests").rglob("*.py"))
 #: From the ground up; what stands on one floor does not import each other.
 FLOORS = (
     ("__init__", "errors", "schema", "section", "progress"),
@@ -140,6 +145,60 @@ def test_stages_are_named_in_the_pipeline_and_where_they_are_made_only() -> None
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_long(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 250
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_function_is_long(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 60] == []
+
+
+def test_every_module_has_tests_of_its_name_or_is_named_in_some() -> None:
+    own = {path.name.removeprefix("test_") for path in TESTS if path.name.startswith("test_")}
+    named: set[str] = set()
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+    untested = [
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if path.name != "__init__.py" and path.name not in own
+        if ".".join(path.relative_to(ROOT.parent).with_suffix("").parts) not in named
+    ]
+    assert untested == []
+
+
+def test_every_imported_package_is_declared() -> None:
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["gguf"]]
+    declared = {re.split(r"[\[<>=~! ]", line)[0].lower().replace("_", "-") for line in lines}
+    distributions = packages_distributions()
+    wrong = set()
+    for path in (*FILES, *JOBS):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [str(node.module)]
+            for name in {module.split(".")[0] for module in modules} - sys.stdlib_module_names - {"smp_ray"}:
+                if not {found.lower().replace("_", "-") for found in distributions.get(name, [name])} & declared:
+                    wrong.add(f"{path.name} imports {name}")
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("path", [*FILES, *JOBS], ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_what_is_cited_ships(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "../shared" not in text
+    pages = {page.name for folder in (ROOT.parent, ROOT.parent / "docs") for page in folder.glob("*.md")}
+    made = {"ablation.md", "README.md"}  # what the ablation writes; a model's own page
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    docs = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(text)) if isinstance(node, documented)]
+    comments = re.findall(r"#.*", text)
+    assert set(re.findall(r"[\w-]+\.md\b", "\n".join([*docs, *comments]))) <= pages | made
 
 
 def test_no_two_files_of_one_name() -> None:
