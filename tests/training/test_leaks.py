@@ -13,9 +13,9 @@ from smp_ray.evaluation.bootstrap import Bootstrap, Estimate
 from smp_ray.evaluation.metrics import src
 from smp_ray.training.baselines import mean_prediction, user_mean_prediction
 from smp_ray.training.boosting.booster import out_of_fold
-from smp_ray.training.matrix.build import aligned
+from smp_ray.training.matrix.build import aligned, posts_by_user
 from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import encode
+from smp_ray.training.matrix.encoder import Encoder, encode
 from smp_ray.training.matrix.gather import load_columns
 from smp_ray.training.matrix.matrix import FoldData
 from smp_ray.training.splits import Splits, divide
@@ -43,7 +43,8 @@ def judged(columns: Columns, splits: Splits) -> Estimate:
     folds = []
     for fold in range(FOLDS):
         popularity, users, training = aligned(columns.row_ids, splits, fold)
-        matrix = encode(columns, training, popularity, users, MatrixConfig(pca_dimensions=4, text_dimensions=4), 0)
+        encoder = Encoder(MatrixConfig(pca_dimensions=4, text_dimensions=4), 0, posts_by_user(columns.users))
+        matrix = encode(encoder, columns, training, popularity, users)
         held = splits.validation(fold)
         folds.append(
             FoldData(fold, matrix.rows(training), splits.popularity[training], matrix.rows(held),
