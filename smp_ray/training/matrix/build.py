@@ -36,7 +36,7 @@ ENCODER_FILE = "encoder.npz"
 def build_matrix(
     run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], splits: Manifest, adapted: Manifest | None
 ) -> Made:
-    """Encode and store the matrices of all folds.
+    """Encode and store the matrices of all folds, and the encoder of the last.
 
     Args:
         run: the command's run.
@@ -91,9 +91,11 @@ def _encode_part(
     matrix = encode(encoder, columns, training, popularity, users)
     if fold is None:
         workspace.write(encoder.to_bytes(), folder, ENCODER_FILE)
+    table = {"row_id": columns.row_ids, "post_id": columns.post_ids, "training": training}
+    table |= dict(zip(matrix.names, np.ascontiguousarray(matrix.values.T), strict=True))
     return {
         "name": name,
-        "fragment": write_table(workspace, f"{folder}/{name}.parquet", _as_table(matrix, columns, training)),
+        "fragment": write_table(workspace, f"{folder}/{name}.parquet", pa.table(table)),
         "columns": dict(zip(matrix.names, matrix.families, strict=True)),
         "levels": {column: list(texts) for column, texts in matrix.levels.items()},
         "warnings": suspicious(matrix.rows(training), popularity[training]) if fold is None else [],
@@ -113,8 +115,7 @@ def suspicious(matrix: Matrix, popularity: np.ndarray) -> list[str]:
         popularity: float64 (posts,).
     """
     found = []
-    for place, name in enumerate(matrix.names):
-        values = matrix.values[:, place]
+    for name, values in zip(matrix.names, matrix.values.T, strict=True):
         present = np.isfinite(values)
         if name in matrix.categorical or present.sum() < LEAST_POSTS_OF_A_SUSPICION:
             continue
@@ -132,10 +133,3 @@ def aligned(row_ids: np.ndarray, splits: Splits, fold: int | None) -> tuple[np.n
     users = np.where(labelled, splits.users[positions], -1)
     trains = labelled & (True if fold is None else splits.training(fold)[positions])
     return popularity, users, trains
-
-
-def _as_table(matrix: Matrix, columns: Columns, training: np.ndarray) -> pa.Table:
-    arrays: dict[str, Any] = {"row_id": columns.row_ids, "post_id": columns.post_ids, "training": training}
-    for place, name in enumerate(matrix.names):
-        arrays[name] = np.ascontiguousarray(matrix.values[:, place])
-    return pa.table(arrays)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,10 @@ def test_stored_matrices(tmp_path: Path, session: RaySession) -> None:
         assert data.training.levels == alone.levels
     assert (seen == 1).all()
     final, row_ids, training = load_final(world.workspace, matrix)
+    encoder = Encoder.from_bytes(world.workspace.read(matrix.details["encoder"]))
+    again = encoder.transform(load_columns(world.workspace, posts, stored, GROUPS).rows(~training))
+    assert replace(again, values=None) == replace(final, values=None)
+    assert np.array_equal(again.values, final.values[~training], equal_nan=True)
     assert (row_ids == world.ids).all()
     assert training.sum() == 170
     assert final.only(("perplexity",)).names == ("title_perplexity", "title_mean_nll")  # 7 tokens for all: no column
