@@ -91,6 +91,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "matrix", "The columns that LightGBM sees, encoded fold by fold.", "smp_ray.training.matrix.build:build_matrix",
         reads=("ingest", "features", "splits", "adapt"), settings=_matrix, families=_in_matrix, labels=True, ray=True,
+        version=2,
     ),
     Stage(
         "baselines", "What the sweep is compared with, on the same folds.", "smp_ray.training.baselines:baselines",

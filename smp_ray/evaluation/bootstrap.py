@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from smp_ray.evaluation.metrics import METRICS, TieGroups, checked, correlation, relative_errors, score
@@ -40,23 +41,19 @@ class Bootstrap:
     Args:
         users: the user of each post, a code or anything hashable. A post without a user needs a code of its own, as
             `splits.user_codes` gives it.
-        resamples: number of resamples.
+        resamples: number of resamples, at least 1.
         seed: the same seed, users and number of resamples give the same resamples.
 
     Raises:
-        ValueError: no resamples, or a missing user.
+        ValueError: a missing user.
     """
 
     def __init__(self, users: Iterable[Hashable], resamples: int = 1000, seed: int = 0):
-        if resamples < 1:
-            raise ValueError(f"resamples: found {resamples}, allowed: at least 1")
-        named = list(users)
-        missing = sum(user is None or user != user for user in named)
-        if missing:
-            raise ValueError(f"users: {missing} of {len(named)} are missing; give a post without one a code of its own")
-        codes: dict[Hashable, int] = {}
-        self._user_of = np.array([codes.setdefault(user, len(codes)) for user in named], dtype=np.int64)
-        self.users = len(codes)
+        self._user_of, distinct = pd.factorize(np.fromiter(users, dtype=object))
+        if missing := int((self._user_of < 0).sum()):
+            count = len(self._user_of)
+            raise ValueError(f"users: {missing} of {count} are missing; give a post without one a code of its own")
+        self.users = len(distinct)
         self.resamples = resamples
         self.seed = seed
 
@@ -73,7 +70,7 @@ class Bootstrap:
         Raises:
             ValueError: the lengths, or that of the users, differ, or a value is not finite.
         """
-        labels, predicted = self._checked({"popularity": popularity, "prediction": prediction})
+        labels, predicted, _ = checked(popularity=popularity, prediction=prediction, users=self._user_of)
         values = score(labels, predicted)
         (resampled,) = self._resampled(labels, [predicted])
         return {name: _with_interval(values[name], resampled[:, at]) for at, name in enumerate(METRICS)}
@@ -84,8 +81,9 @@ class Bootstrap:
         Raises:
             ValueError: the lengths, or that of the users, differ, or a value is not finite.
         """
-        given = {"popularity": popularity, "prediction": prediction, "baseline": baseline}
-        labels, predicted, compared = self._checked(given)
+        labels, predicted, compared, _ = checked(
+            popularity=popularity, prediction=prediction, baseline=baseline, users=self._user_of
+        )
         values, compared_values = score(labels, predicted), score(labels, compared)
         resampled, compared_resampled = self._resampled(labels, [predicted, compared])
         estimates = {}
@@ -94,12 +92,6 @@ class Bootstrap:
             change = None if value is None or compared_value is None else value - compared_value
             estimates[name] = _with_interval(change, resampled[:, at] - compared_resampled[:, at])
         return estimates
-
-    def _checked(self, given: dict[str, ArrayLike]) -> list[np.ndarray]:
-        arrays = checked(given)
-        if len(arrays[0]) != len(self._user_of):
-            raise ValueError(f"lengths differ: popularity {len(arrays[0])}, users {len(self._user_of)}")
-        return arrays
 
     def _resampled(self, labels: np.ndarray, predictions: list[np.ndarray]) -> np.ndarray:
         """Metrics in each resample, float64 (predictions, resamples, metrics), NaN where undefined."""

@@ -7,7 +7,6 @@ never 0 or NaN: with no posts all three, with constant popularity or predictions
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,77 +27,41 @@ def src(popularity: ArrayLike, prediction: ArrayLike) -> float | None:
     Raises:
         ValueError: lengths differ, or a value is not finite.
     """
-    labels, predicted = checked({"popularity": popularity, "prediction": prediction})
+    labels, predicted = checked(popularity=popularity, prediction=prediction)
     weights = np.ones(len(labels))
     return correlation(TieGroups(labels).ranks(weights), TieGroups(predicted).ranks(weights), weights)
 
 
-def mae(popularity: ArrayLike, prediction: ArrayLike) -> float | None:
-    """Mean absolute error, in the unit of the labels.
-
-    Returns:
-        None where there are no posts.
-
-    Raises:
-        ValueError: lengths differ, or a value is not finite.
-    """
-    labels, predicted = checked({"popularity": popularity, "prediction": prediction})
-    return float(np.abs(labels - predicted).mean()) if len(labels) else None
-
-
-def mape(popularity: ArrayLike, prediction: ArrayLike) -> float | None:
-    """Mean of |popularity - prediction| / |popularity|: a share (0.25), not a percentage.
-
-    The labels of the video challenge are above 0. Those of SMPD-Image may be 0 or below, where this says little.
-
-    Returns:
-        None where any label is 0, or where there are no posts.
-
-    Raises:
-        ValueError: lengths differ, or a value is not finite.
-    """
-    labels, predicted = checked({"popularity": popularity, "prediction": prediction})
-    return float(relative_errors(labels, predicted).mean()) if len(labels) and labels.all() else None
-
-
 def score(popularity: ArrayLike, prediction: ArrayLike) -> dict[str, float | None]:
-    """`src`, `mae` and `mape` by name."""
+    """`src`, `mae` in the unit of the labels, and `mape`, a share (0.25), not a percentage, by name.
+
+    The labels of the video challenge are above 0. Those of SMPD-Image may be 0 or below, where MAPE says little.
+
+    Raises:
+        ValueError: lengths differ, or a value is not finite.
+    """
+    labels, predicted = checked(popularity=popularity, prediction=prediction)
+    some = len(labels) > 0
     return {
-        "src": src(popularity, prediction),
-        "mae": mae(popularity, prediction),
-        "mape": mape(popularity, prediction),
+        "src": src(labels, predicted),
+        "mae": float(np.abs(labels - predicted).mean()) if some else None,
+        "mape": float(relative_errors(labels, predicted).mean()) if some and labels.all() else None,
     }
 
 
-def by_fold(popularity: ArrayLike, prediction: ArrayLike, folds: ArrayLike) -> list[dict[str, Any]]:
-    """The metrics of each fold, in order of the folds.
+def by_fold(popularity: np.ndarray, prediction: np.ndarray, folds: np.ndarray) -> list[dict[str, Any]]:
+    """A `{"fold", "posts", "src", "mae", "mape"}` for each fold, in order.
 
     Args:
         popularity: a label a post.
         prediction: a prediction a post.
         folds: the fold in which a post was predicted; posts below 0 are in none, and their prediction may be NaN.
-
-    Returns:
-        A `{"fold", "posts", "src", "mae", "mape"}` for each fold.
-
-    Raises:
-        ValueError: lengths differ, or a value of a post in a fold is not finite.
     """
-    given = {"popularity": popularity, "prediction": prediction, "folds": folds}
-    labels, predicted, fold_of = _aligned(given)
-    rows = []
-    for fold in np.unique(fold_of[fold_of >= 0]):
-        inside = fold_of == fold
-        rows.append({"fold": int(fold), "posts": int(inside.sum()), **score(labels[inside], predicted[inside])})
-    return rows
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Midranks less their mean, a post, and the sum of their squares over the weighted posts."""
-
-    centred: np.ndarray
-    squares: float
+    parts = {int(fold): folds == fold for fold in np.unique(folds[folds >= 0])}
+    return [
+        {"fold": fold, "posts": int(inside.sum()), **score(popularity[inside], prediction[inside])}
+        for fold, inside in parts.items()
+    ]
 
 
 class TieGroups:
@@ -108,22 +71,20 @@ class TieGroups:
         distinct, self._group = np.unique(values, return_inverse=True)
         self._groups = len(distinct)
 
-    def ranks(self, weights: np.ndarray) -> Ranks:
-        """Midranks where a post stands `weights` times among the posts; whole numbers, 0 allowed."""
+    def ranks(self, weights: np.ndarray) -> np.ndarray:
+        """Midranks less their mean where a post stands `weights` times among the posts; whole numbers, 0 allowed."""
         group_weights = np.bincount(self._group, weights=weights, minlength=self._groups)
-        upto = np.cumsum(group_weights)
         # The midrank is what lies before the group + (its weight + 1) / 2, the mean of all midranks (total + 1) / 2.
-        centred = upto - (group_weights + group_weights.sum()) / 2
-        return Ranks(centred[self._group], float(group_weights @ centred**2))
+        centred = np.cumsum(group_weights) - (group_weights + group_weights.sum()) / 2
+        return centred[self._group]
 
 
-def correlation(first: Ranks, second: Ranks, weights: np.ndarray) -> float | None:
+def correlation(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> float | None:
     """Pearson's correlation of weighted ranks; None where either side is constant."""
+    weighted = weights * first
+    squares = (weighted @ first) * ((weights * second) @ second)
     # Exactly 0 where one group holds all the weight, because ranks are multiples of a half.
-    if first.squares == 0 or second.squares == 0:
-        return None
-    together = float((weights * first.centred) @ second.centred)
-    return float(np.clip(together / np.sqrt(first.squares * second.squares), -1, 1))
+    return None if squares == 0 else float(np.clip(weighted @ second / np.sqrt(squares), -1, 1))
 
 
 def relative_errors(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -131,25 +92,16 @@ def relative_errors(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return np.abs(labels - predicted) / np.maximum(np.abs(labels), _SMALLEST_LABEL)
 
 
-def checked(given: dict[str, ArrayLike]) -> list[np.ndarray]:
-    """Arrays by name as float64 (posts,), all of one length and finite.
+def checked(**given: ArrayLike) -> list[np.ndarray]:
+    """Arrays by name as float64 (posts,).
 
     Raises:
-        ValueError: they are not.
+        ValueError: their shapes differ, or a value is not finite.
     """
-    arrays = _aligned(given)
-    for name, values in zip(given, arrays, strict=True):
-        unusable = int(np.count_nonzero(~np.isfinite(values)))
-        if unusable:
-            raise ValueError(f"{name}: {unusable} of {len(values)} values are NaN or infinite")
-    return arrays
-
-
-def _aligned(given: dict[str, ArrayLike]) -> list[np.ndarray]:
     arrays = {name: np.asarray(values, dtype=np.float64) for name, values in given.items()}
+    if len({values.shape for values in arrays.values()}) > 1:
+        raise ValueError("shapes differ: " + ", ".join(f"{name} {values.shape}" for name, values in arrays.items()))
     for name, values in arrays.items():
-        if values.ndim != 1:
-            raise ValueError(f"{name}: found shape {values.shape}, allowed: one number a post")
-    if len({len(values) for values in arrays.values()}) > 1:
-        raise ValueError("lengths differ: " + ", ".join(f"{name} {len(values)}" for name, values in arrays.items()))
+        if unusable := int(np.count_nonzero(~np.isfinite(values))):
+            raise ValueError(f"{name}: {unusable} of {len(values)} values are NaN or infinite")
     return list(arrays.values())

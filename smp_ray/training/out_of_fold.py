@@ -31,12 +31,12 @@ _FILE = "out_of_fold.parquet"
 
 
 def judge(splits: Splits, predictions: Mapping[str, np.ndarray], resamples: int, seed: int) -> dict[str, Any]:
-    """Metrics of each variant, pooled with 95 % intervals and fold by fold.
+    """Metrics of each variant, pooled with 95 % intervals from resamples of users, and fold by fold.
 
     Args:
         splits: labels, users and folds.
         predictions: float64 (posts,) by variant, in the order of `splits`; NaN where a post has no fold.
-        resamples: bootstrap resamples of users.
+        resamples: their number.
         seed: of the resamples.
     """
     judged = splits.judged
@@ -57,33 +57,28 @@ def differences(
 
     Args:
         splits: labels, users and folds.
-        pairs: names of variant and reference -> their predictions, float64 (posts,) in the order of `splits`.
-        resamples: bootstrap resamples of users.
-        seed: of the resamples.
+        pairs: names of variant and reference -> their predictions, as `judge` takes them.
+        resamples: see `judge`.
+        seed: see `judge`.
     """
     judged = splits.judged
     labels, bootstrap = splits.popularity[judged], Bootstrap(splits.users[judged], resamples, seed)
-    found = []
-    for (variant, reference), (first, second) in pairs.items():
-        estimates = bootstrap.difference(labels, first[judged], second[judged])
-        found.append(
-            {"variant": variant, "reference": reference, **{metric: asdict(e) for metric, e in estimates.items()}}
-        )
-    return found
+    return [
+        {
+            "variant": variant, "reference": reference,
+            **{name: asdict(e) for name, e in bootstrap.difference(labels, first[judged], second[judged]).items()},
+        }
+        for (variant, reference), (first, second) in pairs.items()
+    ]  # fmt: skip
 
 
 def write_out_of_fold(
     workspace: Workspace, folder: str, splits: Splits, predictions: Mapping[str, np.ndarray]
 ) -> Fragment:
     """Store predictions, one column a variant (float64, null where a post has no fold), in an artefact's folder."""
-    columns: dict[str, Any] = {
-        "row_id": splits.row_ids,
-        "post_id": splits.post_ids,
-        "fold": splits.folds,
-        "popularity": splits.popularity,
-    }
-    for name, values in predictions.items():
-        columns[name] = pa.array(values, from_pandas=True)
+    columns: dict[str, Any] = {name: getattr(splits, f"{name}s") for name in ("row_id", "post_id", "fold")}
+    columns["popularity"] = splits.popularity
+    columns |= {name: pa.array(values, from_pandas=True) for name, values in predictions.items()}
     return write_table(workspace, f"{folder}/{_FILE}", pa.table(columns))
 
 

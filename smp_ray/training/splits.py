@@ -114,48 +114,39 @@ def user_codes(users: pa.ChunkedArray) -> np.ndarray:
 
 
 def divide(labelled: pa.Table, settings: SplitConfig) -> tuple[np.ndarray, list[str]]:
-    """Folds of labelled posts.
+    """Folds of labelled posts, int16 (posts,), and warnings about the data in words.
 
     Args:
         labelled: columns user_id and posted_at.
         settings: kind, folds and seed.
 
-    Returns:
-        int16 (posts,) folds, and warnings about the data in words.
-
     Raises:
         DataError: the posts cannot be divided so.
     """
-    if settings.kind == "time":
-        return _by_time(labelled, settings.folds), []
-    warnings = []
-    users = user_codes(labelled["user_id"])
-    if settings.kind == "user":
-        known = labelled.num_rows - labelled["user_id"].null_count
-        if not known:
-            warnings.append("no post names its user, so the folds are random and not disjoint by user")
-        found = len(np.unique(users))
-        if found < settings.folds:
-            raise DataError(
-                f"training.split: {found} user{'s' if found != 1 else ''} for {settings.folds} folds that are disjoint "
-                "by user; set training.split.folds lower, or training.split.kind to random or time"
-            )
-    elif labelled.num_rows < settings.folds:
-        raise DataError(f"training.split: {labelled.num_rows} labelled posts for {settings.folds} folds")
     from sklearn.model_selection import GroupKFold, KFold
 
-    by_user = settings.kind == "user"
+    if settings.kind == "time":
+        return _by_time(labelled, settings.folds), []
+    users, by_user = user_codes(labelled["user_id"]), settings.kind == "user"
+    found = len(np.unique(users))
+    if by_user and found < settings.folds:
+        raise DataError(
+            f"training.split: {found} user{'s' if found != 1 else ''} for {settings.folds} folds that are disjoint "
+            "by user; set training.split.folds lower, or training.split.kind to random or time"
+        )
+    if labelled.num_rows < settings.folds:
+        raise DataError(f"training.split: {labelled.num_rows} labelled posts for {settings.folds} folds")
     splitter = (GroupKFold if by_user else KFold)(n_splits=settings.folds, shuffle=True, random_state=settings.seed)
     folds = np.full(labelled.num_rows, TRAINS_ONLY, dtype=np.int16)
     for fold, (_, validation) in enumerate(splitter.split(users, groups=users if by_user else None)):
         folds[validation] = fold
-    return folds, warnings
+    nameless = by_user and labelled["user_id"].null_count == labelled.num_rows
+    return folds, ["no post names its user, so the folds are random and not disjoint by user"] if nameless else []
 
 
 def _by_time(labelled: pa.Table, count: int) -> np.ndarray:
     """Blocks of equal size in the order of posting; posts of the same moment stay together."""
-    missing = labelled["posted_at"].null_count
-    if missing:
+    if missing := labelled["posted_at"].null_count:
         raise DataError(
             f"training.split: kind time needs a time of posting, which {missing:,} of {labelled.num_rows:,} posts lack"
         )
@@ -172,13 +163,11 @@ def _by_time(labelled: pa.Table, count: int) -> np.ndarray:
 def _labelled(workspace: Workspace, posts: Manifest) -> pa.Table:
     """Posts of split `train` with a label."""
     columns = ["row_id", "post_id", "user_id", "popularity", "posted_at", "split"]
-    parts = []
-    for fragment in posts.fragments:
-        part = read_table(workspace, fragment.path, columns)
-        keep = pc.and_(pc.equal(part["split"], "train"), part["popularity"].is_valid())
-        parts.append(part.filter(keep).drop_columns(["split"]))
-    if not parts or not (table := pa.concat_tables(parts)).num_rows:
+    wanted = (pc.field("split") == "train") & pc.field("popularity").is_valid()
+    parts = [read_table(workspace, fragment.path, columns).filter(wanted) for fragment in posts.fragments]
+    if not sum(part.num_rows for part in parts):
         raise DataError("no post of split train has a popularity, so there is nothing to learn from")
+    table = pa.concat_tables(parts).drop_columns(["split"])
     labels = table["popularity"].to_numpy()
     if not np.isfinite(labels).all():
         raise DataError(f"{int((~np.isfinite(labels)).sum()):,} labels are not finite numbers")

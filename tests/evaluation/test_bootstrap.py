@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error
 
 from smp_ray.evaluation.bootstrap import Bootstrap, Estimate
-from smp_ray.evaluation.metrics import METRICS, by_fold, score
+from smp_ray.evaluation.metrics import METRICS, score
 from tests.evaluation.test_metrics import exactly, posts
 
 
@@ -169,15 +169,11 @@ def test_resamples_without_src_are_left_out_unless_they_are_most() -> None:
 
 
 def test_bad_input_of_the_bootstrap_is_refused() -> None:
-    with pytest.raises(ValueError, match="popularity 2, users 3"):
+    with pytest.raises(ValueError, match=r"users \(3,\)"):
         Bootstrap([1, 2, 3]).estimate([1, 2], [1, 2])
-    with pytest.raises(ValueError, match="baseline 2"):
+    with pytest.raises(ValueError, match=r"baseline \(2,\)"):
         Bootstrap([1, 2, 3]).difference([1, 2, 3], [1, 2, 3], [1, 2])
     with pytest.raises(ValueError, match="baseline: 1 of 3"):
         Bootstrap([1, 2, 3]).difference([1, 2, 3], [1, 2, 3], [1, 2, np.nan])
     with pytest.raises(ValueError, match="users: 2 of 3 are missing"):
         Bootstrap(["a", None, float("nan")])
-    with pytest.raises(ValueError, match="resamples: found 0"):
-        Bootstrap([1, 2], resamples=0)
-    with pytest.raises(ValueError, match="folds 1"):
-        by_fold([1, 2], [1, 2], [0])

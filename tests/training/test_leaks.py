@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from smp_ray.config import MatrixConfig, SplitConfig
+from smp_ray.config import MatrixConfig, SplitConfig, build_config
+from smp_ray.demo.world import write_world
 from smp_ray.evaluation.bootstrap import Bootstrap, Estimate
 from smp_ray.evaluation.metrics import src
+from smp_ray.pipeline import open_run, run_stages
+from smp_ray.ray_session import RaySession
 from smp_ray.training.baselines import mean_prediction, user_mean_prediction
 from smp_ray.training.boosting.booster import out_of_fold
-from smp_ray.training.matrix.build import aligned
+from smp_ray.training.matrix.build import aligned, posts_by_user
 from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import encode
+from smp_ray.training.matrix.encoder import Encoder, encode
 from smp_ray.training.matrix.gather import load_columns
-from smp_ray.training.matrix.matrix import FoldData
-from smp_ray.training.splits import Splits, divide
+from smp_ray.training.matrix.matrix import FoldData, load_folds
+from smp_ray.training.splits import Splits, divide, load_splits
+from tests.training.runs import brought
 from tests.training.test_splits import labelled
 from tests.training.worlds import World
 
 GROUPS = ("metadata", "text", "clip", "similarity", "perplexity")
 FOLDS = 4
+#: Of the whole chain, small.
+SETTINGS: dict[str, Any] = {
+    "split": {"folds": FOLDS},
+    "adapter": {"max_epochs": 40, "batch_size": 64, "learning_rate": 0.01},
+    "matrix": {"pca_dimensions": 4, "text_dimensions": 4},
+    "tune": {"trials": 4, "max_rounds": 60, "early_stopping_rounds": 20, "models": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +56,8 @@ def judged(columns: Columns, splits: Splits) -> Estimate:
     folds = []
     for fold in range(FOLDS):
         popularity, users, training = aligned(columns.row_ids, splits, fold)
-        matrix = encode(columns, training, popularity, users, MatrixConfig(pca_dimensions=4, text_dimensions=4), 0)
+        encoder = Encoder(MatrixConfig(pca_dimensions=4, text_dimensions=4), 0, posts_by_user(columns.users))
+        matrix = encode(encoder, columns, training, popularity, users)
         held = splits.validation(fold)
         folds.append(
             FoldData(fold, matrix.rows(training), splits.popularity[training], matrix.rows(held),
@@ -58,9 +72,45 @@ def judged(columns: Columns, splits: Splits) -> Estimate:
 
 def test_shuffled_labels_cannot_be_predicted(world: tuple[Columns, Splits]) -> None:
     found = judged(*world)
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low < 0 < found.high
+    low, high = interval(found.low, found.high)
+    assert low < 0 < high
+
+
+def interval(low: float | None, high: float | None) -> tuple[float, float]:
+    assert low is not None
+    assert high is not None
+    return low, high
+
+
+@pytest.mark.slow
+def test_shuffled_labels_cannot_be_predicted_by_the_whole_chain(tmp_path: Path, session: RaySession) -> None:
+    """From raw files to metrics.json, adapters included; the same chain does predict the labels as they were."""
+    raw = tmp_path / "raw"
+    write_world(raw, posts=500, seed=5, test_share=0)
+    (labels,) = raw.rglob("train_label.txt")
+    source = {"kind": "smpd_image", "path": str(raw), "splits": ["train"]}
+    config = build_config({"workspace": str(tmp_path / "run"), "source": source, "training": SETTINGS})
+
+    def chain() -> tuple[tuple[float, float], tuple[float, float]]:
+        """Intervals of the SRC of the tuned model and of the adapters alone."""
+        run = open_run(config, session)
+        run_stages(run, ("tune", "evaluate"))
+        tuned = run.workspace.read_json("metrics.json")["variants"]["tuned"]["pooled"]["src"]
+        splits, matrix = load_splits(run.workspace, brought(run, "splits")), brought(run, "matrix")
+        adapted, label, user = [], [], []
+        for data in load_folds(run.workspace, matrix, splits):
+            adapted.append(data.validation.values[:, data.validation.names.index("adapted_prediction")])
+            label.append(data.validation_popularity)
+            user.append(splits.users[data.validation_positions])
+        alone = Bootstrap(np.concatenate(user)).estimate(np.concatenate(label), np.concatenate(adapted))["src"]
+        return interval(tuned["low"], tuned["high"]), interval(alone.low, alone.high)
+
+    found = chain()
+    assert all(low > 0.1 for low, _ in found), found
+    lines = labels.read_text().splitlines()
+    labels.write_text("".join(f"{line}\n" for line in np.random.default_rng(0).permutation(lines)))
+    found = chain()
+    assert all(low < 0 < high for low, high in found), found
 
 
 def test_a_planted_mean_over_all_rows_is_caught(world: tuple[Columns, Splits]) -> None:
@@ -71,8 +121,7 @@ def test_a_planted_mean_over_all_rows_is_caught(world: tuple[Columns, Splits]) -
         columns, numbers={**columns.numbers, "user_mean": mean}, families={**columns.families, "user_mean": "metadata"}
     )
     found = judged(planted, splits)
-    assert found.low is not None
-    assert found.low > 0.3
+    assert interval(found.low, found.high)[0] > 0.3
 
 
 def test_mean_and_user_mean_look_at_training_folds_only() -> None:

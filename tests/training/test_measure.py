@@ -20,8 +20,8 @@ from tests.training.fold_data import commit_small, small_splits
 from tests.training.runs import run_with
 
 
-def run_in(folder: Path, resamples: int = 100) -> Run:
-    raw = {"workspace": str(folder), "source": {"kind": "demo"}, "training": {"resamples": resamples}}
+def run_in(folder: Path) -> Run:
+    raw = {"workspace": str(folder), "source": {"kind": "demo"}, "training": {"resamples": 100}}
     return run_with(build_config(raw))
 
 
@@ -73,19 +73,6 @@ def test_every_variant_is_judged_and_compared_as_its_artefact_asks(tmp_path: Pat
     table = read_table(run.workspace, "parts_table.parquet").to_pydict()
     assert (table["variant"], table["rounds"]) == (["three", "four"], [3, 3])
     assert "| four against three |" in run.workspace.read("parts_table.md").decode()
-
-
-def test_a_part_is_measured_again_only_where_something_changed(tmp_path: Path) -> None:
-    run = run_in(tmp_path)
-    splits, used = commit_small(run.workspace)["splits"], used_in(run)
-    measure(run, "anywhere", splits, used)
-    part = run.workspace.read_json("plain", "key", "metrics.json")
-    part["variants"]["zero"]["pooled"]["mae"]["value"] = 77.0
-    run.workspace.write_json(part, "plain", "key", "metrics.json")
-    measure(run, "anywhere", splits, used)
-    assert run.workspace.read_json("metrics.json")["variants"]["zero"]["pooled"]["mae"]["value"] == 77.0
-    measure(run_in(tmp_path, resamples=120), "anywhere", splits, used)
-    assert run.workspace.read_json("metrics.json")["variants"]["zero"]["pooled"]["mae"]["value"] < 2
 
 
 def test_the_tables_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

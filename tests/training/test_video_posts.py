@@ -14,9 +14,9 @@ from smp_ray.config import MatrixConfig, build_config
 from smp_ray.evaluation.bootstrap import Bootstrap
 from smp_ray.evaluation.metrics import score
 from smp_ray.training.boosting.booster import out_of_fold
-from smp_ray.training.matrix.build import aligned
+from smp_ray.training.matrix.build import aligned, posts_by_user
 from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import encode
+from smp_ray.training.matrix.encoder import Encoder, encode
 from smp_ray.training.matrix.gather import load_columns
 from smp_ray.training.matrix.matrix import FoldData
 from smp_ray.training.splits import Splits, load_splits
@@ -39,10 +39,10 @@ def posts(smp_video: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Co
 
 
 def fold_data(columns: Columns, splits: Splits) -> list[FoldData]:
-    folds = []
+    folds, counted = [], posts_by_user(columns.users)
     for fold in range(splits.count):
         popularity, users, training = aligned(columns.row_ids, splits, fold)
-        matrix = encode(columns, training, popularity, users, MatrixConfig(), 0)
+        matrix = encode(Encoder(MatrixConfig(), 0, counted), columns, training, popularity, users)
         folds.append(
             FoldData(fold, matrix.rows(training), popularity[training], matrix.rows(~training),
                      popularity[~training], np.flatnonzero(~training))

@@ -1,7 +1,8 @@
 """The matrix artefact: one Parquet file a fold and one of all posts, each encoded in a Ray task of its own.
 
 `fold-<k>.parquet` holds the posts that train or judge fold k (`training` tells which), encoded by what was fitted on
-the training ones; `final.parquet` holds every post, encoded by what was fitted on all labelled ones.
+the training ones; `final.parquet` holds every post, encoded by what was fitted on all labelled ones. `encoder.npz` is
+what was fitted for the latter, and encodes posts that come later as well.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
-from smp_ray.config import ADAPTED, Config, matrix_groups
+from smp_ray.config import ADAPTED, METADATA, Config, matrix_groups
 from smp_ray.evaluation.metrics import src
 from smp_ray.run import Run
 from smp_ray.store.join import locate
@@ -19,7 +21,7 @@ from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import encode
+from smp_ray.training.matrix.encoder import Encoder, encode
 from smp_ray.training.matrix.gather import load_columns
 from smp_ray.training.matrix.matrix import Matrix
 from smp_ray.training.splits import Splits, load_splits
@@ -27,12 +29,14 @@ from smp_ray.training.splits import Splits, load_splits
 #: No honest column of the published datasets comes near it; the mean label of a user over all rows reaches .97.
 SUSPICIOUS_SRC = 0.95
 LEAST_POSTS_OF_A_SUSPICION = 30
+#: Of the matrix of all posts, in the artefact's folder.
+ENCODER_FILE = "encoder.npz"
 
 
 def build_matrix(
     run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], splits: Manifest, adapted: Manifest | None
 ) -> Made:
-    """Encode and store the matrices of all folds.
+    """Encode and store the matrices of all folds, and the encoder of the last.
 
     Args:
         run: the command's run.
@@ -60,6 +64,7 @@ def build_matrix(
         "columns": {name: group for part in parts for name, group in part["columns"].items()},
         "levels": {part["name"]: part["levels"] for part in parts},
         "families": list(groups),
+        "encoder": f"{folder}/{ENCODER_FILE}",
         "warnings": [warning for part in parts for warning in part["warnings"]],
     }
     return Made(
@@ -74,20 +79,32 @@ def _encode_part(
     columns: Columns, splits: Splits, fold: int | None, config: Config, workspace: Workspace, folder: str
 ) -> dict[str, Any]:
     """Encode and write one fold (None: all posts). Runs as a Ray task."""
+    settings = config.training
+    counted = posts_by_user(columns.users) if METADATA in matrix_groups(config) else {}
+    encoder = Encoder(settings.matrix, settings.split.seed, counted)
     popularity, users, training = aligned(columns.row_ids, splits, fold)
     name = "final"
     if fold is not None:
         name = f"fold-{fold}"
         part = training | np.isin(columns.row_ids, splits.row_ids[splits.validation(fold)])
         columns, training, popularity, users = columns.rows(part), training[part], popularity[part], users[part]
-    matrix = encode(columns, training, popularity, users, config.training.matrix, config.training.split.seed)
+    matrix = encode(encoder, columns, training, popularity, users)
+    if fold is None:
+        workspace.write(encoder.to_bytes(), folder, ENCODER_FILE)
+    table = {"row_id": columns.row_ids, "post_id": columns.post_ids, "training": training}
+    table |= dict(zip(matrix.names, np.ascontiguousarray(matrix.values.T), strict=True))
     return {
         "name": name,
-        "fragment": write_table(workspace, f"{folder}/{name}.parquet", _as_table(matrix, columns, training)),
+        "fragment": write_table(workspace, f"{folder}/{name}.parquet", pa.table(table)),
         "columns": dict(zip(matrix.names, matrix.families, strict=True)),
         "levels": {column: list(texts) for column, texts in matrix.levels.items()},
         "warnings": suspicious(matrix.rows(training), popularity[training]) if fold is None else [],
     }
+
+
+def posts_by_user(users: np.ndarray) -> dict[str, int]:
+    """Number of posts of each user of a whole posts table; it does not look at any label."""
+    return pd.Series(users, dtype=object).value_counts().to_dict()
 
 
 def suspicious(matrix: Matrix, popularity: np.ndarray) -> list[str]:
@@ -98,8 +115,7 @@ def suspicious(matrix: Matrix, popularity: np.ndarray) -> list[str]:
         popularity: float64 (posts,).
     """
     found = []
-    for place, name in enumerate(matrix.names):
-        values = matrix.values[:, place]
+    for name, values in zip(matrix.names, matrix.values.T, strict=True):
         present = np.isfinite(values)
         if name in matrix.categorical or present.sum() < LEAST_POSTS_OF_A_SUSPICION:
             continue
@@ -117,10 +133,3 @@ def aligned(row_ids: np.ndarray, splits: Splits, fold: int | None) -> tuple[np.n
     users = np.where(labelled, splits.users[positions], -1)
     trains = labelled & (True if fold is None else splits.training(fold)[positions])
     return popularity, users, trains
-
-
-def _as_table(matrix: Matrix, columns: Columns, training: np.ndarray) -> pa.Table:
-    arrays: dict[str, Any] = {"row_id": columns.row_ids, "post_id": columns.post_ids, "training": training}
-    for place, name in enumerate(matrix.names):
-        arrays[name] = np.ascontiguousarray(matrix.values[:, place])
-    return pa.table(arrays)

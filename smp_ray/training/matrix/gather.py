@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from smp_ray.config import ADAPTED, METADATA, TEXT
@@ -18,8 +17,8 @@ from smp_ray.store.manifest import Manifest
 from smp_ray.store.reader import FamilyReader, iter_posts
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter.apply import ADAPTED_COLUMNS
-from smp_ray.training.matrix.columns import Columns, as_float, as_object, concatenated, drop_uninformative
-from smp_ray.training.matrix.post_columns import add_metadata, add_ratios, add_texts
+from smp_ray.training.matrix.columns import Columns, as_float, as_object, concatenated
+from smp_ray.training.matrix.post_columns import add_metadata, texts_of
 from smp_ray.training.matrix.text import hashed_counts
 
 #: Posts read at once.
@@ -42,29 +41,17 @@ def load_columns(
     for table in iter_posts(workspace, posts, None, PIECE):
         if "image_bytes" in table.column_names:
             table = table.drop_columns(["image_bytes"])
-        row_ids = table["row_id"].to_numpy()
-        piece = Columns(row_ids, table["post_id"].to_numpy(zero_copy_only=False))
+        piece = Columns(table["row_id"].to_numpy(), as_object(table["post_id"]), as_object(table["user_id"]))
         if METADATA in groups:
             add_metadata(piece, table)
         if TEXT in groups:
-            add_texts(piece, table)
-        read = {name: reader.read(row_ids) for name, reader in readers.items()}
+            piece.counts = hashed_counts(texts_of(table))
+        read = {name: reader.read(piece.row_ids) for name, reader in readers.items()}
         for group in groups:
             for name, family in read.items():
-                _add_stored(piece, group, family, _columns_of(name))
+                _add_stored(piece, group, family, ADAPTED_COLUMNS if name == ADAPTED else find(name).columns)
         pieces.append(piece)
-    every = concatenated(pieces)
-    if METADATA in groups:
-        _add_user_posts(every, workspace, posts)
-    drop_uninformative(every)
-    add_ratios(every)
-    if every.texts:
-        every.counts = hashed_counts(every.texts)
-    return every
-
-
-def _columns_of(name: str) -> Sequence[Column]:
-    return ADAPTED_COLUMNS if name == ADAPTED else find(name).columns
+    return concatenated(pieces)
 
 
 def _add_stored(piece: Columns, group: str, table: pa.Table, columns: Sequence[Column]) -> None:
@@ -77,13 +64,3 @@ def _add_stored(piece: Columns, group: str, table: pa.Table, columns: Sequence[C
             piece.put(group, "categories", name, as_object(table[name]))
         elif pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
             piece.put(group, "numbers", name, as_float(table[name]))
-
-
-def _add_user_posts(every: Columns, workspace: Workspace, posts: Manifest) -> None:
-    """Number of posts of the same user in the whole posts table; it does not look at any label."""
-    users = pa.concat_tables(list(iter_posts(workspace, posts, ["user_id"], PIECE)))["user_id"]
-    counted = users.value_counts()
-    of_user = dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
-    of_user.pop(None, None)
-    counts = np.array([of_user.get(user, np.nan) for user in users.to_pylist()], dtype=np.float64)
-    every.put(METADATA, "numbers", "user_posts_here", counts)

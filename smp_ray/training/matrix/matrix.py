@@ -1,8 +1,6 @@
-"""The feature matrix that LightGBM sees: readable columns in groups, fitted on training posts alone.
+"""The feature matrix that LightGBM sees: readable columns in groups, NaN where missing; and how a stored one is read.
 
-`gather` reads what needs no fitting (numbers, texts, embeddings) from the store by row id; `encoder` fits category
-codes, PCA, TF-IDF and the cross-fitted text prediction on the training posts of one fold; `build` stores one file a
-fold and one of all posts. What is missing is NaN, which LightGBM takes as missing.
+`gather` reads what needs no fitting from the store by row id, `encoder` fits on training posts, `build` stores.
 """
 
 from __future__ import annotations
@@ -77,14 +75,7 @@ class FoldData:
 
 
 def load_fold(workspace: Workspace, manifest: Manifest, splits: Splits, fold: int) -> FoldData:
-    """One fold's matrices, as `build.build_matrix` stored them.
-
-    Args:
-        workspace: where the matrix lies.
-        manifest: the matrix artefact.
-        splits: the folds that it was built for.
-        fold: number of the fold.
-    """
+    """One fold's matrices, as `build.build_matrix` stored them in the artefact, for the folds that it was built for."""
     matrix, row_ids, training = _load(workspace, manifest, f"fold-{fold}")
     positions = locate(row_ids, splits.row_ids)
     popularity = splits.popularity[positions]

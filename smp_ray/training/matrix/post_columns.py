@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smp_ray.config import METADATA, TEXT
+from smp_ray.config import METADATA
 from smp_ray.schema import POSTS
 from smp_ray.training.matrix.columns import Columns, as_float, as_object
 
@@ -79,15 +82,11 @@ def _text_counts(piece: Columns, table: pa.Table) -> None:
         piece.put(METADATA, "numbers", name, values)
 
 
-def add_texts(piece: Columns, table: pa.Table) -> None:
-    """Title, tags and further words of posts of the posts table."""
-    texts = {"title": table["title"], "tags": _joined(table["tags"])}
-    for name in table.column_names:
-        kind = table[name].type
-        if name not in POSTS.names and pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
-            texts[name] = _joined(table[name])
-    for name, column in texts.items():
-        piece.put(TEXT, "texts", name, as_object(pc.fill_null(column, "")))
+def texts_of(table: pa.Table) -> list[np.ndarray]:
+    """Title, tags and further words of posts of the posts table, object (posts,) each, "" where missing."""
+    lists = [f.name for f in table.schema if f.name not in POSTS.names and f.type == pa.list_(pa.string())]
+    columns = [table["title"], *(_joined(table[name]) for name in ("tags", *lists))]
+    return [as_object(pc.fill_null(column, "")) for column in columns]
 
 
 def _joined(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -111,15 +110,14 @@ def _ragged(column: pa.ChunkedArray) -> np.ndarray:
     return values
 
 
-def add_ratios(piece: Columns) -> None:
-    """Add logs of one user count per another (likes per video): trees cannot divide."""
+def ratios(numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Logs of one user count per another (likes per video): trees cannot divide."""
     counts = [
-        name
-        for name in piece.numbers
-        if name.startswith("user_") and name.endswith("_count") and f"log_{name}" in piece.numbers
+        name.removesuffix("_count")
+        for name in numbers
+        if name.startswith("user_") and name.endswith("_count") and f"log_{name}" in numbers
     ]
-    for place, above in enumerate(counts):
-        for below in counts[place + 1 :]:
-            ratio = piece.numbers[f"log_{above}"] - piece.numbers[f"log_{below}"]
-            name = f"log_{above.removesuffix('_count')}_per_{below.removeprefix('user_').removesuffix('_count')}"
-            piece.put(METADATA, "numbers", name, ratio)
+    return {
+        f"log_{above}_per_{below.removeprefix('user_')}": numbers[f"log_{above}_count"] - numbers[f"log_{below}_count"]
+        for above, below in combinations(counts, 2)
+    }

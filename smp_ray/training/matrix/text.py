@@ -1,13 +1,13 @@
 """Columns from the words of a post: character n-grams reduced by truncated SVD, and cross-fitted ridge predictions.
 
 A ridge prediction of a training post comes from a model that saw neither the post nor its user (inner folds within
-the training posts); any other post takes the mean of the inner models. Trees get one number for what thousands of
-sparse n-grams say together. Counts are hashed, which fits nothing; everything else is fitted on training posts.
+the training posts); any other post takes the mean of the inner models, which is one linear model again. Trees get one
+number for what thousands of sparse n-grams say together. Counts are hashed, which fits nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,22 @@ RIDGE_ALPHA = 3.0
 NUMBERS_WEIGHT = 0.75**0.5
 #: Standardised numbers beyond this are cut there, so that no outlier rules a linear model.
 LARGEST_NUMBER = 5.0
+#: The predictions, from the text alone and with what else is known of the post.
+FROM_TEXT, FROM_ALL = "text_prediction", "text_and_metadata_prediction"
+
+#: What is fitted, by name, and columns of the matrix, float32 (posts,), by name.
+Arrays = dict[str, np.ndarray]
 
 
-def hashed_counts(texts: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def hashed_counts(texts: Sequence[np.ndarray]) -> dict[str, Any]:
     """How often each post has each word and each character n-gram, sparse float32 (posts, BUCKETS) each.
 
     Args:
-        texts: object (posts,) by name; all of a post's texts count together.
+        texts: object (posts,), "" where missing; all of a post's texts count together.
     """
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    joined = [" ".join(parts) for parts in zip(*texts.values(), strict=True)]
+    joined = [" ".join(parts) for parts in zip(*texts, strict=True)]
     options: dict[str, Any] = {"n_features": BUCKETS, "norm": None, "alternate_sign": False, "dtype": np.float32}
     return {
         "words": HashingVectorizer(**options).transform(joined),
@@ -39,100 +44,125 @@ def hashed_counts(texts: Mapping[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def encode_texts(
+def fit_texts(
     counts: Mapping[str, Any],
     numbers: np.ndarray,
-    training: np.ndarray,
     popularity: np.ndarray,
     users: np.ndarray,
     dimensions: int,
     seed: int,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and values, float32 (posts,), of the group `text`.
+) -> tuple[Arrays, Arrays]:
+    """Fit on training posts: what `encode_texts` needs, and the cross-fitted predictions of these posts.
 
     Args:
         counts: see `hashed_counts`.
         numbers: float64 (posts, columns), what a second ridge reads beside the text; NaN where missing.
-        training: bool (posts,), the posts that may be learned from.
-        popularity: float64 (posts,), read for training posts only.
+        popularity: float64 (posts,).
         users: int64 (posts,), kept together in the inner folds.
         dimensions: of the truncated SVD; 0: none.
         seed: of the decomposition and the inner folds.
     """
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    fitted: Arrays = {}
+    for name, part in counts.items():
+        buckets = np.flatnonzero(np.asarray((part > 0).sum(axis=0)).ravel() >= FEWEST_POSTS)
+        fitted[f"{name}_buckets"] = buckets
+        fitted[f"{name}_idf"] = TfidfTransformer().fit(part[:, buckets]).idf_ if len(buckets) else np.zeros(0)
+    known = np.where(np.isfinite(numbers), numbers, np.nan)
+    usable = np.flatnonzero([len(np.unique(column[~np.isnan(column)])) > 1 for column in known.T])
+    fitted |= {"read": usable, "median": np.nanmedian(known[:, usable], axis=0)}
+    filled = np.where(np.isnan(known[:, usable]), fitted["median"], known[:, usable])
+    fitted |= {"mean": filled.mean(axis=0), "deviation": filled.std(axis=0)}
+    features = _features(fitted, counts, numbers)
+    characters = features["characters"]
+    count = min(dimensions, characters.shape[1] - 1, characters.shape[0] - 1)
+    if count > 0:
+        fitted["components"] = TruncatedSVD(count, random_state=seed).fit(characters).components_
+    predictions: Arrays = {}
+    if len(np.unique(users)) >= INNER_FOLDS:
+        for name in (FROM_TEXT, FROM_ALL):
+            if features[name].shape[1] and (name == FROM_TEXT or numbers.shape[1]):
+                predictions[name], fitted[name] = cross_fitted_ridge(features[name], popularity, users, seed)
+    return fitted, predictions
+
+
+def encode_texts(
+    fitted: Arrays, counts: Mapping[str, Any], numbers: np.ndarray, cross_fitted: Arrays | None = None
+) -> Arrays:
+    """The columns of the group `text`.
+
+    Args:
+        fitted: by `fit_texts`.
+        counts: see `hashed_counts`.
+        numbers: as they were fitted.
+        cross_fitted: the predictions, where the posts are those that were fitted on.
+    """
+    features = _features(fitted, counts, numbers)
+    empty = features["characters"].getnnz(axis=1) == 0
+    columns: Arrays = {}
+    if "components" in fitted:
+        reduced = features["characters"] @ fitted["components"].T
+        columns = {f"text_svd{place:02d}": values for place, values in enumerate(reduced.T)}
+    for name in (FROM_TEXT, FROM_ALL):
+        if name in fitted:
+            weights = fitted[name]
+            columns[name] = cross_fitted[name] if cross_fitted else features[name] @ weights[:-1] + weights[-1]
+    return {name: values if name == FROM_ALL else np.where(empty, np.nan, values) for name, values in columns.items()}
+
+
+def _features(fitted: Arrays, counts: Mapping[str, Any], numbers: np.ndarray) -> dict[str, Any]:
+    """Sparse float32 (posts, columns): n-grams, and what each prediction reads."""
     from scipy import sparse
 
-    weighted = {name: _tf_idf(part, training) for name, part in counts.items()}
-    characters = weighted["characters"]
-    empty = characters.getnnz(axis=1) == 0
-    count = min(dimensions, characters.shape[1] - 1, int(training.sum()) - 1)
-    if count > 0:
-        from sklearn.decomposition import TruncatedSVD
-
-        reduced = TruncatedSVD(count, random_state=seed).fit(characters[training]).transform(characters)
-        reduced[empty] = np.nan
-        for place in range(count):
-            yield f"text_svd{place:02d}", reduced[:, place].astype(np.float32)
-    if characters.shape[1]:
-        both = sparse.hstack([weighted["words"], characters], format="csr")
-        if (prediction := cross_fitted_ridge(both, training, popularity, users, seed)) is not None:
-            prediction[empty] = np.nan
-            yield "text_prediction", prediction
-    if numbers.shape[1]:
-        scaled = sparse.csr_matrix(_standardised(numbers, training))
-        all_known = sparse.hstack([characters, scaled], format="csr")
-        if (prediction := cross_fitted_ridge(all_known, training, popularity, users, seed)) is not None:
-            yield "text_and_metadata_prediction", prediction
+    words, characters = (_tf_idf(counts[name], fitted, name) for name in ("words", "characters"))
+    known = numbers[:, fitted["read"]]
+    filled = np.where(np.isfinite(known), known, fitted["median"])
+    standard = np.clip((filled - fitted["mean"]) / fitted["deviation"], -LARGEST_NUMBER, LARGEST_NUMBER)
+    weight = NUMBERS_WEIGHT / max(standard.shape[1], 1) ** 0.5
+    scaled = sparse.csr_matrix((standard * weight).astype(np.float32))
+    return {
+        "characters": characters,
+        FROM_TEXT: sparse.hstack([words, characters], format="csr"),
+        FROM_ALL: sparse.hstack([characters, scaled], format="csr"),
+    }
 
 
-def _tf_idf(counts: Any, training: np.ndarray) -> Any:
+def _tf_idf(counts: Any, fitted: Arrays, name: str) -> Any:
     """Unit rows of log counts times inverse document frequencies, of the buckets that enough training posts have."""
     from sklearn.feature_extraction.text import TfidfTransformer
 
-    posts_with = np.asarray((counts[training] > 0).sum(axis=0)).ravel()
-    kept = counts[:, np.flatnonzero(posts_with >= FEWEST_POSTS)]
-    if not kept.shape[1]:
+    kept = counts[:, fitted[f"{name}_buckets"]]
+    if not all(kept.shape):
         return kept
-    return TfidfTransformer(sublinear_tf=True).fit(kept[training]).transform(kept).astype(np.float32)
-
-
-def _standardised(numbers: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Numbers by the mean and deviation of the training posts, missing ones at their median, float32."""
-    known = np.where(np.isfinite(numbers), numbers, np.nan)
-    has_any = np.isfinite(known[training]).any(axis=0)
-    known = known[:, has_any]
-    filled = np.where(np.isnan(known), np.nanmedian(known[training], axis=0), known)
-    deviation = filled[training].std(axis=0)
-    filled = filled[:, deviation > 0]
-    standard = (filled - filled[training].mean(axis=0)) / deviation[deviation > 0]
-    weight = NUMBERS_WEIGHT / max(filled.shape[1], 1) ** 0.5
-    return (np.clip(standard, -LARGEST_NUMBER, LARGEST_NUMBER) * weight).astype(np.float32)
+    transformer = TfidfTransformer(sublinear_tf=True)
+    transformer.idf_ = fitted[f"{name}_idf"]
+    return transformer.transform(kept).astype(np.float32)
 
 
 def cross_fitted_ridge(
-    features: Any, training: np.ndarray, popularity: np.ndarray, users: np.ndarray, seed: int
-) -> np.ndarray | None:
-    """Popularity predicted from sparse features, float32 (posts,); None with fewer training users than inner folds.
+    features: Any, popularity: np.ndarray, users: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Popularity of training posts, each predicted without its user, and the mean of the inner models.
 
     Args:
         features: sparse (posts, columns).
-        training: bool (posts,).
-        popularity: float64 (posts,), read for training posts only.
-        users: int64 (posts,), kept together in the inner folds.
+        popularity: float64 (posts,).
+        users: int64 (posts,), kept together in the inner folds, at least as many as these.
         seed: of the inner folds.
+
+    Returns:
+        float32 (posts,) predictions; float64 (columns + 1,) weights, the intercept last.
     """
     from sklearn.linear_model import Ridge
     from sklearn.model_selection import GroupKFold
 
-    fitted = np.flatnonzero(training)
-    if len(np.unique(users[fitted])) < INNER_FOLDS:
-        return None
-    prediction = np.zeros(len(training), dtype=np.float32)
-    others = np.flatnonzero(~training)
+    prediction = np.zeros(len(popularity), dtype=np.float32)
+    weights = np.zeros(features.shape[1] + 1)
     inner = GroupKFold(INNER_FOLDS, shuffle=True, random_state=seed + 1)
-    for learned, judged in inner.split(fitted, groups=users[fitted]):
-        model = Ridge(alpha=RIDGE_ALPHA, solver="sparse_cg", tol=1e-4)
-        model.fit(features[fitted[learned]], popularity[fitted[learned]])
-        prediction[fitted[judged]] = model.predict(features[fitted[judged]])
-        if len(others):
-            prediction[others] += model.predict(features[others]) / INNER_FOLDS
-    return prediction
+    for learned, judged in inner.split(popularity, groups=users):
+        model = Ridge(alpha=RIDGE_ALPHA, solver="sparse_cg", tol=1e-4).fit(features[learned], popularity[learned])
+        prediction[judged] = model.predict(features[judged])
+        weights += np.append(model.coef_, model.intercept_) / INNER_FOLDS
+    return prediction, weights

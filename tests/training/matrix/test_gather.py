@@ -17,7 +17,7 @@ from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.training.ablate import comparisons, variants
 from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import encode
+from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.gather import load_columns
 from tests.training.runs import run_with
 from tests.training.worlds import World, world_config
@@ -82,7 +82,8 @@ def test_a_family_from_outside(tmp_path: Path) -> None:
     world = World(tmp_path)
     columns, values = gathered(world, ("metadata", "perplexity", "toy", "toys"))
     numbers = [name for name in columns.numbers if columns.families[name] != "metadata"]
-    assert numbers == ["title_perplexity", "title_mean_nll", "toy_surprise", "toy_count", "toy_flag"]
+    stored = ["title_perplexity", "title_mean_nll", "title_token_count"]
+    assert numbers == [*stored, "toy_surprise", "toy_count", "toy_flag"]
     for name in ("toy_count", "toy_flag"):
         expected = [np.nan if value is None else float(value) for value in values[name]]
         assert np.array_equal(columns.numbers[name], expected, equal_nan=True)
@@ -92,8 +93,7 @@ def test_a_family_from_outside(tmp_path: Path) -> None:
     assert "toy_note" not in columns.families
     assert {columns.families[name] for name in ("toy_count", "toy_flag", "toy_kind")} == {"toy"}
     assert (columns.families["toy_vector"], columns.families["toy_surprise"]) == ("toys", "perplexity")
-    every = np.ones(len(columns), dtype=bool)
-    matrix = encode(columns, every, world.popularity, world.user_numbers, MatrixConfig(), 0)
+    matrix = Encoder(MatrixConfig(), 0, {}).fit_transform(columns, world.popularity, world.user_numbers)
     assert matrix.levels["toy_kind"] == ("kind 0", "kind 1", "kind 2")
     assert {"toy_kind", "toy_kind_posts", "toy_count", "toy_flag"} == set(matrix.only(("toy",)).names)
 
@@ -102,9 +102,8 @@ def test_a_family_from_outside(tmp_path: Path) -> None:
 def test_its_categories_stay_out_of_the_text_group(tmp_path: Path) -> None:
     """What a group of the posts table's own is worth must not depend on a family beside it."""
     world = World(tmp_path)
-    every = np.ones(len(world.ids), dtype=bool)
     own, with_toy = (
-        encode(gathered(world, groups)[0], every, world.popularity, world.user_numbers, MatrixConfig(), 0)
+        Encoder(MatrixConfig(), 0, {}).fit_transform(gathered(world, groups)[0], world.popularity, world.user_numbers)
         for groups in (("metadata", "text"), ("metadata", "text", "toy"))
     )
     assert np.array_equal(own.only(("text",)).values, with_toy.only(("text",)).values, equal_nan=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from smp_ray.config import MatrixConfig, matrix_groups
 from smp_ray.errors import ConfigError
 from smp_ray.evaluation.metrics import src
 from smp_ray.ray_session import RaySession
-from smp_ray.training.matrix.build import aligned, suspicious
+from smp_ray.training.matrix.build import aligned, posts_by_user, suspicious
 from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import encode
+from smp_ray.training.matrix.encoder import Encoder, encode
 from smp_ray.training.matrix.gather import load_columns
 from smp_ray.training.matrix.matrix import Matrix, load_final, load_fold
 from smp_ray.training.splits import load_splits
@@ -30,8 +31,8 @@ def loaded(world: World) -> Columns:
 
 
 def encoded(columns: Columns, world: World, training: np.ndarray, **settings: object) -> Matrix:
-    config = MatrixConfig.model_validate(settings)
-    return encode(columns, training, world.popularity, world.user_numbers, config, 0)
+    encoder = Encoder(MatrixConfig.model_validate(settings), 0, posts_by_user(columns.users))
+    return encode(encoder, columns, training, world.popularity, world.user_numbers)
 
 
 def column(matrix: Matrix, name: str) -> np.ndarray:
@@ -64,7 +65,7 @@ def test_metadata_says_what_pandas_says(tmp_path: Path) -> None:
     counts = np.asarray(world.extra["user_photo_count"])
     assert np.allclose(columns.numbers["log_user_photo_count"], np.log1p(counts))
     here = pd.Series(world.columns["user_id"]).map(pd.Series(world.columns["user_id"]).value_counts())
-    assert (columns.numbers["user_posts_here"] == here).all()
+    assert (column(encoded(columns, world, np.arange(200) < 120), "user_posts_here") == here).all()
 
 
 def test_dates_become_ages_vectors_are_reduced_and_the_uninformative_goes(tmp_path: Path) -> None:
@@ -78,13 +79,11 @@ def test_dates_become_ages_vectors_are_reduced_and_the_uninformative_goes(tmp_pa
         "user_path_alias": [f"alias{n}" for n in range(200)],
         "user_description": pa.array([*vectors[:-1].tolist(), None], pa.list_(pa.float32())),
     }
-    columns = loaded(world)
-    assert "user_friend_count" not in columns.numbers
-    assert "user_heart_count" not in columns.numbers
-    assert "user_path_alias" not in columns.categories
-    assert "days_since_user_photo_firstdate" not in columns.numbers  # ten days for everyone: it says nothing
-    matrix = encoded(columns, world, np.ones(200, dtype=bool))
-    assert "user_description_pc00" in matrix.names
+    matrix = encoded(loaded(world), world, np.ones(200, dtype=bool))
+    # Ten days for everyone say nothing, nor does what is the same for all, or as another, or a name of one user.
+    gone = {"user_friend_count", "user_heart_count", "days_since_user_photo_firstdate", "user_path_alias_posts"}
+    assert not gone & set(matrix.names)
+    assert {"user_photo_count", "user_description_pc00"} <= set(matrix.names)
     assert np.isnan(column(matrix, "user_description_pc00")[-1])
 
 
@@ -157,11 +156,16 @@ def test_stored_matrices(tmp_path: Path, session: RaySession) -> None:
         popularity, users, trains = aligned(world.ids, splits, fold)
         columns = load_columns(world.workspace, posts, stored, GROUPS)
         part = np.isin(world.ids, splits.row_ids)
-        alone = encode(columns.rows(part), trains[part], popularity[part], users[part], config.training.matrix, 0)
+        encoder = Encoder(config.training.matrix, 0, posts_by_user(columns.users))
+        alone = encode(encoder, columns.rows(part), trains[part], popularity[part], users[part])
         assert np.array_equal(alone.values[trains[part]], data.training.values, equal_nan=True)
         assert data.training.levels == alone.levels
     assert (seen == 1).all()
     final, row_ids, training = load_final(world.workspace, matrix)
+    encoder = Encoder.from_bytes(world.workspace.read(matrix.details["encoder"]))
+    again = encoder.transform(load_columns(world.workspace, posts, stored, GROUPS).rows(~training))
+    assert replace(again, values=None) == replace(final, values=None)
+    assert np.array_equal(again.values, final.values[~training], equal_nan=True)
     assert (row_ids == world.ids).all()
     assert training.sum() == 170
     assert final.only(("perplexity",)).names == ("title_perplexity", "title_mean_nll")  # 7 tokens for all: no column
