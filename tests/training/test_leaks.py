@@ -12,7 +12,8 @@ from smp_ray.config import MatrixConfig, SplitConfig
 from smp_ray.evaluation.bootstrap import Bootstrap, Estimate
 from smp_ray.evaluation.metrics import src
 from smp_ray.training.baselines import mean_prediction, user_mean_prediction
-from smp_ray.training.boosting.booster import out_of_fold
+from smp_ray.training.boosting.cross_fit import out_of_fold
+from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.matrix.build import aligned
 from smp_ray.training.matrix.columns import Columns
 from smp_ray.training.matrix.encoder import encode
@@ -50,8 +51,8 @@ def judged(columns: Columns, splits: Splits) -> Estimate:
                      splits.popularity[held], np.flatnonzero(held))
         )  # fmt: skip
     result = out_of_fold(
-        folds, {"objective": "regression"}, objective="mae", max_rounds=60, early_stopping_rounds=None,
-        posts=len(splits.row_ids), max_bin=63,
+        LightGBM(), folds, {"objective": "regression", "max_bin": 63}, objective="mae", max_rounds=60, early_stopping_rounds=None,
+        posts=len(splits.row_ids),
     )  # fmt: skip
     return Bootstrap(splits.users).estimate(splits.popularity, result.prediction)["src"]
 
