@@ -87,7 +87,8 @@ STAGES: tuple[Stage, ...] = (
         families=_embedder, wanted=_adapts, labels=True, ray=True,
     ),
     Stage(
-        "matrix", "The columns that the predictor sees, encoded fold by fold.", "smp_ray.training.matrix.build:build_matrix",
+        "matrix", "The columns that the predictor sees, encoded fold by fold.",
+        "smp_ray.training.matrix.build:build_matrix",
         reads=("ingest", "features", "splits", "adapt"), settings=_matrix, families=_in_matrix, labels=True, ray=True,
     ),
     Stage(

@@ -25,8 +25,8 @@ from smp_ray.config.whole import (
 from smp_ray.families.base import ADAPTED, METADATA, TEXT
 
 __all__ = [
-    "ADAPTED", "LIGHTGBM", "METADATA", "PREDICTORS", "TEXT", "AblationConfig", "AdapterConfig", "AshaConfig", "Choice", "CleaningConfig",
-    "Config", "FeaturesConfig", "FloatRange", "ImagesConfig", "IntRange", "MatrixConfig", "RayConfig", "ReportConfig",
-    "SearchRange", "SplitConfig", "TrainingConfig", "TuneConfig", "build_config", "config_class", "embeddings",
-    "external_data", "load_config", "matrix_groups",
+    "ADAPTED", "LIGHTGBM", "METADATA", "PREDICTORS", "TEXT", "AblationConfig", "AdapterConfig", "AshaConfig", "Choice",
+    "CleaningConfig", "Config", "FeaturesConfig", "FloatRange", "ImagesConfig", "IntRange", "MatrixConfig",
+    "RayConfig", "ReportConfig", "SearchRange", "SplitConfig", "TrainingConfig", "TuneConfig", "build_config",
+    "config_class", "embeddings", "external_data", "load_config", "matrix_groups",
 ]  # fmt: skip

@@ -51,8 +51,8 @@ def judged(columns: Columns, splits: Splits) -> Estimate:
                      splits.popularity[held], np.flatnonzero(held))
         )  # fmt: skip
     result = out_of_fold(
-        LightGBM(), folds, {"objective": "regression", "max_bin": 63}, objective="mae", max_rounds=60, early_stopping_rounds=None,
-        posts=len(splits.row_ids),
+        LightGBM(), folds, {"objective": "regression", "max_bin": 63}, objective="mae", max_rounds=60,
+        early_stopping_rounds=None, posts=len(splits.row_ids),
     )  # fmt: skip
     return Bootstrap(splits.users).estimate(splits.popularity, result.prediction)["src"]
 

@@ -73,7 +73,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def complete(self, params: Mapping[str, Any], objective: Objective, seed: int, threads: int) -> dict[str, Any]:
-        """`params`, as configured or searched, with the loss for an objective and all that makes training repeatable."""
+        """`params`, as configured or searched, with the objective's loss and all that makes training repeatable."""
 
     @abstractmethod
     def prepare(

@@ -24,7 +24,7 @@ def distributions(space: Mapping[str, SearchRange]) -> dict[str, BaseDistributio
 
 
 def default_point(space: Mapping[str, SearchRange], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Each default at the nearest value that its range allows; an unknown one at the range's low end or first choice."""
+    """Each default at the nearest value that its range allows; where there is none, the low end or first choice."""
     return {name: _nearest(range_, defaults.get(name)) for name, range_ in space.items()}
 
 
