@@ -20,7 +20,7 @@ from smp_ray.families.registry import columns_of
 from smp_ray.progress import Reporter
 from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
-from smp_ray.training.boosting.cross_fit import out_of_fold
+from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.registry import find
 from smp_ray.training.boosting.space import distributions
 from smp_ray.training.matrix.matrix import FoldData, load_folds
@@ -109,16 +109,9 @@ def _variant(
         for fold in folds
     ]
     tried = [
-        (
-            out_of_fold(
-                predictor, own, params, objective=sweep.objective, max_rounds=sweep.max_rounds,
-                early_stopping_rounds=sweep.early_stopping_rounds, posts=posts, threads=sweep.cpus_per_trial,
-                seed=sweep.seed,
-            ),
-            params,
-        )
+        (cross_fit(predictor, own, params, sweep), params)
         for params in candidates(sweep, config.training.ablation.candidates)
-    ]  # fmt: skip
-    best, params = min(tried, key=lambda one: one[0].objective)
+    ]
+    best, params = min(tried, key=lambda one: one[0].best)
     seconds = round(time.monotonic() - began, 3)
-    return best.prediction, {"params": params, "rounds": best.rounds, "seconds": seconds}
+    return best.out_of_fold(posts), {"params": params, "rounds": best.best_round, "seconds": seconds}

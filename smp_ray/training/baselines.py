@@ -7,6 +7,7 @@ and `ncku_dart` has the settings of the paper's team.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from smp_ray.config import LIGHTGBM, Config
 from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.boosting.cross_fit import OutOfFold, out_of_fold
+from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.registry import find
 from smp_ray.training.matrix.matrix import load_fold
 from smp_ray.training.out_of_fold import write_out_of_fold
@@ -74,10 +75,9 @@ def baselines(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made
         if name in simple:
             predictions[name] = simple[name](folds)
             continue
-        results = ray.get(running[name])
-        predictions[name] = np.where(folds.judged, np.nansum([found.prediction for found in results], axis=0), np.nan)
-        seconds = round(sum(found.seconds for found in results), 3)
-        variants[name] |= {"rounds": results[0].rounds, "seconds": seconds}
+        found, rounds, seconds = zip(*ray.get(running[name]), strict=True)
+        predictions[name] = np.where(folds.judged, np.nansum(found, axis=0), np.nan)
+        variants[name] |= {"rounds": rounds[0], "seconds": round(sum(seconds), 3)}
     return Made(
         rows=len(folds.row_ids),
         fragments=[write_out_of_fold(run.workspace, folder, folds, predictions)],
@@ -88,17 +88,11 @@ def baselines(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made
 
 def _train(
     name: str, config: Config, workspace: Workspace, matrix: Manifest, splits: Splits, folds: list[int]
-) -> OutOfFold:
-    """Train one baseline on some folds. Runs as a Ray task."""
-    sweep, dart = config.training.tune, name == "ncku_dart"
-    return out_of_fold(
-        find(LIGHTGBM),
-        [load_fold(workspace, matrix, splits, fold) for fold in folds],
-        _NCKU_DART if dart else _LIGHTGBM_DEFAULT,
-        objective=sweep.objective,
-        max_rounds=_NCKU_ROUNDS if dart else sweep.max_rounds,
-        early_stopping_rounds=None if dart else sweep.early_stopping_rounds,
-        posts=len(splits.row_ids),
-        threads=sweep.cpus_per_trial,
-        seed=sweep.seed,
-    )
+) -> tuple[np.ndarray, int, float]:
+    """Prediction, rounds and seconds of one baseline on some folds. Runs as a Ray task."""
+    data, began = [load_fold(workspace, matrix, splits, fold) for fold in folds], time.monotonic()
+    if name == "ncku_dart":
+        grown = cross_fit(find(LIGHTGBM), data, _NCKU_DART, config.training.tune, _NCKU_ROUNDS)
+    else:
+        grown = cross_fit(find(LIGHTGBM), data, _LIGHTGBM_DEFAULT, config.training.tune)
+    return grown.out_of_fold(len(splits.row_ids)), grown.best_round, time.monotonic() - began

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from smp_ray.config import MatrixConfig, SplitConfig
+from smp_ray.config import MatrixConfig, SplitConfig, TuneConfig
 from smp_ray.evaluation.bootstrap import Bootstrap, Estimate
 from smp_ray.evaluation.metrics import src
 from smp_ray.training.baselines import mean_prediction, user_mean_prediction
-from smp_ray.training.boosting.cross_fit import out_of_fold
+from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.matrix.build import aligned
 from smp_ray.training.matrix.columns import Columns
@@ -50,11 +50,8 @@ def judged(columns: Columns, splits: Splits) -> Estimate:
             FoldData(fold, matrix.rows(training), splits.popularity[training], matrix.rows(held),
                      splits.popularity[held], np.flatnonzero(held))
         )  # fmt: skip
-    result = out_of_fold(
-        LightGBM(), folds, {"objective": "regression", "max_bin": 63}, objective="mae", max_rounds=60,
-        early_stopping_rounds=None, posts=len(splits.row_ids),
-    )  # fmt: skip
-    return Bootstrap(splits.users).estimate(splits.popularity, result.prediction)["src"]
+    grown = cross_fit(LightGBM(), folds, {"objective": "regression", "max_bin": 63}, TuneConfig(), 60)
+    return Bootstrap(splits.users).estimate(splits.popularity, grown.out_of_fold(len(splits.row_ids)))["src"]
 
 
 def test_shuffled_labels_cannot_be_predicted(world: tuple[Columns, Splits]) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from smp_ray.config import MatrixConfig, build_config
+from smp_ray.config import MatrixConfig, TuneConfig, build_config
 from smp_ray.evaluation.bootstrap import Bootstrap
 from smp_ray.evaluation.metrics import score
-from smp_ray.training.boosting.cross_fit import out_of_fold
+from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.matrix.build import aligned
 from smp_ray.training.matrix.columns import Columns
@@ -53,8 +53,7 @@ def fold_data(columns: Columns, splits: Splits) -> list[FoldData]:
 
 def predicted(folds: list[FoldData], posts: int, judged_by: Any = "mae", **changes: Any) -> np.ndarray:
     settings = {name: value for name, value in {**SETTINGS, **changes}.items() if value is not None}
-    options: dict[str, Any] = {"max_rounds": 1500, "early_stopping_rounds": 100, "posts": posts}
-    return out_of_fold(LightGBM(), folds, settings, objective=judged_by, **options).prediction
+    return cross_fit(LightGBM(), folds, settings, TuneConfig(objective=judged_by, max_rounds=1500)).out_of_fold(posts)
 
 
 @pytest.mark.slow

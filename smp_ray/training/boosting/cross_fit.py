@@ -7,13 +7,13 @@ has no posts left to stop early by and is given that number.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from smp_ray.config import TuneConfig
 from smp_ray.errors import DataError, SmpRayError
 from smp_ray.evaluation.metrics import by_fold, score
 from smp_ray.training.boosting.base import Growing, Objective, Predictor
@@ -35,25 +35,6 @@ class PreparedFold:
     data: Any
     popularity: np.ndarray
     positions: np.ndarray
-
-
-@dataclass(frozen=True)
-class OutOfFold:
-    """Predictions of posts by models that did not see them.
-
-    Attributes:
-        prediction: float64 (posts of `Splits`,); NaN where no fold judged the post.
-        objective: mean over the folds of their MAE or MAPE.
-        rounds: rounds of every fold's model.
-        folds: `fold`, `posts`, `src`, `mae` and `mape` of each fold.
-        seconds: for training, without preparing the data.
-    """
-
-    prediction: np.ndarray
-    objective: float
-    rounds: int
-    folds: list[dict[str, Any]]
-    seconds: float
 
 
 def prepare_folds(predictor: Predictor, folds: Sequence[FoldData], params: dict[str, Any]) -> list[PreparedFold]:
@@ -149,54 +130,41 @@ class Lockstep:
             prediction[fold.positions] = values
         return prediction
 
-    def pooled_metrics(self) -> dict[str, float | None]:
-        """`src`, `mae` and `mape` of the best round's predictions of all folds together."""
-        labels = np.concatenate([fold.popularity for fold in self._folds])
-        return score(labels, np.concatenate(self.best_predictions))
-
-    def fold_metrics(self) -> list[dict[str, Any]]:
-        """`fold`, `posts`, `src`, `mae` and `mape` of each fold at the best round."""
+    def metrics(self) -> dict[str, Any]:
+        """`src`, `mae` and `mape` of the best round: `metrics` of all folds together, `folds` fold by fold."""
         labels = np.concatenate([fold.popularity for fold in self._folds])
         folds = np.concatenate([np.full(len(fold.popularity), fold.fold) for fold in self._folds])
-        return by_fold(labels, np.concatenate(self.best_predictions), folds)
+        values = np.concatenate(self.best_predictions)
+        return {"metrics": score(labels, values), "folds": by_fold(labels, values, folds)}
 
 
-def out_of_fold(
+def cross_fit(
     predictor: Predictor,
     folds: Sequence[FoldData],
     params: Mapping[str, Any],
-    *,
-    objective: Objective,
-    max_rounds: int,
-    early_stopping_rounds: int | None,
-    posts: int,
-    threads: int = 1,
-    seed: int = 0,
-) -> OutOfFold:
-    """Train one model a fold and predict the posts that it did not see.
+    settings: TuneConfig,
+    rounds: int | None = None,
+) -> Lockstep:
+    """Train one model a fold to its end.
 
     Args:
         predictor: what is trained.
         folds: matrices and labels of each fold.
         params: the predictor's; what is not given is as in `Predictor.complete`.
-        objective: decides the number of rounds, and the loss unless `params` does.
-        max_rounds: rounds at most.
-        early_stopping_rounds: rounds without a better mean over the folds; None: `max_rounds` rounds, come what may.
-        posts: number of posts in `Splits`.
-        threads: the predictor's.
-        seed: of all that it draws.
+        settings: the objective, the rounds at most, when to stop early, seed and threads; its own `params` are not
+            looked at.
+        rounds: so many, come what may; None: with early stopping.
 
     Raises:
         DataError: the objective is undefined for a label.
     """
-    check_labels([fold.validation_popularity for fold in folds], objective)
-    complete = predictor.complete(params, objective, seed, threads)
-    lockstep = Lockstep(predictor, prepare_folds(predictor, folds, complete), complete, objective)
-    began = time.perf_counter()
-    for _ in lockstep.run(max_rounds, early_stopping_rounds):
+    check_labels([fold.validation_popularity for fold in folds], settings.objective)
+    complete = predictor.complete(params, settings.objective, settings.seed, settings.cpus_per_trial)
+    lockstep = Lockstep(predictor, prepare_folds(predictor, folds, complete), complete, settings.objective)
+    stopping = settings.early_stopping_rounds if rounds is None else None
+    for _ in lockstep.run(rounds or settings.max_rounds, stopping):
         pass
-    seconds = round(time.perf_counter() - began, 3)
-    return OutOfFold(lockstep.out_of_fold(posts), lockstep.best, lockstep.best_round, lockstep.fold_metrics(), seconds)
+    return lockstep
 
 
 def fit(predictor: Predictor, matrix: Matrix, popularity: np.ndarray, params: dict[str, Any], rounds: int) -> Growing:

@@ -18,7 +18,7 @@ import ray
 
 from smp_ray.progress import Reporter
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.boosting.cross_fit import fit, out_of_fold
+from smp_ray.training.boosting.cross_fit import cross_fit, fit
 from smp_ray.training.matrix.matrix import FoldData, Matrix
 from smp_ray.training.sweep.records import TrialRecord
 from smp_ray.training.sweep.trial import SweepTask
@@ -52,12 +52,8 @@ def refit(
 
 
 def _crossed(task: SweepTask, folds: list[FoldData], record: TrialRecord, posts: int) -> np.ndarray:
-    settings = task.settings
-    return out_of_fold(
-        task.predictor, folds, {**settings.params, **record.params}, objective=settings.objective,
-        max_rounds=record.rounds, early_stopping_rounds=None, posts=posts, threads=settings.cpus_per_trial,
-        seed=settings.seed,
-    ).prediction  # fmt: skip
+    params = {**task.settings.params, **record.params}
+    return cross_fit(task.predictor, folds, params, task.settings, record.rounds).out_of_fold(posts)
 
 
 def _final(task: SweepTask, record: TrialRecord, matrix: Matrix, popularity: np.ndarray) -> str:

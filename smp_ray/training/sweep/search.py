@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from ray.tune.search import Searcher
@@ -18,7 +18,7 @@ from smp_ray.training.sweep.records import TrialRecord
 #: What a trial reports to Ray Tune. A failed one reports infinity, so that the search keeps away from it.
 OBJECTIVE = "objective"
 #: Known points in a row after which a space of few points counts as searched through.
-_ATTEMPTS = 200
+_ATTEMPTS = 100
 
 
 class Suggestions(Searcher):
@@ -60,7 +60,7 @@ class Suggestions(Searcher):
             value = float("inf") if record.objective is None else record.objective
             self._search.add_evaluated_point(record.params, value)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's `number` and `params`; `FINISHED` when the space holds nothing new."""
         for _ in range(_ATTEMPTS):
             self._asks += 1
@@ -73,7 +73,7 @@ class Suggestions(Searcher):
                 self._taken.add(number)
                 return {"number": number, "params": params}
             self._search.on_trial_complete(asked, error=True)  # it says nothing new
-        return str(Searcher.FINISHED)
+        return cast(None, Searcher.FINISHED)  # a text, which Tune compares with; its types know of None alone
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended; one whose process died counts as the worst."""

@@ -177,10 +177,10 @@ def _run(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     space = settings.space
     search = Suggestions(space, default_point(space, task.predictor.defaults), settings.seed, recorded)
-    halving = settings.asha and ASHAScheduler(
+    asha = settings.asha
+    halving = None if asha is None else ASHAScheduler(
         time_attr=PROGRESS, metric=OBJECTIVE, mode="min", max_t=settings.max_rounds,
-        grace_period=min(settings.asha.grace_rounds, settings.max_rounds),
-        reduction_factor=settings.asha.reduction_factor,
+        grace_period=min(asha.grace_rounds, settings.max_rounds), reduction_factor=asha.reduction_factor,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="smp_ray_tune_") as notes:  # Ray Tune's own, which nothing goes on from
         tuner = tune.Tuner(

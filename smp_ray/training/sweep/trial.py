@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ class SweepTask:
 
     predictor: Predictor
     settings: TuneConfig
-    folds: ray.ObjectRef[list[FoldData]]
+    folds: ray.ObjectRef[Sequence[FoldData]]
 
     def complete(self, params: dict[str, Any]) -> dict[str, Any]:
         """Complete parameters of a trial, which its folds and the final model share."""
@@ -43,8 +44,8 @@ class FoldTrial(tune.Trainable):
     A rung is reported in the very round that reaches it, so that what the halving decides does not depend on speed.
     """
 
-    def setup(self, config: dict[str, Any], task: SweepTask) -> None:
-        """Called once an actor."""
+    def setup(self, config: dict[str, Any], task: SweepTask) -> None:  # type: ignore[override]
+        """Called once an actor, by `tune.with_parameters`, which knows the task."""
         self._task = task
         self._folds: list[PreparedFold] | None = None
         self.reset_config(config)
@@ -92,6 +93,6 @@ class FoldTrial(tune.Trainable):
         assert grown is not None
         record = {
             "status": status, "objective": grown.best, "rounds": grown.best_round, "rounds_trained": grown.rounds,
-            "metrics": grown.pooled_metrics(), "folds": grown.fold_metrics(),
+            **grown.metrics(),
         }  # fmt: skip
         return {OBJECTIVE: grown.best, PROGRESS: self._progress(), RECORD: record}

@@ -8,8 +8,9 @@ import lightgbm as lgb
 import numpy as np
 import pytest
 
+from smp_ray.config import TuneConfig
 from smp_ray.errors import DataError, SmpRayError
-from smp_ray.training.boosting.cross_fit import Lockstep, OutOfFold, PreparedFold, fit, out_of_fold, prepare_folds
+from smp_ray.training.boosting.cross_fit import Lockstep, PreparedFold, cross_fit, fit, prepare_folds
 from smp_ray.training.boosting.lightgbm import LightGBM
 from tests.training.fold_data import POSTS, small_folds, small_matrix, small_splits
 
@@ -27,9 +28,9 @@ def run(
     return lockstep, list(lockstep.run(rounds, patience))
 
 
-def crossed(given: dict[str, Any], objective: Any = "mae", patience: int | None = 5, **more: Any) -> OutOfFold:
-    settings: dict[str, Any] = {"max_rounds": 30, "early_stopping_rounds": patience, "posts": POSTS, **more}
-    return out_of_fold(LIGHTGBM, small_folds(), given, objective=objective, **settings)
+def crossed(given: dict[str, Any], rounds: int | None = None, **more: Any) -> Lockstep:
+    settings = TuneConfig(**{"max_rounds": 30, "early_stopping_rounds": 5, **more})
+    return cross_fit(LIGHTGBM, small_folds(), given, settings, rounds)
 
 
 def single_model(fold: int, params: dict[str, Any], rounds: int) -> lgb.Booster:
@@ -76,31 +77,32 @@ def test_predictions_are_those_of_the_best_round(given: dict[str, Any]) -> None:
     assert np.isnan(prediction[:40]).all()
     assert np.isfinite(prediction[40:]).all()
     # What the sweep publishes: as many rounds again, from the record, to the last bit.
-    again = crossed(given, patience=None, max_rounds=lockstep.best_round, seed=1)
-    np.testing.assert_array_equal(again.prediction, prediction)
-    assert again.objective == lockstep.best
+    again = crossed(given, lockstep.best_round, seed=1)
+    np.testing.assert_array_equal(again.out_of_fold(POSTS), prediction)
+    assert again.best == lockstep.best
 
 
 def test_mape_is_exact_and_refuses_a_label_of_zero() -> None:
-    result, folds = crossed({}, "mape"), small_folds()
+    result, folds = crossed({}, objective="mape"), small_folds()
+    prediction = result.out_of_fold(POSTS)
     shares = [
-        np.mean(np.abs(fold.validation_popularity - result.prediction[fold.validation_positions])
+        np.mean(np.abs(fold.validation_popularity - prediction[fold.validation_positions])
                 / fold.validation_popularity)
         for fold in folds
     ]  # fmt: skip
-    assert result.objective == pytest.approx(np.mean(shares), abs=1e-12)
-    assert [fold["mape"] for fold in result.folds] == pytest.approx(shares, abs=1e-12)
-    assert np.nanmax(np.abs(crossed({}).prediction - result.prediction)) > 0.01
+    assert result.best == pytest.approx(np.mean(shares), abs=1e-12)
+    assert [fold["mape"] for fold in result.metrics()["folds"]] == pytest.approx(shares, abs=1e-12)
+    assert np.nanmax(np.abs(crossed({}).out_of_fold(POSTS) - prediction)) > 0.01
     folds[1].validation_popularity[3] = 0
     with pytest.raises(DataError, match=r"mape.*fold 1 has 1 such post;"):
-        out_of_fold(LIGHTGBM, folds, {}, objective="mape", max_rounds=3, early_stopping_rounds=5, posts=POSTS)
+        cross_fit(LIGHTGBM, folds, {}, TuneConfig(objective="mape"), 3)
 
 
 @pytest.mark.parametrize("given", [BAGGED, DART, GOSS])
 def test_the_same_seed_gives_the_same_predictions(given: dict[str, Any]) -> None:
-    first = crossed(given, seed=5).prediction
-    np.testing.assert_array_equal(crossed(given, seed=5, threads=2).prediction, first)
-    assert not np.array_equal(crossed(given, seed=6).prediction, first, equal_nan=True)
+    first = crossed(given, seed=5).out_of_fold(POSTS)
+    np.testing.assert_array_equal(crossed(given, seed=5, cpus_per_trial=2).out_of_fold(POSTS), first)
+    assert not np.array_equal(crossed(given, seed=6).out_of_fold(POSTS), first, equal_nan=True)
 
 
 def test_without_early_stopping_the_last_round_counts() -> None:
@@ -133,4 +135,4 @@ def test_fit_is_lightgbms_own_training_and_its_text_loads_anywhere() -> None:
 
 def test_predictions_that_are_not_finite_are_an_error() -> None:
     with pytest.raises(SmpRayError, match="not finite after round 1"):
-        crossed({"objective": "regression", "learning_rate": 1e308}, patience=None)
+        crossed({"objective": "regression", "learning_rate": 1e308})

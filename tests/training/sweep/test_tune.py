@@ -27,7 +27,7 @@ from smp_ray.evaluation.metrics import score
 from smp_ray.ray_session import RaySession, ray_session
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.boosting.cross_fit import out_of_fold
+from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.boosting.space import default_point
 from smp_ray.training.sweep.sweep import trials_at_once
@@ -112,15 +112,14 @@ def test_the_best_trials_are_what_is_published(tuned: tuple[Config, Manifest]) -
     np.testing.assert_array_equal(stored["row_id"], splits.row_ids)
     for row in chosen.to_dict("records"):
         # As found by early stopping, not refitted with the rounds of the record.
-        found = out_of_fold(
-            LightGBM(), small_folds(), {"max_bin": 63, **{name: row[f"param_{name}"] for name in SPACE}},
-            objective="mae", max_rounds=150, early_stopping_rounds=15 if row["status"] == "completed" else None,
-            posts=POSTS, seed=1,
-        )  # fmt: skip
-        assert (found.rounds, found.objective) == (row["rounds"], row["objective"])
-        pooled = score(splits.popularity[splits.judged], found.prediction[splits.judged])
+        params = {"max_bin": 63, **{name: row[f"param_{name}"] for name in SPACE}}
+        rounds = row["rounds"] if row["status"] == "stopped" else None
+        found = cross_fit(LightGBM(), small_folds(), params, config.training.tune, rounds)
+        prediction = found.out_of_fold(POSTS)
+        assert (found.best_round, found.best) == (row["rounds"], row["objective"])
+        pooled = score(splits.popularity[splits.judged], prediction[splits.judged])
         assert {name: row[name] for name in pooled} == pytest.approx(pooled, abs=1e-12)
-        expected.append(found.prediction)
+        expected.append(prediction)
     np.testing.assert_array_equal(stored["prediction"], np.mean(expected, axis=0))
 
 
@@ -139,6 +138,7 @@ def test_the_model_needs_lightgbm_alone(tuned: tuple[Config, Manifest]) -> None:
     assert np.corrcoef(boosters[0].predict(matrix.values), popularity)[0, 1] > 0.8
 
 
+@pytest.mark.slow
 def test_one_trial_at_a_time_is_repeatable_on_an_object_store_too(
     tuned: tuple[Config, Manifest], session: RaySession, bucket: str
 ) -> None:
@@ -184,6 +184,7 @@ def test_all_trials_failed(tmp_path: Path, session: RaySession) -> None:
     assert not (folder_of(config) / "trials").exists()  # the next run tries them again
 
 
+@pytest.mark.slow
 def test_the_time_budget_ends_the_sweep_with_a_model(tmp_path: Path, session: RaySession) -> None:
     config = config_of(
         tmp_path, **{**SLOW, "max_rounds": 100_000, "early_stopping_rounds": 100_000, "trials": 1000}, time_budget_s=9.0
@@ -207,6 +208,7 @@ def kill_workers(seen: set[int]) -> None:
                 seen.add(process.pid)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_a_retry(tmp_path: Path, session: RaySession) -> None:
     config = config_of(tmp_path, **{**SLOW, "trials": 4})
     killed: set[int] = set()
