@@ -1,12 +1,11 @@
-"""The sweep on Ray Tune against plain Optuna: same space, folds, bins, objective and cores, in one run.
+"""The sweep on Ray Tune against plain Optuna: the same trials, folds, rounds and number of processes, in one run.
 
     python jobs/benchmark_tune.py --config configs/smp-video.yaml --seeds 0 1 2     # after smp-ray tune
     python jobs/benchmark_tune.py --trials 30                                       # a made-up table
 
-For each seed, each contender runs in a process of its own, in turn. Plain Optuna runs as many trials side by side as
-there are cores, with one thread each: once the very trials that Ray Tune made, so that only the speed differs, and
-once trials of its own (trials side by side end in another order, so its TPE suggests others). `--all-cores` adds
-Optuna with one trial at a time on all cores. Start-up (Ray, bins, processes) is counted and shown apart.
+For each seed Ray Tune runs first; then plain Optuna, in as many processes as Ray Tune has trials side by side, runs the
+very trials that Ray Tune made, each for as many rounds, so that only the speed differs. Both have prepared their data
+before the clock starts; start-up (Ray, processes, data) is shown apart.
 """
 
 from __future__ import annotations
@@ -14,215 +13,143 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from smp_ray.config import METADATA, Choice, Config, FloatRange, RayConfig, SearchRange, TuneConfig, load_config
-from smp_ray.ray_session import RaySession, available_cores, ray_session
+from smp_ray.config import METADATA, Config, RayConfig, TuneConfig, build_config, load_config
+from smp_ray.pipeline import open_run
+from smp_ray.ray_session import RaySession, ray_session
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.boosting.booster import BinnedFold, Lockstep, bin_fold
-from smp_ray.training.boosting.lightgbm_params import dataset_params, default_point
-from smp_ray.training.matrix.matrix import FoldData, Matrix
-from smp_ray.training.sweep.trial import trial_params
-
-RAY, SAME, OWN = "ray tune", "optuna, the same trials", "optuna, trials of its own"
-ALL_CORES = "optuna, one trial on all cores"
+from smp_ray.training.matrix.matrix import FoldData, Matrix, load_folds
+from smp_ray.training.splits import load_splits
 
 
 def main() -> None:
-    """Run all contenders and print how they compare."""
+    """Run both for each seed and print how they compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", help="whose features are computed; default: a made-up table")
+    parser.add_argument("--config", help="whose matrix is computed; default: a made-up table")
     parser.add_argument("--set", action="append", default=[], help="overrides of the configuration")
-    parser.add_argument("--workspace", help="instead of the configuration's")
     parser.add_argument("--posts", type=int, default=3000, help="of the made-up table")
     parser.add_argument("--columns", type=int, default=40, help="of the made-up table")
-    parser.add_argument("--trials", type=int, help="default: the configuration's")
-    parser.add_argument("--max-rounds", type=int, help="default: the configuration's")
-    parser.add_argument("--grace", type=int, help="grace rounds of the successive halving")
+    parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--all-cores", action="store_true", help="also one trial at a time on all cores")
-    parser.add_argument("--contender", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--ray", help=argparse.SUPPRESS)
+    parser.add_argument("--optuna", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.contender:
-        name, folder = given.contender
-        print(json.dumps(_contend(name, Path(folder))))
+    if given.ray or given.optuna:
+        result = with_ray(given) if given.ray else with_optuna(given)
+        print(json.dumps(result))
         return
-    names = [RAY, SAME, OWN, *([ALL_CORES] if given.all_cores else [])]
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    settings, max_bin, folds = _prepare(given)
-    with tempfile.TemporaryDirectory(prefix="smp_ray_benchmark_") as folder:
-        for seed in given.seeds:
-            task = settings.model_copy(update={"seed": seed}), max_bin, folds
-            Path(folder, "task.pkl").write_bytes(pickle.dumps(task))
-            for name in names:
-                found[name].append(_run_apart(name, folder))
-                last = found[name][-1]
-                print(
-                    f"seed {seed}, {settings.trials} trials, {name}: start-up {last['startup']:.1f} s, sweep "
-                    f"{seconds(last):.1f} s, cores busy {last['busy']:.0%}, best {best(last):.5f}",
-                    flush=True,
-                )
-    compare(found)
-
-
-def compare(found: dict[str, list[dict[str, Any]]]) -> None:
-    """Print the contenders' means over the seeds, and Ray Tune's ratio to each opponent, seed by seed."""
-    names = list(found)
-    limits = [min(seconds(found[name][place]) for name in (RAY, OWN)) for place in range(len(found[RAY]))]
-    print(f"\nmeans of {len(limits)} seeds, {available_cores()} cores")
-    print(f"{'':<32}{'start-up':>10}{'sweep':>10}{'best':>10}{'at equal time':>16}")
-    for name in names:
-        runs = found[name]
-        start = statistics.mean(run["startup"] for run in runs)
-        sweep, top = (statistics.mean(map(measure, runs)) for measure in (seconds, best))
-        equal = statistics.mean(best(run, limit) for run, limit in zip(runs, limits, strict=True))
-        print(f"{name:<32}{start:>8.1f} s{sweep:>8.1f} s{top:>10.5f}{equal:>16.5f}")
-    print("\nequal time: the shorter sweep of Ray Tune and of Optuna with trials of its own, by seed")
-    for name in names[1:]:
-        pairs = list(zip(found[name], found[RAY], strict=True))
-        bare = [seconds(theirs) / seconds(ours) for theirs, ours in pairs]
-        whole = [(theirs["startup"] + seconds(theirs)) / (ours["startup"] + seconds(ours)) for theirs, ours in pairs]
+    ratios = []
+    for seed in given.seeds:
+        with tempfile.TemporaryDirectory(prefix="smp_ray_benchmark_") as folder:
+            ours = _apart(["--ray", folder], seed)[0]
+            began = time.time()
+            theirs = _apart(["--optuna", folder], seed, ours["concurrency"])
+            started = max(one["first"] for one in theirs) - began
+            seconds = max(one["last"] for one in theirs) - min(one["first"] for one in theirs)
+        ratios.append(seconds / ours["seconds"])
         print(
-            f"ray tune against {name}: {statistics.mean(bare):.2f} times as fast "
-            f"({', '.join(f'{ratio:.2f}' for ratio in bare)}), start-up counted {statistics.mean(whole):.2f}"
+            f"seed {seed}, {ours['trials']} trials, {ours['concurrency']} side by side, best {ours['best']:.5f}: "
+            f"Ray Tune {ours['seconds']:.1f} s (start-up {ours['startup']:.1f}), "
+            f"Optuna {seconds:.1f} s (start-up {started:.1f}), ratio {ratios[-1]:.2f}",
+            flush=True,
         )
+    print(f"Ray Tune against Optuna: {statistics.mean(ratios):.2f} times as fast, mean of {len(ratios)} seeds")
 
 
-def seconds(run: dict[str, Any]) -> float:
-    """From the start of the first trial to the end of the last."""
-    return float(max(at for at, _ in run["trace"]))
+def _apart(role: list[str], seed: int, processes: int = 1) -> list[dict[str, Any]]:
+    """What processes of their own print in the end."""
+    own = [*sys.argv[1:], "--seeds", str(seed), *role]
+    # Threads that wait actively for each other stand still where other programs take their core.
+    env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    running = [
+        subprocess.Popen([sys.executable, __file__, *own], stdout=subprocess.PIPE, text=True, env=env)
+        for _ in range(processes)
+    ]
+    printed = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        sys.exit(f"{role[0]} failed")
+    return [dict(json.loads(text.splitlines()[-1])) for text in printed]
 
 
-def best(run: dict[str, Any], until: float = float("inf")) -> float:
-    """Lowest objective of the trials that ended within so many seconds."""
-    return float(min((value for at, value in run["trace"] if at <= until), default=float("nan")))
-
-
-def _prepare(given: argparse.Namespace) -> tuple[TuneConfig, int, list[FoldData]]:
-    """The sweep's settings, number of bins, and folds, which all seeds share."""
-    if given.config:
-        config = load_config(given.config, given.set, given.workspace)
-        settings, max_bin, folds = config.training.tune, config.training.matrix.max_bin, _stored_folds(config)
-    else:
-        settings, max_bin, folds = TuneConfig(), 255, made_up_folds(given.posts, given.columns)
-    update: dict[str, Any] = {"cpus_per_trial": 1}
-    update |= {name: value for name in ("trials", "max_rounds") if (value := getattr(given, name))}
-    if given.grace and settings.asha is not None:
-        update["asha"] = settings.asha.model_copy(update={"grace_rounds": given.grace})
-    return settings.model_copy(update=update), max_bin, folds
-
-
-def _stored_folds(config: Config) -> list[FoldData]:
-    from smp_ray.pipeline import open_run
-    from smp_ray.training.matrix.matrix import load_folds
-    from smp_ray.training.splits import load_splits
-
+def _prepared(given: argparse.Namespace) -> tuple[Config, TuneConfig, list[FoldData]]:
+    changes = {"cpus_per_trial": 1, "trials": given.trials, "seed": given.seeds[0]}
+    if not given.config:
+        config = build_config({"workspace": "unused", "source": {"kind": "demo"}}, given.set)
+        return config, config.training.tune.model_copy(update=changes), made_up_folds(given.posts, given.columns)
+    config = load_config(given.config, given.set)
     run = open_run(config, RaySession(config.ray))
     matrix, splits = run.artefact("matrix"), run.artefact("splits")
     if not isinstance(matrix, Manifest) or not isinstance(splits, Manifest):
         sys.exit("there is no matrix for this configuration; run smp-ray tune first")
-    return load_folds(run.workspace, matrix, load_splits(run.workspace, splits))
+    folds = load_folds(run.workspace, matrix, load_splits(run.workspace, splits))
+    return config, config.training.tune.model_copy(update=changes), folds
 
 
-def _run_apart(name: str, folder: str) -> dict[str, Any]:
-    # Threads that wait actively for each other stand still where other programs take their core.
-    env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    command = [sys.executable, __file__, "--contender", name, folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+def with_ray(given: argparse.Namespace) -> dict[str, Any]:
+    """The project's own sweep; its records stay in the folder for the other contender."""
+    import ray
 
-
-def _contend(name: str, folder: Path) -> dict[str, Any]:
-    """One contender's start-up seconds and, for each trial, the second in which it ended and its result."""
-    settings, max_bin, folds = pickle.loads((folder / "task.pkl").read_bytes())
-    if name == RAY:
-        result = _ray(settings, max_bin, folds)
-        (folder / "trials.json").write_text(json.dumps(result["params"]))
-        return result
-    if name == ALL_CORES:
-        return _optuna(settings.model_copy(update={"cpus_per_trial": available_cores()}), max_bin, folds, 1, [])
-    same = json.loads((folder / "trials.json").read_text()) if name == SAME else []
-    return _optuna(settings, max_bin, folds, available_cores(), same)
-
-
-def _ray(settings: TuneConfig, max_bin: int, folds: list[FoldData]) -> dict[str, Any]:
+    from smp_ray.training.boosting.registry import find
     from smp_ray.training.sweep.sweep import run_sweep
+    from smp_ray.training.sweep.trial import SweepTask
 
     began = time.time()
-    posts = sum(len(fold.validation_positions) for fold in folds)
-    with tempfile.TemporaryDirectory(prefix="smp_ray_benchmark_") as folder, ray_session(RayConfig()) as session:
-        workspace = Workspace.open(folder)
+    config, settings, folds = _prepared(given)
+    with ray_session(RayConfig()) as session:
         session.start()
+        task = SweepTask(find(config.training.predictor), settings, ray.put(folds))
         started = time.time() - began
-        sweep = run_sweep(settings, max_bin, workspace, "sweep", posts, lambda: folds, session.cores)
-    records = [sweep.records[number] for number in sorted(sweep.records)]
-    first = min(record.started_after_seconds for record in records)
-    trace = [(r.started_after_seconds + r.seconds - first, r.objective) for r in records if r.objective is not None]
-    busy = sum(record.seconds for record in records) / (sweep.concurrency * max(at for at, _ in trace))
-    params = [record.params for record in records]
-    return {"startup": started + sweep.startup_seconds, "trace": sorted(trace), "busy": busy, "params": params}
+        sweep = run_sweep(task, Workspace.open(given.ray), "", session.cores)
+    best = min(record.objective for record in sweep.records.values() if record.objective is not None)
+    return {
+        "trials": len(sweep.records), "concurrency": sweep.concurrency, "seconds": sweep.seconds, "best": best,
+        "startup": started + sweep.startup_seconds,
+    }  # fmt: skip
 
 
-def _optuna(
-    settings: TuneConfig, max_bin: int, folds: list[FoldData], jobs: int, same: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Plain Optuna, `jobs` trials side by side; `same`: parameters of the trials, in order."""
+def with_optuna(given: argparse.Namespace) -> dict[str, Any]:
+    """One of the processes of plain Optuna, which share their trials through a journal."""
     import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
 
-    began = time.time()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    shape = dataset_params(trial_params(settings, max_bin, 0, {}))
-    # A set of Datasets a thread: LightGBM does not promise that two boosters may share one at the same time.
-    free: list[list[BinnedFold]] = [[bin_fold(fold, shape) for fold in folds] for _ in range(jobs)]
-    lock = threading.Lock()
-    trace: list[tuple[float, float]] = []
-    taken: list[float] = []
-    study = optuna.create_study(
-        sampler=optuna.samplers.TPESampler(seed=settings.seed, multivariate=True, constant_liar=True)
-    )
-    for params in same or [default_point(settings.space)]:
-        study.enqueue_trial(params)
+    from smp_ray.training.boosting.cross_fit import Lockstep, prepare_folds
+    from smp_ray.training.boosting.registry import find
+    from smp_ray.training.boosting.space import distributions
+    from smp_ray.training.sweep.records import read_records
 
-    def objective(trial: optuna.Trial) -> float:
-        start = time.time()
-        searched = {name: _suggested(trial, name, range_) for name, range_ in settings.space.items()}
-        with lock:
-            binned = free.pop()
-        params = trial_params(settings, max_bin, trial.number, searched)
-        lockstep = Lockstep(binned, params, settings.objective)
-        for _ in lockstep.run(settings.max_rounds, settings.early_stopping_rounds):
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    config, settings, folds = _prepared(given)
+    predictor, records = find(config.training.predictor), read_records(Workspace.open(given.optuna), "")
+    shape = predictor.complete(settings.params, settings.objective, settings.seed, 1)
+    prepared = prepare_folds(predictor, folds, shape)
+    sampler = optuna.samplers.TPESampler(seed=settings.seed, multivariate=True, constant_liar=True)
+    storage = JournalStorage(JournalFileBackend(str(Path(given.optuna, "journal"))))
+    study = optuna.create_study(study_name="sweep", storage=storage, sampler=sampler, load_if_exists=True)
+    first = last = time.time()
+    while True:
+        trial = study.ask(distributions(settings.space))  # the same work as for a trial of its own
+        record = records.get(trial.number)
+        if record is None:
+            return {"first": first, "last": last}
+        params = predictor.complete(
+            {**settings.params, **record.params}, settings.objective, settings.seed, settings.cpus_per_trial
+        )
+        lockstep = Lockstep(predictor, prepared, params, settings.objective)
+        for _ in lockstep.run(record.rounds_trained, None):
             pass
-        with lock:
-            free.append(binned)
-            trace.append((time.time() - first, lockstep.best))
-            taken.append(time.time() - start)
-        return lockstep.best
-
-    first = time.time()
-    study.optimize(objective, n_trials=settings.trials, n_jobs=jobs)
-    busy = sum(taken) / (jobs * max(at for at, _ in trace))
-    return {"startup": first - began, "trace": sorted(trace), "busy": busy}
-
-
-def _suggested(trial: Any, name: str, range_: SearchRange) -> Any:
-    if isinstance(range_, Choice):
-        return trial.suggest_categorical(name, range_.values)
-    if isinstance(range_, FloatRange):
-        return trial.suggest_float(name, range_.low, range_.high, log=range_.log)
-    return trial.suggest_int(name, range_.low, range_.high, log=range_.log)
+        study.tell(trial, lockstep.best)
+        last = time.time()
 
 
 def made_up_folds(posts: int, columns: int, count: int = 5, seed: int = 0) -> list[FoldData]:
@@ -233,17 +160,14 @@ def made_up_folds(posts: int, columns: int, count: int = 5, seed: int = 0) -> li
     popularity = popularity.astype(np.float64) + rng.standard_t(3, size=posts)
     values[rng.random(values.shape) < 0.05] = np.nan
     fold_of = rng.permutation(posts) % count
-    names = tuple(f"number_{place}" for place in range(columns))
-
-    def part(which: np.ndarray) -> Matrix:
-        return Matrix(values[which], names, (METADATA,) * columns, (), {})
-
-    found = []
-    for fold in range(count):
-        inside = fold_of == fold
-        judged = part(inside), popularity[inside], np.flatnonzero(inside)
-        found.append(FoldData(fold, part(~inside), popularity[~inside], *judged))
-    return found
+    whole = Matrix(values, tuple(f"number_{place}" for place in range(columns)), (METADATA,) * columns, (), {})
+    return [
+        FoldData(
+            fold, whole.rows(fold_of != fold), popularity[fold_of != fold], whole.rows(fold_of == fold),
+            popularity[fold_of == fold], np.flatnonzero(fold_of == fold),
+        )
+        for fold in range(count)
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

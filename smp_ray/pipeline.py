@@ -47,25 +47,23 @@ def _of(section: Callable[[Config], BaseModel], *without: str) -> Callable[[Conf
 
 def _boosting(config: Config) -> dict[str, Any]:
     sweep = config.training.tune
-    rounds = sweep.model_dump(mode="json", include={"objective", "max_rounds", "early_stopping_rounds", "seed"})
-    return {"max_bin": config.training.matrix.max_bin, **rounds}
+    return sweep.model_dump(mode="json", include={"objective", "max_rounds", "early_stopping_rounds", "seed"})
 
 
 def _matrix(config: Config) -> dict[str, Any]:
-    columns = config.training.matrix.model_dump(mode="json", exclude={"families", "max_bin"})
+    columns = config.training.matrix.model_dump(mode="json", exclude={"families"})
     return {"groups": list(matrix_groups(config)), **columns}
 
 
 def _sweep(config: Config) -> dict[str, Any]:
-    return {
-        "max_bin": config.training.matrix.max_bin,
-        **config.training.tune.model_dump(mode="json", exclude={"cpus_per_trial"}),
-    }
+    sweep = config.training.tune.model_dump(mode="json", exclude={"cpus_per_trial"})
+    return {"predictor": config.training.predictor, **sweep}
 
 
 def _ablation(config: Config) -> dict[str, Any]:
     drawn = config.training.tune.model_dump(mode="json", include={"space", "params"})
-    return {**_boosting(config), **drawn, **config.training.ablation.model_dump(mode="json")}
+    candidates = config.training.ablation.model_dump(mode="json")
+    return {"predictor": config.training.predictor, **_boosting(config), **drawn, **candidates}
 
 
 STAGES: tuple[Stage, ...] = (
@@ -89,7 +87,8 @@ STAGES: tuple[Stage, ...] = (
         families=_embedder, wanted=_adapts, labels=True, ray=True,
     ),
     Stage(
-        "matrix", "The columns that LightGBM sees, encoded fold by fold.", "smp_ray.training.matrix.build:build_matrix",
+        "matrix", "The columns that the predictor sees, encoded fold by fold.",
+        "smp_ray.training.matrix.build:build_matrix",
         reads=("ingest", "features", "splits", "adapt"), settings=_matrix, families=_in_matrix, labels=True, ray=True,
         version=2,
     ),
@@ -99,7 +98,7 @@ STAGES: tuple[Stage, ...] = (
         settings=lambda config: {**_boosting(config), "baselines": list(config.training.baselines)},
     ),
     Stage(
-        "tune", "LightGBM hyperparameter sweep on Ray Tune over the stored features.",
+        "tune", "Hyperparameter sweep on Ray Tune over the stored features, and the final models.",
         "smp_ray.training.sweep.tune:tune",
         reads=("matrix", "splits"), settings=_sweep, beside=("baselines", "evaluate"), labels=True, ray=True,
     ),

@@ -4,7 +4,15 @@ from smp_ray.config.features_section import FeaturesConfig, ImagesConfig
 from smp_ray.config.ray_section import RayConfig
 from smp_ray.config.report_section import CleaningConfig, ReportConfig
 from smp_ray.config.sweep_section import AshaConfig, Choice, FloatRange, IntRange, SearchRange, TuneConfig
-from smp_ray.config.training_section import AblationConfig, AdapterConfig, MatrixConfig, SplitConfig, TrainingConfig
+from smp_ray.config.training_section import (
+    LIGHTGBM,
+    PREDICTORS,
+    AblationConfig,
+    AdapterConfig,
+    MatrixConfig,
+    SplitConfig,
+    TrainingConfig,
+)
 from smp_ray.config.whole import (
     Config,
     build_config,
@@ -17,8 +25,8 @@ from smp_ray.config.whole import (
 from smp_ray.families.base import ADAPTED, METADATA, TEXT
 
 __all__ = [
-    "ADAPTED", "METADATA", "TEXT", "AblationConfig", "AdapterConfig", "AshaConfig", "Choice", "CleaningConfig",
-    "Config", "FeaturesConfig", "FloatRange", "ImagesConfig", "IntRange", "MatrixConfig", "RayConfig", "ReportConfig",
-    "SearchRange", "SplitConfig", "TrainingConfig", "TuneConfig", "build_config", "config_class", "embeddings",
-    "external_data", "load_config", "matrix_groups",
+    "ADAPTED", "LIGHTGBM", "METADATA", "PREDICTORS", "TEXT", "AblationConfig", "AdapterConfig", "AshaConfig", "Choice",
+    "CleaningConfig", "Config", "FeaturesConfig", "FloatRange", "ImagesConfig", "IntRange", "MatrixConfig",
+    "RayConfig", "ReportConfig", "SearchRange", "SplitConfig", "TrainingConfig", "TuneConfig", "build_config",
+    "config_class", "embeddings", "external_data", "load_config", "matrix_groups",
 ]  # fmt: skip

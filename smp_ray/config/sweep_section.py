@@ -1,4 +1,4 @@
-"""The `training.tune` section: the LightGBM sweep and its search space."""
+"""The `training.tune` section: the sweep and its search space."""
 
 from __future__ import annotations
 
@@ -80,20 +80,20 @@ class AshaConfig(Section):
 
 
 class TuneConfig(Section):
-    """The LightGBM sweep: Ray Tune with Optuna's TPE and ASHA."""
+    """The sweep: Ray Tune with Optuna's TPE and ASHA."""
 
     objective: Literal["mae", "mape"] = Field("mae", description="averaged over the folds; it also picks the loss")
     trials: int = Field(40, ge=1, le=100_000)
     time_budget_s: float | None = Field(None, gt=0, description="wall clock of the sweep; null: until all trials ran")
     max_concurrent: int | None = Field(None, ge=1, le=10_000, description="null: as many as the cluster's CPUs hold")
-    cpus_per_trial: int = Field(1, ge=1, le=1024, description="also LightGBM's threads")
+    cpus_per_trial: int = Field(1, ge=1, le=1024, description="also the predictor's threads")
     max_rounds: int = Field(2000, ge=1, le=1_000_000, description="boosting rounds of a trial at most")
     early_stopping_rounds: int = Field(100, ge=1, description="rounds without a better mean over the folds")
     asha: AshaConfig | None = AshaConfig()
     models: int = Field(5, ge=1, le=100, description="the final predictor is the mean of the best trials' models")
     seed: int = Field(0, ge=0)
-    space: dict[str, SearchRange] = Field(DEFAULT_SPACE, description="LightGBM parameter -> range")
-    params: dict[str, bool | int | float | str] = Field({}, description="fixed LightGBM parameters")
+    space: dict[str, SearchRange] = Field(DEFAULT_SPACE, description="the predictor's parameter -> range")
+    params: dict[str, bool | int | float | str] = Field({}, description="fixed parameters of the predictor")
 
     @model_validator(mode="after")
     def _no_overlap(self) -> TuneConfig:

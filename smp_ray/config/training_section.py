@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -50,7 +51,7 @@ class AdapterConfig(Section):
 
 
 class MatrixConfig(Section):
-    """The columns that LightGBM sees, in families that an ablation can take away."""
+    """The columns that the predictor sees, in families that an ablation can take away."""
 
     families: Annotated[tuple[str, ...], AfterValidator(without_repeats)] | None = Field(
         None, min_length=1, description="null: metadata, text and all that the configured features allow"
@@ -58,7 +59,6 @@ class MatrixConfig(Section):
     embeddings: Literal["pca", "raw"] = Field("pca", description="pca is fitted on training folds only")
     pca_dimensions: int = Field(32, ge=1, le=4096, description="kept of each embedding")
     text_dimensions: int = Field(32, ge=0, le=1024, description="TF-IDF reduced by truncated SVD; 0: none")
-    max_bin: int = Field(255, ge=3, le=65_535, description="LightGBM's histogram bins a column")
 
 
 class AblationConfig(Section):
@@ -67,12 +67,24 @@ class AblationConfig(Section):
     candidates: int = Field(4, ge=1, le=1000, description="settings tried by each variant: LightGBM's own, then drawn")
 
 
+#: The predictor that is built in, and the entry-point group of those of installed packages.
+LIGHTGBM, PREDICTORS = "lightgbm", "smp_ray.predictors"
+
+
+def _known(predictor: str) -> str:
+    allowed = sorted({LIGHTGBM, *(entry.name for entry in entry_points(group=PREDICTORS))})
+    if predictor not in allowed:
+        raise ValueError(", ".join(allowed))
+    return predictor
+
+
 class TrainingConfig(Section):
     """From stored features to a predictor."""
 
     split: SplitConfig = SplitConfig()
     adapter: AdapterConfig = AdapterConfig()
     matrix: MatrixConfig = MatrixConfig()
+    predictor: Annotated[str, AfterValidator(_known)] = Field(LIGHTGBM, description="what `tune` searches and fits")
     tune: TuneConfig = TuneConfig()
     baselines: tuple[Baseline, ...] = Field(("mean", "user_mean", "lightgbm_default", "ncku_dart"))
     ablation: AblationConfig = AblationConfig()

@@ -13,9 +13,10 @@ SETTINGS: dict[str, Any] = {
     "source": {"kind": "demo"},
     "features": {"families": ["caption", "clip", "perplexity", "visual"], "visual": {"side": 128}},
     "training": {
-        "matrix": {"pca_dimensions": 16, "text_dimensions": 16, "max_bin": 63},
+        "matrix": {"pca_dimensions": 16, "text_dimensions": 16},
         "tune": {
             "trials": 8, "max_rounds": 400, "early_stopping_rounds": 30, "models": 3, "asha": {"grace_rounds": 200},
+            "params": {"max_bin": 63},
         },
         "ablation": {"candidates": 1},
     },

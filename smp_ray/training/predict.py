@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 
-import lightgbm as lgb
 import numpy as np
 import pyarrow as pa
 
@@ -20,6 +19,7 @@ from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.reader import iter_posts
 from smp_ray.store.workspace import Workspace
+from smp_ray.training.boosting.registry import find
 from smp_ray.training.matrix.matrix import Matrix, load_final
 from smp_ray.training.out_of_fold import read_out_of_fold
 from smp_ray.training.splits import Splits, load_splits
@@ -62,16 +62,15 @@ def predict_matrix(workspace: Workspace, tuned: Manifest, matrix: Matrix) -> np.
     Raises:
         WorkspaceError: a model was trained on other columns.
     """
-    total = np.zeros(len(matrix.values))
-    models = tuned.details["models"]
-    for path in models:
-        booster = lgb.Booster(model_str=workspace.read(path).decode())
-        if booster.num_feature() != len(matrix.names):
-            found, given = booster.num_feature(), len(matrix.names)
+    predictor = find(tuned.details["predictor"])
+    predictions = []
+    for path in tuned.details["models"]:
+        model = predictor.load(workspace.read(path).decode())
+        if model.columns != len(matrix.names):
+            found, given = model.columns, len(matrix.names)
             raise WorkspaceError(f"{workspace.path(path)}: trained on {found} columns, the matrix has {given}")
-        if len(matrix.values):
-            total += np.asarray(booster.predict(matrix.values))
-    return total / len(models)
+        predictions.append(model.predict(matrix) if len(matrix.values) else np.zeros(0))
+    return np.asarray(np.mean(predictions, axis=0))
 
 
 def _table(

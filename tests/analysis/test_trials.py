@@ -8,7 +8,7 @@ import pytest
 
 from smp_ray.analysis.trials import best_over_time, parameter_importance, study_of
 from smp_ray.config import Choice, FloatRange, IntRange, SearchRange
-from smp_ray.training.sweep.trial_files import TrialRecord
+from smp_ray.training.sweep.records import TrialRecord
 from smp_ray.training.sweep.tune import trials_table
 
 SPACE: dict[str, SearchRange] = {

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from smp_ray.config import MatrixConfig, SplitConfig, build_config
+from smp_ray.config import MatrixConfig, SplitConfig, TuneConfig, build_config
 from smp_ray.demo.world import write_world
 from smp_ray.evaluation.bootstrap import Bootstrap, Estimate
 from smp_ray.evaluation.metrics import src
 from smp_ray.pipeline import open_run, run_stages
 from smp_ray.ray_session import RaySession
 from smp_ray.training.baselines import mean_prediction, user_mean_prediction
-from smp_ray.training.boosting.booster import out_of_fold
+from smp_ray.training.boosting.cross_fit import cross_fit
+from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.matrix.build import aligned, posts_by_user
 from smp_ray.training.matrix.columns import Columns
 from smp_ray.training.matrix.encoder import Encoder, encode
@@ -63,11 +64,8 @@ def judged(columns: Columns, splits: Splits) -> Estimate:
             FoldData(fold, matrix.rows(training), splits.popularity[training], matrix.rows(held),
                      splits.popularity[held], np.flatnonzero(held))
         )  # fmt: skip
-    result = out_of_fold(
-        folds, {"objective": "regression"}, objective="mae", max_rounds=60, early_stopping_rounds=None,
-        posts=len(splits.row_ids), max_bin=63,
-    )  # fmt: skip
-    return Bootstrap(splits.users).estimate(splits.popularity, result.prediction)["src"]
+    grown = cross_fit(LightGBM(), folds, {"objective": "regression", "max_bin": 63}, TuneConfig(), 60)
+    return Bootstrap(splits.users).estimate(splits.popularity, grown.out_of_fold(len(splits.row_ids)))["src"]
 
 
 def test_shuffled_labels_cannot_be_predicted(world: tuple[Columns, Splits]) -> None:

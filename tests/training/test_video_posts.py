@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from smp_ray.config import MatrixConfig, build_config
+from smp_ray.config import MatrixConfig, TuneConfig, build_config
 from smp_ray.evaluation.bootstrap import Bootstrap
 from smp_ray.evaluation.metrics import score
-from smp_ray.training.boosting.booster import out_of_fold
+from smp_ray.training.boosting.cross_fit import cross_fit
+from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.matrix.build import aligned, posts_by_user
 from smp_ray.training.matrix.columns import Columns
 from smp_ray.training.matrix.encoder import Encoder, encode
@@ -25,7 +26,7 @@ from tests.training.runs import brought, run_with
 #: Fixed settings in the middle of configs/smp-video.yaml's space: no sweep, so nothing is chosen on these folds.
 SETTINGS: dict[str, Any] = {
     "objective": "huber", "alpha": 1.0, "learning_rate": 0.03, "num_leaves": 12, "min_data_in_leaf": 15,
-    "feature_fraction": 0.3, "bagging_fraction": 0.7, "lambda_l2": 3.0, "extra_trees": True,
+    "feature_fraction": 0.3, "bagging_fraction": 0.7, "lambda_l2": 3.0, "extra_trees": True, "max_bin": 63,
 }  # fmt: skip
 
 
@@ -52,8 +53,7 @@ def fold_data(columns: Columns, splits: Splits) -> list[FoldData]:
 
 def predicted(folds: list[FoldData], posts: int, judged_by: Any = "mae", **changes: Any) -> np.ndarray:
     settings = {name: value for name, value in {**SETTINGS, **changes}.items() if value is not None}
-    options: dict[str, Any] = {"max_rounds": 1500, "early_stopping_rounds": 100, "max_bin": 63, "posts": posts}
-    return out_of_fold(folds, settings, objective=judged_by, **options).prediction
+    return cross_fit(LightGBM(), folds, settings, TuneConfig(objective=judged_by, max_rounds=1500)).out_of_fold(posts)
 
 
 @pytest.mark.slow

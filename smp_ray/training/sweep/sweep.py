@@ -1,27 +1,30 @@
-"""Running the sweep on Ray Tune: how many trials at once, on which data, quietly, and going on after a kill."""
+"""Running the sweep on Ray Tune: how many trials at once, their records, quietly, and going on after a kill."""
 
 from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from smp_ray.config import AshaConfig, TuneConfig
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler
+
+from smp_ray.config import TuneConfig
 from smp_ray.errors import SmpRayError
 from smp_ray.progress import Reporter, polled
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.boosting.booster import check_labels
-from smp_ray.training.matrix.matrix import FoldData
-from smp_ray.training.sweep.halving import OrderedASHA
-from smp_ray.training.sweep.search import InOrder
-from smp_ray.training.sweep.trial import TrialContext, run_trial, share_folds, trial_params
-from smp_ray.training.sweep.trial_files import TrialFiles, TrialRecord
+from smp_ray.training.boosting.space import default_point
+from smp_ray.training.sweep.records import TrialRecord, read_records, write_record
+from smp_ray.training.sweep.search import OBJECTIVE, Suggestions
+from smp_ray.training.sweep.trial import PROGRESS, RECORD, FoldTrial, SweepTask
 
+#: Lost processes that a trial survives.
+MAX_FAILURES = 3
 #: Ray Tune as a library: no tables, no loggers that write files for each trial, no traceback of a failed trial on the
 #: terminal, the working folder left alone, and Ctrl-C that interrupts.
 _QUIET = {
@@ -37,18 +40,75 @@ class Sweep:
     Attributes:
         records: of every trial, by number.
         concurrency: trials side by side.
-        slots: trials side by side by the sweep's clock: those of the cluster on which it was begun.
-        startup_seconds: until the first trial of this run began: Ray, the data, the first actor.
+        startup_seconds: until the first trial of this run began: Ray Tune, the first actor.
         seconds: from there until the last trial ended.
         resumed: trials that an interrupted sweep had finished.
     """
 
     records: dict[int, TrialRecord]
     concurrency: int
-    slots: int
     startup_seconds: float
     seconds: float
     resumed: int
+
+
+class Recorder(tune.Callback):
+    """Writes the record of each trial as soon as it has ended.
+
+    Args:
+        workspace: where `folder` lies.
+        folder: the artefact's folder.
+        records: of the trials that have ended, by number; grows.
+        clock_began: when the sweep's clock would have read 0, in `time.time()`.
+        deadline: when the time budget ends, in `time.time()`.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        folder: str,
+        records: dict[int, TrialRecord],
+        clock_began: float,
+        deadline: float,
+    ) -> None:
+        self._workspace, self._folder, self._records = workspace, folder, records
+        self._clock_began, self._deadline = clock_began, deadline
+        self._began: dict[str, float] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Called again where a trial's process died and it begins anew."""
+        self._began[trial.trial_id] = time.time()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It came to its end, or the halving stopped it."""
+        self._keep(trial, trial.last_result[RECORD])
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Its process died too often."""
+        last = str(trial.get_error() or "Ray's log tells more").strip().splitlines()[-1]
+        self._keep(
+            trial, {"status": "failed", "error": f"its process died (out of memory?) or could not start: {last}"}
+        )
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """Ray Tune does not tell which trials the time budget stopped; a sweep ended by Ctrl-C tries them again."""
+        for trial in trials:
+            if (
+                trial.config["number"] not in self._records
+                and time.time() >= self._deadline
+                and RECORD in trial.last_result
+            ):
+                self._keep(trial, trial.last_result[RECORD])
+
+    def _keep(self, trial: Trial, result: dict[str, Any]) -> None:
+        now, config = time.time(), trial.config
+        began = self._began.get(trial.trial_id, now)
+        record = TrialRecord(
+            number=config["number"], params=config["params"], seconds=round(now - began, 3),
+            started_after_seconds=round(began - self._clock_began, 3), **result,
+        )  # fmt: skip
+        write_record(self._workspace, self._folder, record)
+        self._records[record.number] = record
 
 
 def trials_at_once(settings: TuneConfig, cores: int | None) -> int:
@@ -61,8 +121,6 @@ def trials_at_once(settings: TuneConfig, cores: int | None) -> int:
     Raises:
         SmpRayError: not even one fits.
     """
-    import ray
-
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     if cores is not None:
         nodes = [min(cores, sum(nodes))]
@@ -75,143 +133,72 @@ def trials_at_once(settings: TuneConfig, cores: int | None) -> int:
     return min(fit, settings.max_concurrent or fit, settings.trials)
 
 
-def run_sweep(
-    settings: TuneConfig,
-    max_bin: int,
-    workspace: Workspace,
-    folder: str,
-    posts: int,
-    folds: Callable[[], list[FoldData]],
-    cores: int | None,
-) -> Sweep:
-    """Run all trials that have no record yet.
+def run_sweep(task: SweepTask, workspace: Workspace, folder: str, cores: int | None) -> Sweep:
+    """Run as many trials as have no record yet.
 
     Args:
-        settings: the sweep's configuration.
-        max_bin: histogram bins a column.
+        task: predictor, settings and data.
         workspace: where `folder` lies.
-        folder: the artefact's folder: `trials/`, `sweep.json` and Ray's own files in `sweep/`.
-        posts: number of posts in `Splits`.
-        folds: loads the data; called only if there is a trial to run.
+        folder: the artefact's folder, in which `trials/` is.
         cores: physical cores of a local Ray; None: a cluster.
 
     Raises:
-        SmpRayError: a trial does not fit the cluster, or Ray Tune ended early.
-        DataError: the objective is undefined for a label.
+        SmpRayError: a trial does not fit the cluster, or the time budget ended before any trial had a result.
     """
-    began = time.time()
+    settings = task.settings
     concurrency = trials_at_once(settings, cores)
-    slots = _kept_slots(concurrency, workspace, folder)
-    files = TrialFiles(workspace, f"{folder}/trials")
-    recorded = files.records()
-    used = max((record.started_after_seconds + record.seconds for record in recorded.values()), default=0.0)
-    rehearsal = InOrder(settings, slots, posts, recorded, deadline=_deadline(settings, time.time() - used))
-    if rehearsal.suggest("rehearsal") == InOrder.FINISHED:
-        return Sweep(rehearsal.ended, concurrency, slots, round(time.time() - began, 3), 0.0, len(rehearsal.ended))
-    data = folds()
-    check_labels([fold.validation_popularity for fold in data], settings.objective)
-    shared = share_folds(data, trial_params(settings, max_bin, 0, {}))
-    del data
-    clock = time.time() - used
-    deadline = _deadline(settings, clock)
-    context = TrialContext(uuid.uuid4().hex, settings, max_bin, posts, shared, files, clock, deadline)
-    search = InOrder(settings, slots, posts, recorded, on_end=files.write_record, deadline=deadline)
-    _run(context, search, concurrency, folder)
-    if len(search.ended) < settings.trials and (deadline is None or time.time() < deadline):
-        raise SmpRayError(f"the sweep ended after {len(search.ended)} of {settings.trials} trials; run it again")
-    fresh = [record for number, record in search.ended.items() if recorded.get(number) != record]
-    now = time.time() - clock  # the time budget may end before the first trial begins
-    first = min((record.started_after_seconds for record in fresh), default=now) + clock
-    last = max((record.started_after_seconds + record.seconds for record in fresh), default=now) + clock
-    return Sweep(
-        search.ended,
-        concurrency,
-        slots,
-        round(first - began, 3),
-        round(last - first, 3),
-        len(search.ended) - len(fresh),
-    )
+    records = read_records(workspace, folder)
+    kept, used = set(records), max((r.started_after_seconds + r.seconds for r in records.values()), default=0.0)
+    budget = None if settings.time_budget_s is None else max(settings.time_budget_s - used, 0.0)
+    if len(records) < settings.trials and (budget != 0 or not records):
+        clock = time.time() - used
+        recorder = Recorder(workspace, folder, records, clock, clock + (settings.time_budget_s or float("inf")))
+        _run(task, list(records.values()), recorder, concurrency, budget, lambda: _progress(records, settings))
+        if not records:
+            raise SmpRayError(f"no trial had a result within training.tune.time_budget_s ({budget} s); set it higher")
+    fresh = [record for number, record in records.items() if number not in kept]
+    first = min((record.started_after_seconds for record in fresh), default=used)
+    last = max((record.started_after_seconds + record.seconds for record in fresh), default=used)
+    return Sweep(records, concurrency, round(first - used, 3), round(last - first, 3), len(kept))
 
 
-class _KeepingActors(OrderedASHA):
-    """Has Tune keep the actors of trials that ended, while the next ones wait for results.
-
-    Tune keeps one idle actor and ends all others, which then take seconds to start again. Without these internals of
-    Ray's the sweep only runs more slowly.
-    """
-
-    kept = 0
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        controller: Any = getattr(tune_controller, "_tune_controller", None)
-        cache: Any = getattr(controller, "_actor_cache", None)
-        if self.kept and hasattr(cache, "increase_max"):
-            cache.increase_max(trial.placement_group_factory, by=self.kept)
-            self.kept = 0
+def _progress(records: dict[int, TrialRecord], settings: TuneConfig) -> tuple[int, int, str]:
+    values = [record.objective for record in list(records.values()) if record.objective is not None]
+    note = f"best {settings.objective.upper()} {min(values):.4g}" if values else "no result yet"
+    return len(records), settings.trials, note
 
 
-def _deadline(settings: TuneConfig, clock_began: float) -> float | None:
-    return None if settings.time_budget_s is None else clock_began + settings.time_budget_s
-
-
-def _kept_slots(concurrency: int, workspace: Workspace, folder: str) -> int:
-    """The slots with which the sweep was begun, on whatever cluster it goes on: they decide what is suggested."""
-    known = workspace.read_json(folder, "sweep.json")
-    if known is None:
-        known = {"slots": concurrency}
-        workspace.write_json(known, folder, "sweep.json")
-    return int(known["slots"])
-
-
-def _run(context: TrialContext, search: Any, concurrency: int, folder: str) -> None:
-    """Have Ray Tune run what `search` suggests."""
-    from ray import tune
-
-    settings, workspace = context.settings, context.files.workspace
-    # Without successive halving trials have no rungs to be ended at.
-    scheduler = _KeepingActors(settings.asha or AshaConfig(), settings.max_rounds, search.known_to)
-    scheduler.kept = concurrency
-    workspace.delete_dir(folder, "sweep")  # Ray's notes of an interrupted run; ours are in trials/
-    workspace.make_dir(context.files.folder)
-    with _quiet():
+def _run(
+    task: SweepTask, recorded: list[TrialRecord], recorder: Recorder, concurrency: int, budget: float | None, ask: Any
+) -> None:
+    """Have Ray Tune run what is lacking."""
+    settings = task.settings
+    os.environ.update(_QUIET)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    space = settings.space
+    search = Suggestions(space, default_point(space, task.predictor.defaults), settings.seed, recorded)
+    asha = settings.asha
+    halving = None if asha is None else ASHAScheduler(
+        time_attr=PROGRESS, metric=OBJECTIVE, mode="min", max_t=settings.max_rounds,
+        grace_period=min(asha.grace_rounds, settings.max_rounds), reduction_factor=asha.reduction_factor,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="smp_ray_tune_") as notes:  # Ray Tune's own, which nothing goes on from
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_trial, context=context), {"CPU": settings.cpus_per_trial}),
+            tune.with_resources(tune.with_parameters(FoldTrial, task=task), {"CPU": settings.cpus_per_trial}),
             tune_config=tune.TuneConfig(
-                search_alg=search, scheduler=scheduler, max_concurrent_trials=concurrency, reuse_actors=True,
-                num_samples=-1, trial_name_creator=_name, trial_dirname_creator=_name,  # -1: `search` says when to end
+                search_alg=search, scheduler=halving, num_samples=settings.trials - len(recorded), reuse_actors=True,
+                max_concurrent_trials=concurrency, time_budget_s=budget,
+                trial_name_creator=_name, trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(
-                name="sweep", storage_path=workspace.path(folder), storage_filesystem=workspace.filesystem, verbose=0,
+                name="sweep", storage_path=notes, verbose=0, callbacks=[recorder],
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )  # fmt: skip
-
-        def ask() -> tuple[int, int | None, str]:
-            ended = list(search.ended.values())
-            values = [record.objective for record in ended if record.objective is not None]
-            note = f"best {settings.objective.upper()} {min(values):.4g}" if values else "no result yet"
-            return len(ended), settings.trials, note
-
         with Reporter("sweep", "trials") as reporter, polled(reporter, ask):
             tuner.fit()
 
 
-def _name(trial: Any) -> str:
+def _name(trial: Trial) -> str:
     return f"trial-{trial.config['number']:05d}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _QUIET}
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    os.environ.update(_QUIET)
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -1,7 +1,7 @@
-"""The tune stage: sweep, out-of-fold predictions of the best trials, and the final model.
+"""The tune stage: sweep, out-of-fold predictions of the best trials, and the final models.
 
-The artefact holds `trials.parquet` (a row a trial), `out_of_fold.parquet`, `model/` (see `model_files`), `trials/` (see
-`trial_files`) and `sweep/` (Ray Tune's own notes). A sweep that was interrupted goes on from `trials/`.
+The artefact holds `trials.parquet` (a row a trial), `out_of_fold.parquet`, `model/` (see `final`) and `trials/` (see
+`records`), from which an interrupted sweep goes on.
 """
 
 from __future__ import annotations
@@ -11,103 +11,86 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import ray
 
-from smp_ray.config import Choice, FloatRange, SearchRange, TuneConfig
+from smp_ray.config import Choice, FloatRange, SearchRange
 from smp_ray.errors import SmpRayError
 from smp_ray.evaluation.metrics import METRICS
 from smp_ray.run import Run
 from smp_ray.store.join import locate
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import write_table
-from smp_ray.store.workspace import Workspace
-from smp_ray.training.boosting.lightgbm_params import check_space
-from smp_ray.training.boosting.model_files import fit_models, write_models
-from smp_ray.training.matrix.matrix import Matrix, load_final, load_folds
+from smp_ray.training.boosting.cross_fit import check_labels
+from smp_ray.training.boosting.registry import find
+from smp_ray.training.matrix.matrix import load_final, load_folds
 from smp_ray.training.out_of_fold import write_out_of_fold
-from smp_ray.training.splits import Splits, load_splits
+from smp_ray.training.splits import load_splits
+from smp_ray.training.sweep.final import refit, write_models
+from smp_ray.training.sweep.records import TrialRecord
 from smp_ray.training.sweep.sweep import Sweep, run_sweep
-from smp_ray.training.sweep.trial_files import TrialFiles, TrialRecord
+from smp_ray.training.sweep.trial import SweepTask
 
 #: The tuned model's name in metrics and tables.
 TUNED = "tuned"
 
 
 def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
-    """Search LightGBM's parameters and fit the final model.
+    """Search the predictor's parameters and fit the final models.
 
     Raises:
         ConfigError: the space holds what cannot be searched.
         DataError: the objective is undefined for a label.
-        SmpRayError: all trials failed, a trial does not fit the cluster, or the sweep was interrupted.
+        SmpRayError: all trials failed, or a trial does not fit the cluster.
     """
-    settings, max_bin = run.config.training.tune, run.config.training.matrix.max_bin
-    check_space(settings)
+    settings, predictor = run.config.training.tune, find(run.config.training.predictor)
+    predictor.check(settings.space)
     workspace, folds = run.workspace, load_splits(run.workspace, splits)
-    sweep = run_sweep(
-        settings, max_bin, workspace, folder, len(folds.row_ids),
-        lambda: load_folds(workspace, matrix, folds), run.session.cores,
-    )  # fmt: skip
-    ranked = _ranked(sweep.records, workspace, folder)
-    chosen, best = ranked[: settings.models], ranked[0]
-    final, popularity = _labelled(workspace, matrix, folds)
-    models = fit_models(final, popularity, settings, max_bin, chosen, sweep.concurrency)
-    paths = write_models(workspace, f"{folder}/model", final, settings, chosen, models)
-    files = TrialFiles(workspace, f"{folder}/trials")
-    prediction = np.mean([files.predictions(record.number) for record in chosen], axis=0)
-    trials = trials_table(sweep.records, settings.space, folds.count)
+    check_labels([folds.popularity[folds.validation(fold)] for fold in range(folds.count)], settings.objective)
+    task = SweepTask(predictor, settings, ray.remote(num_cpus=0.5)(load_folds).remote(workspace, matrix, folds))
+    sweep = run_sweep(task, workspace, folder, run.session.cores)
+    ranked = sorted((r.objective, r.number) for r in sweep.records.values() if r.objective is not None)
+    if not ranked:
+        workspace.delete_dir(folder, "trials")  # without their records, the next run tries them again
+        first = sweep.records[min(sweep.records)]
+        raise SmpRayError(f"tune: all {len(sweep.records)} trials failed, the first with: {first.error}")
+    chosen = [sweep.records[number] for _, number in ranked[: settings.models]]
+    every, row_ids, training = load_final(workspace, matrix)
+    final, popularity = every.rows(training), folds.popularity[locate(row_ids[training], folds.row_ids)]
+    cpus = run.session.cpus_of(settings.cpus_per_trial)
+    prediction, texts = refit(task, chosen, final, popularity, len(folds.row_ids), cpus)
     counts: dict[str, int] = dict(Counter(record.status for record in sweep.records.values()))
+    best = chosen[0]
     details = {
+        "predictor": run.config.training.predictor,
         "objective": settings.objective,
         "best": {"trial": best.number, "value": best.objective, "rounds": best.rounds, "params": best.params},
         "trials_used": [record.number for record in chosen],
         "trials_by_status": counts,
         "trials_resumed": sweep.resumed,
         "concurrency": sweep.concurrency,
-        "slots": sweep.slots,
         "startup_seconds": sweep.startup_seconds,
         "sweep_seconds": sweep.seconds,
-        "models": paths,
+        "models": write_models(workspace, f"{folder}/model", final, settings.objective, chosen, texts),
         "columns": f"{folder}/model/columns.json",
         "variants": {TUNED: {"column": "prediction"}},
         "against_earlier": True,
     }
-    return Made(
-        rows=len(sweep.records),
-        counts=counts,
-        fragments=[
-            write_table(workspace, f"{folder}/trials.parquet", trials),
-            write_out_of_fold(workspace, folder, folds, {"prediction": prediction}),
-        ],
-        details=details,
-        note=_summary(settings, sweep, counts, best),
-    )
+    trials = trials_table(sweep.records, settings.space, folds.count)
+    fragments = [
+        write_table(workspace, f"{folder}/trials.parquet", trials),
+        write_out_of_fold(workspace, folder, folds, {"prediction": prediction}),
+    ]
+    note = _summary(sweep, counts, best, settings.objective)
+    return Made(rows=len(sweep.records), counts=counts, fragments=fragments, details=details, note=note)
 
 
-def _labelled(workspace: Workspace, matrix: Manifest, splits: Splits) -> tuple[Matrix, np.ndarray]:
-    """Matrix and popularity, float64 (posts,), of all training posts."""
-    every, row_ids, training = load_final(workspace, matrix)
-    return every.rows(training), splits.popularity[locate(row_ids[training], splits.row_ids)]
-
-
-def _ranked(records: Mapping[int, TrialRecord], workspace: Workspace, folder: str) -> list[TrialRecord]:
-    """Trials that have a result, the best first; of equal ones the earlier."""
-    found = [(record.objective, number) for number, record in records.items() if record.objective is not None]
-    if found:
-        return [records[number] for _, number in sorted(found)]
-    # Without their records, the next run tries them again.
-    workspace.delete_dir(folder, "trials")
-    first = records[min(records)]
-    raise SmpRayError(f"tune: all {len(records)} trials failed, the first with: {first.error}")
-
-
-def _summary(settings: TuneConfig, sweep: Sweep, counts: Mapping[str, int], best: TrialRecord) -> str:
+def _summary(sweep: Sweep, counts: Mapping[str, int], best: TrialRecord, objective: str) -> str:
     by_status = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     kept = f", {sweep.resumed} of them kept from an interrupted run" if sweep.resumed else ""
     return (
         f"{len(sweep.records)} trials ({by_status}{kept}), "
-        f"best {settings.objective.upper()} {best.objective:.4f} by trial {best.number} after {best.rounds} rounds"
+        f"best {objective.upper()} {best.objective:.4f} by trial {best.number} after {best.rounds} rounds"
     )
 
 

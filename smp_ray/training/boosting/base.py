@@ -1,0 +1,97 @@
+"""What a predictor is: columns → popularity, grown round by round, kept as text.
+
+Everything else (the sweep, baselines, ablation, final models, predictions) knows these classes and no library. A
+predictor of one's own is one file: a `Predictor`, what it grows and what it loads; see `registry` for how it is found.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from smp_ray.config import SearchRange
+from smp_ray.training.matrix.matrix import Matrix
+
+Objective = Literal["mae", "mape"]
+
+
+class Growing(ABC):
+    """A model in training."""
+
+    @abstractmethod
+    def grow(self) -> np.ndarray:
+        """Train one more round.
+
+        Returns:
+            Predictions of the validation posts after it, float64 (validation posts,), none where there are none. It
+            may be the model's own buffer, which the next round overwrites.
+        """
+
+    @abstractmethod
+    def text(self) -> str:
+        """The model as text or JSON, never pickled; `Predictor.load` is the inverse."""
+
+
+class Model(ABC):
+    """A trained model.
+
+    Attributes:
+        columns: how many it was trained on.
+    """
+
+    columns: int
+
+    @abstractmethod
+    def predict(self, matrix: Matrix) -> np.ndarray:
+        """Popularity, float64 (posts,)."""
+
+
+class Predictor(ABC):
+    """A way to learn popularity.
+
+    Attributes:
+        name: as `training.predictor` gives it.
+        defaults: its own settings, of those parameters that a search space may hold.
+    """
+
+    name: ClassVar[str]
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def check(self, space: Mapping[str, SearchRange]) -> None:  # noqa: B027  (nothing is refused unless it says so)
+        """Whether all of a space can be searched.
+
+        Raises:
+            ConfigError: it cannot; names the parameter.
+        """
+
+    def pace(self, params: Mapping[str, Any]) -> float:
+        """How far a round goes, against one with the predictor's own settings: at most 1."""
+        return 1.0
+
+    @abstractmethod
+    def complete(self, params: Mapping[str, Any], objective: Objective, seed: int, threads: int) -> dict[str, Any]:
+        """`params`, as configured or searched, with the objective's loss and all that makes training repeatable."""
+
+    @abstractmethod
+    def prepare(
+        self, training: Matrix, popularity: np.ndarray, validation: Matrix | None, params: dict[str, Any]
+    ) -> Any:
+        """The data as `begin` takes them, any number of times, whatever of the space is searched.
+
+        Args:
+            training: the training posts.
+            popularity: their labels, float64 (training posts,).
+            validation: the posts that each round predicts; None: none.
+            params: complete parameters.
+        """
+
+    @abstractmethod
+    def begin(self, data: Any, params: dict[str, Any]) -> Growing:
+        """A model of no rounds on prepared data, with complete parameters."""
+
+    @abstractmethod
+    def load(self, text: str) -> Model:
+        """The inverse of `Growing.text`."""

@@ -1,0 +1,179 @@
+"""Growing the models of all folds together, round by round, judged by the mean of their objectives.
+
+`Lockstep` is what a trial, a baseline and a variant of the ablation share; `fit` makes the final model of as many
+rounds. One number of rounds is chosen for all folds, as `lgb.cv` does, because the final model, trained on all posts,
+has no posts left to stop early by and is given that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from smp_ray.config import TuneConfig
+from smp_ray.errors import DataError, SmpRayError
+from smp_ray.evaluation.metrics import by_fold, score
+from smp_ray.training.boosting.base import Growing, Objective, Predictor
+from smp_ray.training.matrix.matrix import FoldData, Matrix
+
+
+@dataclass(frozen=True)
+class PreparedFold:
+    """A fold as a predictor takes it.
+
+    Attributes:
+        fold: number of the fold.
+        data: see `Predictor.prepare`.
+        popularity: float64 (validation posts,), the labels.
+        positions: int64 (validation posts,), places of the validation posts in `Splits`.
+    """
+
+    fold: int
+    data: Any
+    popularity: np.ndarray
+    positions: np.ndarray
+
+
+def prepare_folds(predictor: Predictor, folds: Sequence[FoldData], params: dict[str, Any]) -> list[PreparedFold]:
+    """All folds as the predictor takes them; the same ones serve any number of runs, one after the other."""
+    return [
+        PreparedFold(
+            fold.fold,
+            predictor.prepare(fold.training, fold.training_popularity, fold.validation, params),
+            fold.validation_popularity,
+            fold.validation_positions,
+        )
+        for fold in folds
+    ]
+
+
+def check_labels(labels: Sequence[np.ndarray], objective: Objective) -> None:
+    """Whether the objective is defined on these validation labels, an array a fold.
+
+    Raises:
+        DataError: MAPE with a label of 0, or a fold without posts.
+    """
+    for fold, popularity in enumerate(labels):
+        if not len(popularity):
+            raise DataError(f"fold {fold} has no posts to be judged by; set training.split.folds lower")
+        if objective == "mape" and not popularity.all():
+            zeros = int(np.count_nonzero(popularity == 0))
+            raise DataError(
+                f"training.tune.objective is mape, which is undefined for a popularity of 0; fold {fold} has {zeros} "
+                f"such post{'s' if zeros > 1 else ''}; set training.tune.objective to mae"
+            )
+
+
+class Lockstep:
+    """One model a fold, grown together.
+
+    Args:
+        predictor: what is grown.
+        folds: the prepared folds.
+        params: complete parameters, see `Predictor.complete`.
+        objective: what is averaged over the folds.
+
+    Attributes:
+        rounds: rounds grown.
+        best: lowest mean objective so far (without early stopping: the latest one).
+        best_round: its number of rounds.
+        best_predictions: float64 (validation posts,) a fold, of that round. They are copies, not a model cut short:
+            LightGBM's dart goes on changing the weights of earlier trees.
+    """
+
+    def __init__(
+        self, predictor: Predictor, folds: Sequence[PreparedFold], params: dict[str, Any], objective: Objective
+    ) -> None:
+        self._folds, self._objective = folds, objective
+        self._models = [predictor.begin(fold.data, params) for fold in folds]
+        self.rounds = self.best_round = 0
+        self.best = float("inf")
+        self.best_predictions = [np.zeros(len(fold.popularity)) for fold in folds]
+
+    def run(self, max_rounds: int, early_stopping_rounds: int | None) -> Iterator[float]:
+        """Grow until there is no better mean for `early_stopping_rounds` rounds (None: all rounds, the last counts).
+
+        Yields:
+            After each round, the mean objective of that round.
+        """
+        while self.rounds < max_rounds:
+            # Every round is judged, as that takes 0.1 to 0.3 ms a fold: 2 % of growing the round for 3,000 posts and
+            # 40 columns, 1.4 % for 25,000 and 100.
+            predictions = [model.grow() for model in self._models]
+            self.rounds += 1
+            mean = self._mean(predictions)
+            if mean < self.best or early_stopping_rounds is None:
+                self.best, self.best_round = mean, self.rounds
+                for kept, values in zip(self.best_predictions, predictions, strict=True):
+                    kept[:] = values
+            yield mean
+            if early_stopping_rounds is not None and self.rounds - self.best_round >= early_stopping_rounds:
+                return
+
+    def _mean(self, predictions: Sequence[np.ndarray]) -> float:
+        means = []
+        with np.errstate(over="ignore", invalid="ignore"):
+            for fold, values in zip(self._folds, predictions, strict=True):
+                errors = np.abs(fold.popularity - values)
+                means.append((errors / np.abs(fold.popularity) if self._objective == "mape" else errors).mean())
+        if not np.isfinite(means).all():
+            raise SmpRayError(f"predictions are not finite after round {self.rounds}")
+        return float(np.mean(means))
+
+    def out_of_fold(self, posts: int) -> np.ndarray:
+        """The best round's predictions, float64 (posts,), at the posts' places in `Splits`; NaN for all others."""
+        prediction = np.full(posts, np.nan)
+        for fold, values in zip(self._folds, self.best_predictions, strict=True):
+            prediction[fold.positions] = values
+        return prediction
+
+    def metrics(self) -> dict[str, Any]:
+        """`src`, `mae` and `mape` of the best round: `metrics` of all folds together, `folds` fold by fold."""
+        labels = np.concatenate([fold.popularity for fold in self._folds])
+        folds = np.concatenate([np.full(len(fold.popularity), fold.fold) for fold in self._folds])
+        values = np.concatenate(self.best_predictions)
+        return {"metrics": score(labels, values), "folds": by_fold(labels, values, folds)}
+
+
+def cross_fit(
+    predictor: Predictor,
+    folds: Sequence[FoldData],
+    params: Mapping[str, Any],
+    settings: TuneConfig,
+    rounds: int | None = None,
+) -> Lockstep:
+    """Train one model a fold to its end.
+
+    Args:
+        predictor: what is trained.
+        folds: matrices and labels of each fold.
+        params: the predictor's; what is not given is as in `Predictor.complete`.
+        settings: the objective, the rounds at most, when to stop early, seed and threads; its own `params` are not
+            looked at.
+        rounds: so many, come what may; None: with early stopping.
+
+    Raises:
+        DataError: the objective is undefined for a label.
+    """
+    check_labels([fold.validation_popularity for fold in folds], settings.objective)
+    complete = predictor.complete(params, settings.objective, settings.seed, settings.cpus_per_trial)
+    lockstep = Lockstep(predictor, prepare_folds(predictor, folds, complete), complete, settings.objective)
+    stopping = settings.early_stopping_rounds if rounds is None else None
+    for _ in lockstep.run(rounds or settings.max_rounds, stopping):
+        pass
+    return lockstep
+
+
+def fit(predictor: Predictor, matrix: Matrix, popularity: np.ndarray, params: dict[str, Any], rounds: int) -> Growing:
+    """The final model: `rounds` rounds on all posts given, with complete parameters.
+
+    It sees K/(K-1) times as many posts as a fold's; its rounds are not scaled up by that, because the number at which
+    the folds began to overfit is known and the other one would be a guess.
+    """
+    growing = predictor.begin(predictor.prepare(matrix, popularity, None, params), params)
+    for _ in range(rounds):
+        growing.grow()
+    return growing
