@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,9 @@ from smp_ray.store.parquet import PartWriter
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter.plan import MEAN_OF_FOLDS
 from smp_ray.training.adapter.rows import Embeddings
+
+if TYPE_CHECKING:
+    from smp_ray.models.adapter import AdapterBank
 
 #: What the adapters make of a post's embeddings.
 ADAPTED_COLUMNS = (
@@ -93,17 +96,9 @@ def apply_fragment(
 
 
 def adapt_rows(
-    bank: Any, embeddings: Embeddings, keys: pa.RecordBatch, assigned: Assigned, schema: pa.Schema
+    bank: AdapterBank, embeddings: Embeddings, keys: pa.RecordBatch, assigned: Assigned, schema: pa.Schema
 ) -> pa.Table:
-    """The adapted family of some posts.
-
-    Args:
-        bank: an `AdapterBank`.
-        embeddings: of the posts.
-        keys: row_id and post_id.
-        assigned: which adapter each labelled post takes.
-        schema: of the result.
-    """
+    """The adapted family, in the form of `schema`, of the posts of which `keys` has row_id and post_id."""
     import torch
 
     row_ids = keys["row_id"].to_numpy()
