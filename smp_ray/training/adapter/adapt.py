@@ -6,10 +6,8 @@ The artefact holds `data/` (a stored family, as feature families are), `adapters
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,10 +21,9 @@ from smp_ray.store.manifest import Fragment, Made, Manifest
 from smp_ray.store.parquet import read_table
 from smp_ray.store.reader import FamilyReader
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.adapter.apply import Assigned, adapted_fields, apply_fragment
-from smp_ray.training.adapter.plan import adapter_count, assign
+from smp_ray.training.adapter.apply import adapted_fields, apply_fragment, assigned_adapters
+from smp_ray.training.adapter.plan import adapter_count
 from smp_ray.training.adapter.rows import ADAPTERS, HISTORY, INPUT, PROGRESS, TRAIN, Embeddings
-from smp_ray.training.adapter.workers import plan_workers
 from smp_ray.training.splits import Splits, load_splits
 
 #: Seconds between two looks of Ray Train at its workers; every epoch's report waits for one. Ray's own 2 s would make
@@ -51,30 +48,26 @@ def adapt(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], sp
         ConfigError: the workers do not fit into the cluster.
         SmpRayError: the training failed for good; running again goes on from its last epoch.
     """
+    import ray
+
     embedder = embeddings(run.config)
     assert embedder is not None  # else the configuration has no adapted features
     family, (image, title) = embedder
-    opened = _remote(_open).remote(run.workspace, store[family], image, title)
+    opened = ray.put(Embeddings(FamilyReader(run.workspace, store[family]), image, title))
     # The ids of posts are long and of no use here.
     folds = replace(load_splits(run.workspace, splits), post_ids=np.empty(0, dtype=object))
-    seconds: dict[str, float] = {}
     if not run.workspace.exists(folder, ADAPTERS):
-        with _timed(seconds, "train"):
-            _train(run, folder, opened, folds)
-    with _timed(seconds, "apply"):
-        fragments, counts = _apply(run, folder, posts, opened, folds)
-    made = _made(run.workspace, folder, posts, store[family].details["width"], fragments, counts, seconds)
+        _train(run, folder, opened, folds)
+    fragments, counts = _apply(run, folder, posts, opened, folds)
+    made = _made(run.workspace, folder, posts, store[family].details["width"], fragments, counts)
     for leftover in (INPUT, TRAIN):
         run.workspace.delete_dir(folder, leftover)
     return made
 
 
 def _train(run: Run, folder: str, opened: Any, splits: Splits) -> None:
-    import ray
-
     settings = run.config.training.adapter
-    workers = plan_workers(settings, ray.nodes())
-    say(f"adapt: {adapter_count(splits)} adapters on {len(splits.row_ids):,} labelled posts, {workers.describe()}")
+    say(f"adapt: {adapter_count(splits)} adapters on {len(splits.row_ids):,} labelled posts")
 
     def ask() -> tuple[int, int | None, str]:
         now = run.workspace.read_json(folder, PROGRESS)
@@ -84,7 +77,7 @@ def _train(run: Run, folder: str, opened: Any, splits: Splits) -> None:
     environment = {**_HEALTH_CHECK, **(_ALONE if run.session.cores is not None else {})}
     task = _remote(_fit, cpus=0, runtime_env={"env_vars": environment})
     with Reporter("adapt", unit="epochs") as reporter, polled(reporter, ask, every=1.0):
-        _get(task.remote(run.workspace, folder, opened, splits, settings, workers))
+        _get(task.remote(run.workspace, folder, opened, splits, settings))
 
 
 def _fit(*arguments: Any) -> None:
@@ -100,7 +93,7 @@ def _apply(
 
     run.workspace.delete_dir(folder, "data")  # of an interrupted run
     weights = ray.put(run.workspace.read(folder, ADAPTERS))
-    assigned = ray.put(Assigned.of(splits.row_ids, assign(splits, run.config.training.adapter.seed)))
+    assigned = ray.put(assigned_adapters(splits, run.config.training.adapter.seed))
     task = _remote(apply_fragment, cpus=1)
     found = _get(
         [
@@ -121,7 +114,7 @@ def _apply(
 
 def _made(
     workspace: Workspace, folder: str, posts: Manifest, width: int,
-    fragments: list[Fragment], counts: dict[str, int], seconds: dict[str, float],
+    fragments: list[Fragment], counts: dict[str, int],
 ) -> Made:  # fmt: skip
     history = read_table(workspace, f"{folder}/{HISTORY}").to_pylist()
     done = workspace.read_json(folder, PROGRESS)
@@ -140,21 +133,11 @@ def _made(
         "heldout_mae": heldout,
         "workers": done["workers"],
         "starts": done["starts"],
-        "seconds": {**seconds, "epochs": round(done["seconds"], 3)},
+        "seconds": {"epochs": round(done["seconds"], 3)},
     }
-    note = f"{len(heldout)} adapters, {done['epoch']} epochs, {learned}; {posts.rows:,} posts"
+    by = f"{done['workers']} worker{'s' if done['workers'] > 1 else ''}"
+    note = f"{len(heldout)} adapters, {done['epoch']} epochs by {by}, {learned}; {posts.rows:,} posts"
     return Made(rows=posts.rows, counts=counts, fragments=fragments, details=details, note=note)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    seconds[part] = round(time.monotonic() - began, 3)
-
-
-def _open(workspace: Workspace, manifest: Manifest, image: str, title: str) -> Embeddings:
-    return Embeddings(FamilyReader(workspace, manifest), image, title)
 
 
 def _remote(work: Callable[..., Any], cpus: float = 0.25, **options: Any) -> Any:

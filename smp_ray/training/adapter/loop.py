@@ -23,31 +23,17 @@ JUDGED_ROWS = 4096
 
 #: Posts as tensors: image, title (float16), has_image, has_title, popularity (float32), roles (uint8).
 Rows = Mapping[str, Tensor]
-#: Walks through a worker's rows once, in batches of at most so many; shuffled by a seed, or in any order by None.
+#: Walks through a worker's rows once, in batches of at most so many; shuffled by a seed, or unshuffled.
 Source = Callable[[int, int | None], Iterable[Rows]]
-
-
-def bank_shape(settings: AdapterConfig, adapters: int, folds: int, width: int) -> BankShape:
-    """The shape of the bank that a configuration asks for."""
-    title_ratio = settings.title_residual_ratio
-    return BankShape(
-        adapters=adapters, folds=folds, width=width,
-        image_bottleneck=settings.bottleneck, title_bottleneck=settings.title_bottleneck or settings.bottleneck,
-        image_ratio=settings.residual_ratio,
-        title_ratio=settings.residual_ratio if title_ratio is None else title_ratio, head_width=settings.head_width,
-    )  # fmt: skip
 
 
 def in_memory(rows: Rows) -> Source:
     """A source of rows that are all there; batches are of equal size, so that none of an epoch weighs less."""
 
     def batches(size: int, seed: int | None) -> Iterable[Rows]:
-        count = len(rows["popularity"])
-        if seed is None:
-            order = torch.arange(count)
-        else:
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        for picked in order.to(rows["popularity"].device).tensor_split(-(-count // size)):
+        count, device = len(rows["popularity"]), rows["popularity"].device
+        order = torch.arange(count) if seed is None else torch.randperm(count)
+        for picked in order.to(device).tensor_split(-(-count // size)):
             yield {name: values[picked] for name, values in rows.items()}
 
     return batches
@@ -81,15 +67,24 @@ class BankTraining:
 
     def __post_init__(self) -> None:
         adapters = self.plan.roles.shape[1]
-        shape = bank_shape(self.settings, adapters, self.folds, self.width)
-        bank = AdapterBank(shape, self.settings.seed, self.settings.dropout)
+        settings, title_ratio = self.settings, self.settings.title_residual_ratio
+        shape = BankShape(
+            adapters=adapters, folds=self.folds, width=self.width, head_width=settings.head_width,
+            image_bottleneck=settings.bottleneck, title_bottleneck=settings.title_bottleneck or settings.bottleneck,
+            image_ratio=settings.residual_ratio,
+            title_ratio=settings.residual_ratio if title_ratio is None else title_ratio,
+        )  # fmt: skip
+        bank = AdapterBank(shape, settings.seed, settings.dropout)
         bank.label_mean.copy_(torch.from_numpy(self.plan.label_mean))
         bank.label_std.copy_(torch.from_numpy(self.plan.label_std))
         self.bank = bank.to(self.device)
         self.model: nn.Module = self.bank
         self.optimizer = torch.optim.AdamW(
-            self.bank.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            self.bank.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
+        # A post weighs the same in every batch, however many of an adapter's posts are in it.
+        share = (self.plan.roles == TRAINS).sum(axis=0) / self.plan.rows
+        self.weight = torch.from_numpy(1 / share).float().to(self.device)[:, None]
         self.best = {name: value.detach().clone() for name, value in self.bank.named_parameters()}
         self.best_loss = torch.full((adapters,), torch.inf, dtype=torch.float64)
         self.best_epoch = torch.zeros(adapters, dtype=torch.int64)
@@ -124,7 +119,7 @@ class BankTraining:
             loss, _ = self._losses(self.model, rows)
             learns = rows["roles"].T == TRAINS
             self.optimizer.zero_grad()
-            self._weighted(loss, learns).backward()
+            (torch.where(learns, loss * self.weight, 0.0).sum() / loss.shape[1]).backward()
             self.optimizer.step()
             sums[:2] += _summed(learns, loss.detach())
         self.bank.eval()
@@ -137,22 +132,16 @@ class BankTraining:
             torch.distributed.all_reduce(sums)
         self._finish(sums.cpu())
 
-    def _weighted(self, loss: Tensor, learns: Tensor) -> Tensor:
-        """What is minimised: a post weighs the same in every batch, whoever else of an adapter's posts is in it."""
-        share = torch.from_numpy(self.plan.trains).to(self.device) / self.plan.rows
-        return torch.where(learns, loss / share[:, None], 0.0).sum() / loss.shape[1]
-
     def _losses(self, model: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
         """Loss and absolute error, both (K, B), in standard deviations of each adapter's own labels."""
         standardised = model(*(rows[name].float() for name in ("image", "title", "has_image", "has_title")))[2]
         target = (rows["popularity"] - self.bank.label_mean[:, None]) / self.bank.label_std[:, None]
-        if self.settings.loss == "huber":
-            loss = F.huber_loss(standardised, target, reduction="none", delta=self.settings.huber_delta)
-        elif self.settings.loss == "l1":
-            loss = F.l1_loss(standardised, target, reduction="none")
-        else:
-            loss = F.mse_loss(standardised, target, reduction="none")
-        return loss, (standardised.detach() - target).abs()
+        error = F.l1_loss(standardised, target, reduction="none")
+        if self.settings.loss == "l1":
+            return error, error.detach()
+        if self.settings.loss == "l2":
+            return error.square(), error.detach()
+        return F.huber_loss(standardised, target, reduction="none", delta=self.settings.huber_delta), error.detach()
 
     def _finish(self, sums: Tensor) -> None:
         """Take note of an epoch: better weights are kept, adapter by adapter."""

@@ -28,11 +28,10 @@ class AdapterPlan:
     """Who learns from whom.
 
     Attributes:
-        popularity: float32 (posts,), labels of the labelled posts.
-        roles: uint8 (posts, adapters), UNSEEN, TRAINS or HELD_OUT (for early stopping), over the labelled posts.
+        popularity: float32 (posts,), of the labelled posts.
+        roles: uint8 (posts, adapters), UNSEEN, TRAINS or HELD_OUT (for early stopping).
         rows: labelled posts that have an embedding.
-        label_mean: float64 (adapters,), of the labels that the adapter learns from.
-        label_std: float64 (adapters,), above 0.
+        label_mean, label_std: float64 (adapters,), of the labels that the adapter learns from; std above 0.
     """
 
     popularity: np.ndarray
@@ -40,11 +39,6 @@ class AdapterPlan:
     rows: int
     label_mean: np.ndarray
     label_std: np.ndarray
-
-    @property
-    def trains(self) -> np.ndarray:
-        """Number of posts that each adapter learns from, int64 (adapters,)."""
-        return np.asarray((self.roles == TRAINS).sum(axis=0))
 
 
 def adapter_count(splits: Splits) -> int:

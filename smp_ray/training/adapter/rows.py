@@ -16,8 +16,6 @@ from smp_ray.store.workspace import Workspace
 #: end, how far the epochs are, what they gave, and the trained adapters, written last.
 INPUT, TRAIN, PROGRESS = "input", "train", "progress.json"
 HISTORY, ADAPTERS = "history.parquet", "adapters.safetensors"
-#: Written last into the input folder: without it the files are not there.
-MARKER = "input.json"
 #: Posts read at once.
 PIECE = 16_384
 
@@ -30,55 +28,36 @@ class Embeddings:
     image: str
     title: str
 
-    @property
-    def width(self) -> int:
-        """Width of each."""
-        return int(self.reader.schema.field(self.image).type.list_size)
-
     def read(self, row_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Images and titles, float16 (n, width), zero where there is none; for each, bool (n,), where there is one."""
         table = self.reader.read(row_ids)
-        image, has_image = _embedded(table[self.image])
-        title, has_title = _embedded(table[self.title])
+        (image, has_image), (title, has_title) = (_embedded(table[name]) for name in (self.image, self.title))
         return image, title, has_image, has_title
 
 
-def input_schema(width: int) -> pa.Schema:
-    """Columns of an input file: `position` among the labelled posts; a missing embedding is zero, its flag false."""
-    embedding = pa.list_(pa.float16(), width)
-    columns = {"position": pa.int64(), "image": embedding, "title": embedding, "has_image": pa.bool_(),
-               "has_title": pa.bool_()}  # fmt: skip
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
-
-
-def write_input(embeddings: Embeddings, workspace: Workspace, folder: str, row_ids: np.ndarray) -> list[str]:
-    """Write those of the labelled posts that have an embedding, in bounded memory.
-
-    Args:
-        embeddings: of the posts.
-        workspace: where `folder` is.
-        folder: of the input, relative to the workspace; what is complete there is kept.
-        row_ids: int64 (posts,), of the labelled posts.
+def write_input(
+    embeddings: Embeddings, workspace: Workspace, folder: str, row_ids: np.ndarray
+) -> tuple[list[str], np.ndarray]:
+    """Write those of the labelled posts that have an embedding, with their position among all, in bounded memory.
 
     Returns:
-        The files, relative to the workspace.
+        The files, relative to the workspace, and which posts are in them, bool (posts,).
     """
-    if (done := workspace.read_json(folder, MARKER)) is not None:
-        return list(done)
-    workspace.delete_dir(folder)
-    schema = input_schema(embeddings.width)
-    # Embeddings neither compress nor repeat.
-    options = {"compression": "none", "use_dictionary": False}
-    with PartWriter(workspace, f"{folder}/part-{{:05d}}.parquet", schema, **options) as writer:
+    workspace.delete_dir(folder)  # of an interrupted run
+    embedding = embeddings.reader.schema.field(embeddings.image).type
+    types = {"position": pa.int64(), "image": embedding, "title": embedding, "has_image": pa.bool_(),
+             "has_title": pa.bool_()}  # fmt: skip
+    schema = pa.schema(list(types.items()))
+    found = np.zeros(len(row_ids), dtype=bool)
+    with PartWriter(workspace, f"{folder}/part-{{:05d}}.parquet", schema, compression="none") as writer:
         for start in range(0, len(row_ids), PIECE):
-            image, title, has_image, has_title = embeddings.read(row_ids[start : start + PIECE])
-            present = np.flatnonzero(has_image | has_title)
+            image, title, *flags = embeddings.read(row_ids[start : start + PIECE])
+            present = np.flatnonzero(flags[0] | flags[1])
+            found[start + present] = True
             columns = [pa.array(start + present), vector_column(image[present]), vector_column(title[present]),
-                       pa.array(has_image[present]), pa.array(has_title[present])]  # fmt: skip
-            writer.write(pa.Table.from_arrays(columns, schema=schema))
-    files = [fragment.path for fragment in writer.fragments if fragment.rows]
-    workspace.write_json(files, folder, MARKER)
-    return files
+                       *(pa.array(flag[present]) for flag in flags)]  # fmt: skip
+            writer.write(pa.Table.from_arrays(columns, names=schema.names).cast(schema))
+    return [fragment.path for fragment in writer.fragments], found
 
 
 def _embedded(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

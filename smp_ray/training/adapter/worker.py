@@ -28,15 +28,7 @@ from smp_ray.training.adapter.rows import ADAPTERS, HISTORY, PIECE, PROGRESS
 DATASET = "input"
 _STATE_FILE = "state.pt"
 
-HISTORY_SCHEMA = pa.schema(
-    [
-        pa.field("adapter", pa.int32(), nullable=False),
-        pa.field("epoch", pa.int32(), nullable=False),
-        pa.field("train_loss", pa.float64(), nullable=False),
-        pa.field("heldout_loss", pa.float64(), nullable=False),
-        pa.field("heldout_mae", pa.float64(), nullable=False),
-    ]
-)
+_HISTORY = ("adapter", "epoch", "train_loss", "heldout_loss", "heldout_mae")
 
 
 @dataclass(frozen=True)
@@ -49,20 +41,8 @@ class AdaptTask:
     width: int
     workspace: Workspace
     folder: str
-
-    @property
-    def row_bytes(self) -> int:
-        """Memory that a post takes in a worker: two float16 embeddings, label, flags and roles."""
-        return 4 * self.width + 4 + 2 + self.plan.roles.shape[1]
-
-    @property
-    def kept(self) -> int:
-        """Rows that a worker may keep in memory."""
-        return max(1, self.settings.memory_mb * 2**20 // self.row_bytes)
-
-    def streams(self, workers: int) -> bool:
-        """Whether a worker's share of the rows is more than it may keep."""
-        return self.plan.rows > self.kept * workers
+    #: Rows that a worker keeps in memory, where there are more.
+    streamed: int | None
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -80,28 +60,32 @@ def train_worker(config: dict[str, Any]) -> None:
             training.load(torch.load(Path(folder) / _STATE_FILE, map_location="cpu", weights_only=True))
     training.model = ray.train.torch.prepare_model(training.bank)
     training.starts.append(training.epoch)
-    source = shard_source(ray.train.get_dataset_shard(DATASET), task, training.world)
+    source = shard_source(ray.train.get_dataset_shard(DATASET), task.plan, task.streamed)
     began = time.monotonic()
-    _progress(task, training, began)
-    while not training.done:
+    while True:
+        if training.rank == 0:
+            _progress(task, training, time.monotonic() - began)
+        if training.done:
+            break
         training.run_epoch(source)
         _report(training)
-        _progress(task, training, began)
     if training.rank == 0:
-        _write_result(task, training)
+        history = dict(zip(_HISTORY, map(pa.array, zip(*training.history, strict=True)), strict=True))
+        write_table(task.workspace, f"{task.folder}/{HISTORY}", pa.table(history))
+        # Whoever finds the adapters finds all of them, and the history.
+        task.workspace.write(training.result().to_bytes(), task.folder, ADAPTERS)
 
 
-def shard_source(shard: ray.data.DataIterator, task: AdaptTask, workers: int) -> Source:
+def shard_source(shard: ray.data.DataIterator, plan: AdapterPlan, streamed: int | None) -> Source:
     """A worker's rows: read once where they fit into memory, else streamed by every epoch and shuffled by Ray Data."""
-    collate = Collate(task.plan)
 
     def stream(size: int, seed: int | None) -> Iterable[Rows]:
-        buffer = None if seed is None else max(task.kept, size)
+        buffer = None if seed is None or streamed is None else max(streamed, size)
         return shard.iter_torch_batches(
-            batch_size=size, collate_fn=collate, local_shuffle_buffer_size=buffer, local_shuffle_seed=seed
+            batch_size=size, collate_fn=Collate(plan), local_shuffle_buffer_size=buffer, local_shuffle_seed=seed
         )
 
-    if task.streams(workers):
+    if streamed is not None:
         return stream
     pieces = list(stream(PIECE, None))
     return in_memory({name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]})
@@ -133,23 +117,8 @@ def _report(training: BankTraining) -> None:
         ray.train.report({"epoch": training.epoch}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def _progress(task: AdaptTask, training: BankTraining, began: float) -> None:
+def _progress(task: AdaptTask, training: BankTraining, seconds: float) -> None:
     """Leave a note for the driver, who shows it."""
-    if training.rank:
-        return
-    now = {
-        "epoch": training.epoch,
-        "seconds": time.monotonic() - began,
-        "workers": training.world,
-        "starts": training.starts,
-        "best_epochs": training.best_epoch.tolist(),
-    }
+    now = {"epoch": training.epoch, "seconds": seconds, "workers": training.world, "starts": training.starts,
+           "best_epochs": training.best_epoch.tolist()}  # fmt: skip
     task.workspace.write_json(now, task.folder, PROGRESS)
-
-
-def _write_result(task: AdaptTask, training: BankTraining) -> None:
-    columns = [list(values) for values in zip(*training.history, strict=True)]
-    table = pa.Table.from_arrays([pa.array(values) for values in columns], HISTORY_SCHEMA.names).cast(HISTORY_SCHEMA)
-    write_table(task.workspace, f"{task.folder}/{HISTORY}", table)
-    # Whoever finds the adapters finds all of them, and the history.
-    task.workspace.write(training.result().to_bytes(), task.folder, ADAPTERS)

@@ -27,9 +27,9 @@ from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import read_table, write_table
 from smp_ray.store.reader import FamilyReader, post_row_ids
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.adapter.apply import Assigned, apply_fragment
+from smp_ray.training.adapter.apply import apply_fragment, assigned_adapters
 from smp_ray.training.adapter.loop import BankTraining, Rows, in_memory
-from smp_ray.training.adapter.plan import assign, plan_adapters
+from smp_ray.training.adapter.plan import plan_adapters
 from smp_ray.training.adapter.rows import Embeddings, write_input
 from smp_ray.training.adapter.worker import Collate
 from smp_ray.training.splits import Splits, load_splits
@@ -148,10 +148,10 @@ def training(world: World, splits: Splits | None = None, **adapter: Any) -> tupl
     """A training that has not begun and its rows, without Ray."""
     splits = splits or world.splits
     settings = world.config(**adapter).training.adapter
-    files = write_input(world.embeddings, world.workspace, "here/input", splits.row_ids)
-    table = pa.concat_tables(read_table(world.workspace, path) for path in files)
-    plan = plan_adapters(splits, settings, np.isin(np.arange(len(splits.folds)), table["position"].to_numpy()))
-    return BankTraining(settings, plan, splits.count, world.embeddings.width), Collate(plan)(table)
+    files, present = write_input(world.embeddings, world.workspace, "here/input", splits.row_ids)
+    plan = plan_adapters(splits, settings, present)
+    rows = Collate(plan)(pa.concat_tables(read_table(world.workspace, path) for path in files))
+    return BankTraining(settings, plan, splits.count, rows["image"].shape[1]), rows
 
 
 def trained(world: World, splits: Splits | None = None, **adapter: Any) -> BankTraining:
@@ -165,7 +165,7 @@ def trained(world: World, splits: Splits | None = None, **adapter: Any) -> BankT
 
 def applied(world: World, bank: AdapterBank) -> pa.Table:
     """The adapted family of all posts, in the order of ingest, with row_id."""
-    assigned = Assigned.of(world.splits.row_ids, assign(world.splits, 0))
+    assigned = assigned_adapters(world.splits, 0)
     parts = []
     for posts in world.posts.fragments:
         path = f"here/{uuid.uuid4().hex}.parquet"

@@ -81,7 +81,7 @@ def test_some_posts_are_held_out_and_never_all(users: int, holdout: float) -> No
     splits = Splits("user", 2, ids, ids.astype(str).astype(object), codes, ids / 7, (ids % 2).astype(np.int16))
     settings = AdapterConfig(holdout=holdout)
     plan = plan_adapters(splits, settings, ids % 3 > 0)
-    assert (plan.trains > 0).all()
+    assert (plan.roles == TRAINS).any(axis=0).all()
     assert (plan.roles == HELD_OUT).any(axis=0).all()
     assert not plan.roles[ids % 3 == 0].any()
 
@@ -129,7 +129,9 @@ def test_adapters_trained_together_are_those_trained_alone(world: World) -> None
         assert alone.epoch == last[k]
         assert alone.best_epoch[0] == together.best_epoch[k]
         for name, value in alone.best.items():
-            torch.testing.assert_close(value[0], together.best[name][k], rtol=1e-5, atol=1e-5, msg=name)
+            # AdamW makes a whole step of a gradient that is all rounding error.
+            torch.testing.assert_close(value[0], together.best[name][k], rtol=1e-3, atol=1e-3, msg=name)
+        torch.testing.assert_close(alone.best_loss[0], together.best_loss[k], rtol=1e-5, atol=0)
 
 
 def test_the_best_epoch_is_kept(world: World) -> None:
