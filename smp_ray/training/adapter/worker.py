@@ -98,7 +98,7 @@ class Collate(ArrowBatchCollateFn):
         super().__init__()
         self._plan = plan
 
-    def __call__(self, batch: pa.Table) -> dict[str, Tensor]:
+    def __call__(self, batch: pa.Table) -> dict[str, Tensor]:  # type: ignore[override]  # Ray's is a bare type variable
         """The tensors of `Rows`."""
         position = batch["position"].to_numpy()
         found = {name: vectors(batch[name]) for name in ("image", "title")}
