@@ -72,6 +72,8 @@ class RaySession:
             os.environ.setdefault(name, value)
         os.environ.update(self.settings.env)
         limit = self.settings.object_store_mb
+        # Inherited as well: without a dashboard, Ray Train's clean-up would look for one for 12 s after every training.
+        os.environ["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:9"
         ray.init(
             address="local",
             num_cpus=self.settings.num_cpus or max(LEAST_LOGICAL_CPUS, self.cores),
@@ -80,6 +82,7 @@ class RaySession:
             include_dashboard=False,
             **common,
         )
+        del os.environ["RAY_API_SERVER_ADDRESS"]
 
     def cpus_of(self, threads: float) -> float:
         """Logical CPUs that a task of so many busy threads must ask for.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -26,15 +26,10 @@ SHORTEST = 1e-6
 
 @dataclass(frozen=True)
 class BankShape:
-    """What a bank is made of.
+    """What a bank is made of: K `adapters`, of which the first `folds` are averaged for posts that belong to no fold.
 
-    Attributes:
-        adapters: K, how many adapters there are.
-        folds: the first so many adapters are averaged for posts that belong to no fold.
-        width: of the CLIP embeddings.
-        image_bottleneck, title_bottleneck: hidden width of each modality's adapter.
-        image_ratio, title_ratio: share of the adapter's output in the adapted embedding.
-        head_width: hidden width of the regression head; 0 for a linear head.
+    `width` is that of the CLIP embeddings, a ratio the share of the adapter's output in the adapted embedding; a
+    `head_width` of 0 is a linear head.
     """
 
     adapters: int
@@ -51,18 +46,12 @@ class BankShape:
         """Adapted image, adapted title, their product, and a flag for the presence of each."""
         return 3 * self.width + 2
 
-    @property
-    def dropped(self) -> int:
-        """Units that dropout acts on: what goes into the head's last layer."""
-        return self.head_width or self.head_inputs
-
 
 class BankOutput(NamedTuple):
     """What all K adapters make of a batch.
 
-    Attributes:
-        image, title: float32 (K, B, W) adapted embeddings, unit norm; zero where the embedding is missing.
-        standardised: float32 (K, B), popularity in standard deviations of each adapter's own training labels.
+    `image` and `title` are float32 (K, B, W), unit norm, zero where the embedding is missing; `standardised` is float32
+    (K, B), popularity in standard deviations of each adapter's own training labels.
     """
 
     image: Tensor
@@ -73,10 +62,8 @@ class BankOutput(NamedTuple):
 class Adapted(NamedTuple):
     """What a post's own adapter makes of it.
 
-    Attributes:
-        image, title: float32 (B, W), unit norm; zero where the embedding is missing.
-        similarity: float32 (B,), cosine of both; zero unless both are there.
-        prediction: float32 (B,), popularity; says nothing of the post where both embeddings are missing.
+    `image` and `title` are float32 (B, W), unit norm, zero where the embedding is missing; `similarity`, float32 (B,),
+    is the cosine of both; `prediction`, float32 (B,), is popularity, and says nothing where both are missing.
     """
 
     image: Tensor
@@ -104,18 +91,18 @@ class ModalityAdapter(nn.Module):
 class AdapterBank(nn.Module):
     """K adapters of both modalities, their heads, and the mean and deviation of each one's training labels.
 
-    Args:
-        shape: sizes and ratios.
-        seed: of the initial weights, which are the same for all K: adapters that start together stay comparable, so
-            that a feature means the same whichever fold's adapter made it, and their mean is meaningful.
+    The initial weights are drawn from `seed` and the same for all K: adapters that start together stay comparable, so
+    that a feature means the same whichever fold's adapter made it, and their mean is meaningful. `dropout` acts, while
+    training, on what goes into the head's last layer.
     """
 
     label_mean: Tensor
     label_std: Tensor
 
-    def __init__(self, shape: BankShape, seed: int = 0) -> None:
+    def __init__(self, shape: BankShape, seed: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         self.shape = shape
+        self.dropout = dropout
         generator = torch.Generator().manual_seed(seed)
         k = shape.adapters
         self.image = ModalityAdapter(k, shape.width, shape.image_bottleneck, shape.image_ratio, generator)
@@ -123,24 +110,13 @@ class AdapterBank(nn.Module):
         if shape.head_width:
             self.head = _weights(k, shape.head_inputs, shape.head_width, generator)
             self.head_bias = nn.Parameter(torch.zeros(k, shape.head_width))
-        self.last = _weights(k, shape.dropped, 1, generator)
+        self.last = _weights(k, shape.head_width or shape.head_inputs, 1, generator)
         self.last_bias = nn.Parameter(torch.zeros(k))
         self.register_buffer("label_mean", torch.zeros(k))
         self.register_buffer("label_std", torch.ones(k))
 
-    def forward(
-        self, image: Tensor, title: Tensor, has_image: Tensor, has_title: Tensor, kept: Tensor | None = None
-    ) -> BankOutput:
-        """All adapters over one batch.
-
-        Args:
-            image: float32 (B, W), zero where missing.
-            title: float32 (B, W), zero where missing.
-            has_image: float32 (B,), 1 where the image's embedding is there, else 0.
-            has_title: float32 (B,), the same of the title.
-            kept: dropout's factors, float32 (B, shape.dropped), 0 or 1 / (1 - dropout), shared by all adapters; None
-                for none. It is given, not drawn here, so that it does not depend on how a batch is divided.
-        """
+    def forward(self, image: Tensor, title: Tensor, has_image: Tensor, has_title: Tensor) -> BankOutput:
+        """All adapters over one batch: embeddings, float32 (B, W), zero where missing, and float32 (B,) 1 where not."""
         adapted_image, adapted_title = self.image(image), self.title(title)
         # Coordinates of a unit vector are about 1 / sqrt(width) and their products 1 / width, too small beside the
         # flags for any one learning rate; so scaled, all are about 1 whatever the width.
@@ -150,8 +126,8 @@ class AdapterBank(nn.Module):
         hidden = torch.cat([x, y, x * y, flags], dim=2)
         if self.shape.head_width:
             hidden = F.gelu(torch.baddbmm(self.head_bias[:, None], hidden, self.head))
-        if kept is not None:
-            hidden = hidden * kept
+        # One mask for all adapters, so that none can tell which others are trained beside it.
+        hidden = hidden * F.dropout(hidden.new_ones(hidden.shape[1:]), self.dropout, self.training)
         standardised = torch.bmm(hidden, self.last)[:, :, 0] + self.last_bias[:, None]
         return BankOutput(adapted_image, adapted_title, standardised)
 
@@ -161,27 +137,20 @@ class AdapterBank(nn.Module):
 
     def select(self, adapters: Sequence[int]) -> AdapterBank:
         """A bank of some of the adapters."""
-        chosen = torch.as_tensor(list(adapters), dtype=torch.long)
-        bank = AdapterBank(BankShape(**{**asdict(self.shape), "adapters": len(chosen), "folds": len(chosen)}))
-        bank.load_state_dict(
-            {name: value.detach()[chosen.to(value.device)] for name, value in self.state_dict().items()}
-        )
-        return bank
+        chosen = list(adapters)
+        bank = AdapterBank(replace(self.shape, adapters=len(chosen), folds=len(chosen)))
+        bank.load_state_dict({name: value[chosen] for name, value in self.state_dict().items()})
+        return bank.eval()
 
     @torch.inference_mode()
     def apply_to(self, adapter: Tensor, image: Tensor, title: Tensor, has_image: Tensor, has_title: Tensor) -> Adapted:
-        """What each post's own adapter makes of it.
+        """What each post's own adapter makes of it; inputs as in `forward`.
 
-        Args:
-            adapter: int64 (B,), which adapter; -1 for the mean over the folds' adapters: of the adapted embeddings
-                (normalised again) and of the predictions.
-            image: as in `forward`, like the rest.
-            title: see there.
-            has_image: see there.
-            has_title: see there.
+        `adapter`, int64 (B,), says which adapter; -1 is the mean over the folds' adapters: of the adapted embeddings
+        (normalised again) and of the predictions.
         """
-        result = Adapted(torch.zeros_like(image), torch.zeros_like(title), image.new_zeros(len(image)),
-                         image.new_zeros(len(image)))  # fmt: skip
+        nothing = image.new_zeros(len(image))
+        result = Adapted(torch.zeros_like(image), torch.zeros_like(title), nothing, nothing.clone())
         for number in adapter.unique().tolist():
             rows = torch.nonzero(adapter == number)[:, 0]
             bank = self.select(range(self.shape.folds) if number < 0 else [number])

@@ -92,12 +92,14 @@ def test_what_is_missing_stays_zero_and_gradients_stay_finite() -> None:
     assert not torch.equal(bank(image, title, has_image, has_title).standardised[:, 2], out.standardised[:, 2])
 
 
-def test_dropout_is_what_it_is_given() -> None:
-    bank = different(AdapterBank(SHAPE))
+def test_dropout_is_the_same_for_all_adapters_and_only_while_training() -> None:
+    bank = AdapterBank(SHAPE, dropout=0.5)  # all adapters are alike
     inputs = batch()
-    none = bank(*inputs, kept=torch.zeros(8, SHAPE.dropped)).standardised
-    torch.testing.assert_close(none, bank.last_bias[:, None].expand(-1, 8))
-    torch.testing.assert_close(bank(*inputs, kept=torch.ones(8, 7)).standardised, bank(*inputs).standardised)
+    whole = bank.eval()(*inputs).standardised
+    dropped = bank.train()(*inputs).standardised
+    torch.testing.assert_close(dropped[0], dropped[1])
+    assert not torch.allclose(dropped, whole)
+    torch.testing.assert_close(bank.eval()(*inputs).standardised, whole)
 
 
 def test_a_bank_survives_its_file_and_a_part_of_it_is_the_same_adapters() -> None:

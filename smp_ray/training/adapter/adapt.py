@@ -6,36 +6,31 @@ The artefact holds `data/` (a stored family, as feature families are), `adapters
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from smp_ray.config import ADAPTED, AdapterConfig, embeddings
-from smp_ray.errors import DataError, SmpRayError
+from smp_ray.config import embeddings
+from smp_ray.errors import SmpRayError
 from smp_ray.progress import Reporter, polled, say
 from smp_ray.run import Run
 from smp_ray.store.manifest import Fragment, Made, Manifest
 from smp_ray.store.parquet import read_table
 from smp_ray.store.reader import FamilyReader
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.adapter.apply import Assigned, adapted_fields, apply_fragment
-from smp_ray.training.adapter.plan import assign
-from smp_ray.training.adapter.rows import (
-    ADAPTERS,
-    HISTORY,
-    INPUT,
-    PROGRESS,
-    TRAIN,
-    AdapterInput,
-    Embeddings,
-    write_input,
-)
+from smp_ray.training.adapter.apply import adapted_fields, apply_fragment, assigned_adapters
+from smp_ray.training.adapter.plan import adapter_count
+from smp_ray.training.adapter.rows import ADAPTERS, HISTORY, INPUT, PROGRESS, TRAIN, Embeddings
 from smp_ray.training.splits import Splits, load_splits
+
+#: Seconds between two looks of Ray Train at its workers; every epoch's report waits for one. Ray's own 2 s would make
+#: an epoch of a small dataset take 2 s.
+_HEALTH_CHECK = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
+#: No cloud takes nodes away from a Ray of our own; watching for it would cost another process.
+_ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 def adapt(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], splits: Manifest) -> Made:
@@ -53,142 +48,102 @@ def adapt(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], sp
         ConfigError: the workers do not fit into the cluster.
         SmpRayError: the training failed for good; running again goes on from its last epoch.
     """
+    import ray
+
     embedder = embeddings(run.config)
     assert embedder is not None  # else the configuration has no adapted features
     family, (image, title) = embedder
-    opened = _remote(_open).remote(run.workspace, store[family], image, title)
-    return _Adapt(run, folder, posts, opened, store[family].details["width"], load_splits(run.workspace, splits)).make()
+    opened = ray.put(Embeddings(FamilyReader(run.workspace, store[family]), image, title))
+    # The ids of posts are long and of no use here.
+    folds = replace(load_splits(run.workspace, splits), post_ids=np.empty(0, dtype=object))
+    if not run.workspace.exists(folder, ADAPTERS):
+        _train(run, folder, opened, folds)
+    fragments, counts = _apply(run, folder, posts, opened, folds)
+    made = _made(run.workspace, folder, posts, store[family].details["width"], fragments, counts)
+    for leftover in (INPUT, TRAIN):
+        run.workspace.delete_dir(folder, leftover)
+    return made
 
 
-@dataclass
-class _Adapt:
-    run: Run
-    folder: str
-    posts: Manifest
-    #: Reference to the posts' `Embeddings`, which Ray's workers share.
-    embeddings: Any
-    width: int
-    splits: Splits
-    #: Wall time of each part.
-    seconds: dict[str, float] = field(default_factory=dict)
+def _train(run: Run, folder: str, opened: Any, splits: Splits) -> None:
+    settings = run.config.training.adapter
+    say(f"adapt: {adapter_count(splits)} adapters on {len(splits.row_ids):,} labelled posts")
 
-    @property
-    def settings(self) -> AdapterConfig:
-        return self.run.config.training.adapter
+    def ask() -> tuple[int, int | None, str]:
+        now = run.workspace.read_json(folder, PROGRESS)
+        return (now["epoch"] if now else 0), settings.max_epochs, "" if now else "starting workers"
 
-    @property
-    def workspace(self) -> Workspace:
-        return self.run.workspace
-
-    def make(self) -> Made:
-        if not self.workspace.exists(self.folder, ADAPTERS):
-            with self._timed("prepare"):
-                data = self._prepare()
-            with self._timed("train"):
-                self._train(data)
-        with self._timed("apply"):
-            fragments, counts = self._apply()
-        made = self._made(fragments, counts)
-        for leftover in (INPUT, TRAIN):
-            self.workspace.delete_dir(self.folder, leftover)
-        return made
-
-    def _prepare(self) -> AdapterInput:
-        # The ids of posts are long and of no use here.
-        splits = replace(self.splits, post_ids=np.empty(0, dtype=object))
-        folder = f"{self.folder}/{INPUT}"
-        task = _remote(write_input).remote(self.embeddings, self.workspace, folder, splits, self.settings)
-        _import_ray_train()  # takes seconds, so it happens while the task reads
-        data: AdapterInput | None = _get(task)
-        if data is None:
-            raise DataError(
-                f"none of the {len(self.splits.row_ids):,} labelled posts has an image or a title that was embedded, "
-                f"so there is nothing to adapt; leave {ADAPTED} out of training.matrix.families"
-            )
-        return data
-
-    def _train(self, data: AdapterInput) -> None:
-        from smp_ray.training.adapter.fit import fit, plan_workers
-        from smp_ray.training.adapter.worker import AdaptTask
-
-        workers = plan_workers(self.settings)
-        say(f"adapt: {len(data.trains)} adapters on {data.rows:,} posts, {workers.describe()}")
-
-        def ask() -> tuple[int, int | None, str]:
-            now = self.workspace.read_json(self.folder, PROGRESS)
-            return (now["epoch"] if now else 0), self.settings.max_epochs, "" if now else "starting workers"
-
-        with Reporter("adapt", unit="epochs") as reporter, polled(reporter, ask, every=1.0):
-            task = AdaptTask(self.settings, data, self.splits.count, self.workspace, self.folder)
-            fit(task, workers, alone=self.run.session.cores is not None)
-
-    def _apply(self) -> tuple[list[Fragment], dict[str, int]]:
-        import ray
-
-        self.workspace.delete_dir(self.folder, "data")  # of an interrupted run
-        weights = ray.put(self.workspace.read(self.folder, ADAPTERS))
-        assigned = ray.put(Assigned.of(self.splits.row_ids, assign(self.splits, self.settings.seed)))
-        task = _remote(apply_fragment, cpus=1)
-        names = (f"{self.folder}/data/part-{number:05d}.parquet" for number in range(len(self.posts.fragments)))
-        found = _get(
-            [
-                task.remote(weights, self.embeddings, self.workspace, posts, assigned, name)
-                for posts, name in zip(self.posts.fragments, names, strict=True)
-            ]
-        )
-        counts: Counter[str] = Counter()
-        for _, part in found:
-            counts.update(part)
-        if counts.total() != self.posts.rows:
-            raise SmpRayError(
-                f"adapted {counts.total():,} posts of {self.posts.rows:,}: the posts artefact contradicts its "
-                f"manifest; delete {self.workspace.path(self.posts.stage, self.posts.fingerprint)} and run again"
-            )
-        return [fragment for fragments, _ in found for fragment in fragments], dict(counts)
-
-    def _made(self, fragments: list[Fragment], counts: dict[str, int]) -> Made:
-        history = read_table(self.workspace, f"{self.folder}/{HISTORY}").to_pylist()
-        done = self.workspace.read_json(self.folder, PROGRESS)
-        mae = {(row["adapter"], row["epoch"]): round(row["heldout_mae"], 6) for row in history}
-        # None where no epoch had a finite loss, so that the adapter stayed as it began.
-        heldout = [mae.get((adapter, epoch)) for adapter, epoch in enumerate(done["best_epochs"])]
-        known = [value for value in heldout if value is not None]
-        learned = f"held-out MAE {sum(known) / len(known):.3f}" if known else "no adapter learned anything"
-        details = {
-            "width": self.width,
-            "columns": [column.name for column in adapted_fields(self.width)],
-            "covers": {self.posts.fingerprint: counts},
-            "adapters": len(heldout),
-            "epochs": done["epoch"],
-            "best_epochs": done["best_epochs"],
-            "heldout_mae": heldout,
-            "workers": done["workers"],
-            "starts": done["starts"],
-            "seconds": {**self.seconds, "epochs": round(done["seconds"], 3)},
-        }
-        rows = sum(counts.values())
-        note = f"{len(heldout)} adapters, {done['epoch']} epochs, {learned}; {rows:,} posts"
-        return Made(rows=rows, counts=counts, fragments=fragments, details=details, note=note)
-
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self.seconds[part] = round(time.monotonic() - began, 3)
+    # A process of its own: Ray Train would replace this one's handler of Ctrl-C by one that ends with status 0.
+    environment = {**_HEALTH_CHECK, **(_ALONE if run.session.cores is not None else {})}
+    task = _remote(_fit, cpus=0, runtime_env={"env_vars": environment})
+    with Reporter("adapt", unit="epochs") as reporter, polled(reporter, ask, every=1.0):
+        _get(task.remote(run.workspace, folder, opened, splits, settings))
 
 
-def _open(workspace: Workspace, manifest: Manifest, image: str, title: str) -> Embeddings:
-    return Embeddings(FamilyReader(workspace, manifest), image, title)
+def _fit(*arguments: Any) -> None:
+    from smp_ray.training.adapter.fit import train
+
+    train(*arguments)
 
 
-def _import_ray_train() -> None:
-    import smp_ray.training.adapter.fit  # noqa: F401
-
-
-def _remote(work: Callable[..., Any], cpus: float = 0.25) -> Any:
+def _apply(
+    run: Run, folder: str, posts: Manifest, opened: Any, splits: Splits
+) -> tuple[list[Fragment], dict[str, int]]:
     import ray
 
-    return ray.remote(num_cpus=cpus)(work)
+    run.workspace.delete_dir(folder, "data")  # of an interrupted run
+    weights = ray.put(run.workspace.read(folder, ADAPTERS))
+    assigned = ray.put(assigned_adapters(splits, run.config.training.adapter.seed))
+    task = _remote(apply_fragment, cpus=1)
+    found = _get(
+        [
+            task.remote(weights, opened, run.workspace, part, assigned, f"{folder}/data/part-{number:05d}.parquet")
+            for number, part in enumerate(posts.fragments)
+        ]
+    )
+    counts: Counter[str] = Counter()
+    for _, part in found:
+        counts.update(part)
+    if counts.total() != posts.rows:
+        raise SmpRayError(
+            f"adapted {counts.total():,} posts of {posts.rows:,}: the posts artefact contradicts its "
+            f"manifest; delete {run.workspace.path(posts.stage, posts.fingerprint)} and run again"
+        )
+    return [fragment for fragments, _ in found for fragment in fragments], dict(counts)
+
+
+def _made(
+    workspace: Workspace, folder: str, posts: Manifest, width: int,
+    fragments: list[Fragment], counts: dict[str, int],
+) -> Made:  # fmt: skip
+    history = read_table(workspace, f"{folder}/{HISTORY}").to_pylist()
+    done = workspace.read_json(folder, PROGRESS)
+    mae = {(row["adapter"], row["epoch"]): round(row["heldout_mae"], 6) for row in history}
+    # None where no epoch had a finite loss, so that the adapter stayed as it began.
+    heldout = [mae.get((adapter, epoch)) for adapter, epoch in enumerate(done["best_epochs"])]
+    known = [value for value in heldout if value is not None]
+    learned = f"held-out MAE {sum(known) / len(known):.3f}" if known else "no adapter learned anything"
+    details = {
+        "width": width,
+        "columns": [column.name for column in adapted_fields(width)],
+        "covers": {posts.fingerprint: counts},
+        "adapters": len(heldout),
+        "epochs": done["epoch"],
+        "best_epochs": done["best_epochs"],
+        "heldout_mae": heldout,
+        "workers": done["workers"],
+        "starts": done["starts"],
+        "seconds": {"epochs": round(done["seconds"], 3)},
+    }
+    by = f"{done['workers']} worker{'s' if done['workers'] > 1 else ''}"
+    note = f"{len(heldout)} adapters, {done['epoch']} epochs by {by}, {learned}; {posts.rows:,} posts"
+    return Made(rows=posts.rows, counts=counts, fragments=fragments, details=details, note=note)
+
+
+def _remote(work: Callable[..., Any], cpus: float = 0.25, **options: Any) -> Any:
+    import ray
+
+    return ray.remote(num_cpus=cpus, **options)(work)
 
 
 def _get(references: Any) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +17,12 @@ from smp_ray.store.join import locate_sorted, vector_column
 from smp_ray.store.manifest import Fragment
 from smp_ray.store.parquet import PartWriter
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.adapter.plan import MEAN_OF_FOLDS
+from smp_ray.training.adapter.plan import MEAN_OF_FOLDS, assign
 from smp_ray.training.adapter.rows import Embeddings
+from smp_ray.training.splits import Splits
+
+if TYPE_CHECKING:
+    from smp_ray.models.adapter import AdapterBank
 
 #: What the adapters make of a post's embeddings.
 ADAPTED_COLUMNS = (
@@ -37,37 +40,20 @@ def adapted_fields(width: int) -> list[pa.Field]:
     return stored_fields(ADAPTED, ADAPTED_COLUMNS, width)
 
 
-@dataclass(frozen=True)
-class Assigned:
-    """The adapter of each labelled post: int64 ids, sorted, and int16 adapters; other posts take the mean."""
+#: The adapter of each labelled post: int64 ids, sorted, and int16 adapters; other posts take the mean.
+Assigned = tuple[np.ndarray, np.ndarray]
 
-    row_ids: np.ndarray
-    adapter: np.ndarray
 
-    @classmethod
-    def of(cls, row_ids: np.ndarray, adapter: np.ndarray) -> Assigned:
-        """From ids in any order."""
-        order = np.argsort(row_ids)
-        return cls(row_ids[order], adapter[order])
-
-    def find(self, row_ids: np.ndarray) -> np.ndarray:
-        """The adapter of each post, int64 (n,)."""
-        at = locate_sorted(row_ids, self.row_ids)
-        return np.where(at >= 0, self.adapter[at], MEAN_OF_FOLDS).astype(np.int64)
+def assigned_adapters(splits: Splits, seed: int) -> Assigned:
+    """Which adapter each labelled post takes."""
+    order = np.argsort(splits.row_ids)
+    return splits.row_ids[order], assign(splits, seed)[order]
 
 
 def apply_fragment(
     weights: bytes, embeddings: Embeddings, workspace: Workspace, posts: Fragment, assigned: Assigned, path: str
 ) -> tuple[list[Fragment], dict[str, int]]:
-    """Adapt the posts of one file of the posts table; runs as a Ray task, in bounded memory.
-
-    Args:
-        weights: of the adapters, as `AdapterBank.to_bytes` made them.
-        embeddings: of the posts.
-        workspace: where posts lie and `path` goes.
-        posts: the file.
-        assigned: which adapter each labelled post takes.
-        path: of the file to write, relative to the workspace; an old one is replaced.
+    """Adapt the posts of one file of the posts table into a file at `path`; runs as a Ray task, in bounded memory.
 
     Returns:
         The file (none where there are no posts), and its rows by status.
@@ -93,23 +79,17 @@ def apply_fragment(
 
 
 def adapt_rows(
-    bank: Any, embeddings: Embeddings, keys: pa.RecordBatch, assigned: Assigned, schema: pa.Schema
+    bank: AdapterBank, embeddings: Embeddings, keys: pa.RecordBatch, assigned: Assigned, schema: pa.Schema
 ) -> pa.Table:
-    """The adapted family of some posts.
-
-    Args:
-        bank: an `AdapterBank`.
-        embeddings: of the posts.
-        keys: row_id and post_id.
-        assigned: which adapter each labelled post takes.
-        schema: of the result.
-    """
+    """The adapted family, in the form of `schema`, of the posts of which `keys` has row_id and post_id."""
     import torch
 
     row_ids = keys["row_id"].to_numpy()
     image, title, has_image, has_title = embeddings.read(row_ids)
     inputs = [torch.from_numpy(values).float() for values in (image, title, has_image, has_title)]
-    adapted = bank.apply_to(torch.from_numpy(assigned.find(row_ids)), *inputs)
+    at = locate_sorted(row_ids, assigned[0])
+    adapter = np.where(at >= 0, assigned[1][at], MEAN_OF_FOLDS)
+    adapted = bank.apply_to(torch.from_numpy(adapter), *inputs)
     status = np.where(~has_image, NO_IMAGE, np.where(has_title, OK, NO_TEXT))
     columns = [
         keys["row_id"],

@@ -1,12 +1,10 @@
-"""The training itself: all adapters at once, in plain torch, the same on any number of workers.
+"""The training itself: all adapters at once, in plain torch, as one worker sees it.
 
-Every worker walks the same rows in the same order and computes its own part of each batch; gradients are summed. Each
-adapter's loss, labels, early stopping and best weights are its own, so no adapter can tell who else is trained.
+Each adapter's loss, labels, early stopping and best weights are its own, so no adapter can tell who else is trained.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,57 +12,31 @@ from typing import Any
 import torch
 import torch.distributed
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from smp_ray.config import AdapterConfig
 from smp_ray.models.adapter import AdapterBank, BankShape
-from smp_ray.training.adapter.plan import HELD_OUT, TRAINS
-from smp_ray.training.adapter.rows import AdapterInput
+from smp_ray.training.adapter.plan import HELD_OUT, TRAINS, AdapterPlan
 
 #: Rows of one forward pass without gradients.
 JUDGED_ROWS = 4096
 
-#: A part of the input as tensors: image, title (float16), has_image, has_title, popularity (float32), roles (uint8).
+#: Posts as tensors: image, title (float16), has_image, has_title, popularity (float32), roles (uint8).
 Rows = Mapping[str, Tensor]
-#: Walks through the input once, in its fixed order; of a small input one part is all.
-Source = Callable[[], Iterable[Rows]]
+#: Walks through a worker's rows once, in batches of at most so many; shuffled by a seed, or unshuffled.
+Source = Callable[[int, int | None], Iterable[Rows]]
 
 
-@dataclass(frozen=True)
-class WorkerShare:
-    """Which part of each batch a worker computes."""
+def in_memory(rows: Rows) -> Source:
+    """A source of rows that are all there; batches are of equal size, so that none of an epoch weighs less."""
 
-    rank: int = 0
-    world: int = 1
+    def batches(size: int, seed: int | None) -> Iterable[Rows]:
+        count, device = len(rows["popularity"]), rows["popularity"].device
+        order = torch.arange(count) if seed is None else torch.randperm(count)
+        for picked in order.to(device).tensor_split(-(-count // size)):
+            yield {name: values[picked] for name, values in rows.items()}
 
-    def of(self, rows: int) -> slice:
-        """The worker's part of so many rows: contiguous, parts of all workers together are all."""
-        return slice(self.rank * rows // self.world, (self.rank + 1) * rows // self.world)
-
-    def sum(self, *tensors: Tensor) -> None:
-        """Add up tensors over all workers, in place."""
-        if self.world > 1:
-            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-            torch.distributed.all_reduce(flat)
-            for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-                tensor.copy_(total.view_as(tensor))
-
-
-def bank_shape(settings: AdapterConfig, adapters: int, folds: int, width: int) -> BankShape:
-    """The shape of the bank that a configuration asks for."""
-    title_ratio = settings.title_residual_ratio
-    return BankShape(
-        adapters=adapters, folds=folds, width=width,
-        image_bottleneck=settings.bottleneck, title_bottleneck=settings.title_bottleneck or settings.bottleneck,
-        image_ratio=settings.residual_ratio,
-        title_ratio=settings.residual_ratio if title_ratio is None else title_ratio, head_width=settings.head_width,
-    )  # fmt: skip
-
-
-def batch_rows(rows: int, configured: int) -> int:
-    """Posts a step: as configured, or a little fewer so that the last batch of an epoch is about as large."""
-    steps = -(-rows // configured)
-    return -(-rows // steps)
+    return batches
 
 
 @dataclass
@@ -72,7 +44,9 @@ class BankTraining:
     """The bank while it is trained: all that an epoch changes and a checkpoint holds.
 
     Attributes:
+        rank, world: of this worker.
         bank: the live weights; those of a stopped adapter no longer matter.
+        model: what gradients go through: the bank, or what Ray Train made of it for several workers.
         best: each adapter's weights after its best epoch, by parameter name: what it will be in the end.
         best_loss, best_epoch, stale: float64, int64 and int64 (K,): held-out loss of the best epoch, its number, and
             the epochs since.
@@ -81,31 +55,40 @@ class BankTraining:
     """
 
     settings: AdapterConfig
-    data: AdapterInput
+    plan: AdapterPlan
     folds: int
+    width: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0
+    world: int = 1
     epoch: int = 0
     history: list[tuple[int, int, float, float, float]] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        adapters = len(self.data.trains)
-        shape = bank_shape(self.settings, adapters, self.folds, self.data.width)
-        bank = AdapterBank(shape, self.settings.seed)
-        bank.label_mean.copy_(torch.tensor(self.data.label_mean))
-        bank.label_std.copy_(torch.tensor(self.data.label_std))
+        adapters = self.plan.roles.shape[1]
+        settings, title_ratio = self.settings, self.settings.title_residual_ratio
+        shape = BankShape(
+            adapters=adapters, folds=self.folds, width=self.width, head_width=settings.head_width,
+            image_bottleneck=settings.bottleneck, title_bottleneck=settings.title_bottleneck or settings.bottleneck,
+            image_ratio=settings.residual_ratio,
+            title_ratio=settings.residual_ratio if title_ratio is None else title_ratio,
+        )  # fmt: skip
+        bank = AdapterBank(shape, settings.seed, settings.dropout)
+        bank.label_mean.copy_(torch.from_numpy(self.plan.label_mean))
+        bank.label_std.copy_(torch.from_numpy(self.plan.label_std))
         self.bank = bank.to(self.device)
+        self.model: nn.Module = self.bank
         self.optimizer = torch.optim.AdamW(
-            self.bank.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            self.bank.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
+        # A post weighs the same in every batch, however many of an adapter's posts are in it.
+        share = (self.plan.roles == TRAINS).sum(axis=0) / self.plan.rows
+        self.weight = torch.from_numpy(1 / share).float().to(self.device)[:, None]
         self.best = {name: value.detach().clone() for name, value in self.bank.named_parameters()}
         self.best_loss = torch.full((adapters,), torch.inf, dtype=torch.float64)
         self.best_epoch = torch.zeros(adapters, dtype=torch.int64)
         self.stale = torch.zeros(adapters, dtype=torch.int64)
-        self.batch = batch_rows(self.data.rows, self.settings.batch_size)
-        # A post weighs the same in every batch: divided by how many of an adapter's posts a batch has on average.
-        trains = torch.tensor(self.data.trains, dtype=torch.float32, device=self.device)
-        self._weight = (self.data.rows / (trains * self.batch))[:, None]
 
     @property
     def active(self) -> Tensor:
@@ -123,68 +106,46 @@ class BankTraining:
         bank.load_state_dict({**self.bank.state_dict(), **self.best})
         return bank
 
-    def run_epoch(self, source: Source, share: WorkerShare) -> None:
+    def run_epoch(self, source: Source) -> None:
         """Learn from every row once, in an order of this epoch's own, then judge the held-out rows."""
-        sums = torch.zeros(3, len(self.data.trains), dtype=torch.float64, device=self.device)
+        # What an epoch draws depends on nothing that happened before, so a resumed training goes on exactly.
+        seed = (self.settings.seed * 1_000_003 + self.epoch) * 1_009 + self.rank
+        torch.manual_seed(seed)
+        batch = -(-self.settings.batch_size // self.world)
+        # Loss of the posts learnt from and their number; loss, error and number of those held out.
+        sums = torch.zeros(5, len(self.stale), dtype=torch.float64, device=self.device)
         self.bank.train()
-        step = 0
-        for part, rows in enumerate(source()):
-            count = len(rows["popularity"])
-            order = torch.randperm(count, generator=keyed(self.settings.seed, "order", self.epoch, part))
-            for picked in order.to(self.device).split(self.batch):
-                sums[0] += self._step(rows, picked, step, share)
-                step += 1
+        for rows in source(batch, seed):
+            loss, _ = self._losses(self.model, rows)
+            learns = rows["roles"].T == TRAINS
+            self.optimizer.zero_grad()
+            (torch.where(learns, loss * self.weight, 0.0).sum() / loss.shape[1]).backward()
+            self.optimizer.step()
+            sums[:2] += _summed(learns, loss.detach())
         self.bank.eval()
-        for rows in source():
-            held = torch.nonzero((rows["roles"] == HELD_OUT).any(dim=1))[:, 0]
-            for picked in held[share.of(len(held))].split(JUDGED_ROWS):
-                sums[1:] += self._judge(rows, picked)
-        share.sum(sums)
+        with torch.inference_mode():
+            for rows in source(JUDGED_ROWS, None):
+                held = rows["roles"].T == HELD_OUT
+                loss, error = self._losses(self.bank, rows)
+                sums[2:] += _summed(held, loss, error * self.bank.label_std[:, None])
+        if self.world > 1:
+            torch.distributed.all_reduce(sums)
         self._finish(sums.cpu())
 
-    def _step(self, rows: Rows, picked: Tensor, step: int, share: WorkerShare) -> Tensor:
-        mine = share.of(len(picked))
-        kept = self._kept(len(picked), step)
-        loss, _ = self._loss(rows, picked[mine], None if kept is None else kept[mine].to(self.device))
-        learns = rows["roles"][picked[mine]].T == TRAINS
-        self.optimizer.zero_grad(set_to_none=False)
-        torch.where(learns, loss * self._weight, 0.0).sum().backward()
-        share.sum(*(parameter.grad for parameter in self.bank.parameters() if parameter.grad is not None))
-        self.optimizer.step()
-        return torch.where(learns, loss.detach(), 0.0).sum(dim=1, dtype=torch.float64)
-
-    @torch.inference_mode()
-    def _judge(self, rows: Rows, picked: Tensor) -> Tensor:
-        loss, error = self._loss(rows, picked, None)
-        held = rows["roles"][picked].T == HELD_OUT
-        both = torch.stack([loss, error.abs() * self.bank.label_std[:, None]])
-        return torch.where(held, both, 0.0).sum(dim=2, dtype=torch.float64)
-
-    def _loss(self, rows: Rows, picked: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss and error, both (K, B), in standard deviations of each adapter's own labels."""
-        inputs = [rows[name][picked].float() for name in ("image", "title", "has_image", "has_title")]
-        standardised = self.bank(*inputs, kept=kept).standardised
-        target = (rows["popularity"][picked] - self.bank.label_mean[:, None]) / self.bank.label_std[:, None]
-        if self.settings.loss == "huber":
-            loss = F.huber_loss(standardised, target, reduction="none", delta=self.settings.huber_delta)
-        elif self.settings.loss == "l1":
-            loss = F.l1_loss(standardised, target, reduction="none")
-        else:
-            loss = F.mse_loss(standardised, target, reduction="none")
-        return loss, standardised.detach() - target
-
-    def _kept(self, count: int, step: int) -> Tensor | None:
-        """Dropout's factors of a whole batch, whoever computes it: (batch, units)."""
-        if not self.settings.dropout:
-            return None
-        generator = keyed(self.settings.seed, "dropout", self.epoch, step)
-        drawn = torch.rand(count, self.bank.shape.dropped, generator=generator)
-        return (drawn >= self.settings.dropout).float() / (1 - self.settings.dropout)
+    def _losses(self, model: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Loss and absolute error, both (K, B), in standard deviations of each adapter's own labels."""
+        standardised = model(*(rows[name].float() for name in ("image", "title", "has_image", "has_title")))[2]
+        target = (rows["popularity"] - self.bank.label_mean[:, None]) / self.bank.label_std[:, None]
+        error = F.l1_loss(standardised, target, reduction="none")
+        if self.settings.loss == "l1":
+            return error, error.detach()
+        if self.settings.loss == "l2":
+            return error.square(), error.detach()
+        return F.huber_loss(standardised, target, reduction="none", delta=self.settings.huber_delta), error.detach()
 
     def _finish(self, sums: Tensor) -> None:
         """Take note of an epoch: better weights are kept, adapter by adapter."""
-        train_loss = sums[0] / torch.tensor(self.data.trains)
-        loss, error = sums[1:] / torch.tensor(self.data.held_out)
+        train_loss, loss, error = sums[0] / sums[1], sums[2] / sums[4], sums[3] / sums[4]
         active = self.active
         self.epoch += 1
         better = active & (loss < self.best_loss)
@@ -214,7 +175,7 @@ class BankTraining:
 _STATE = ("epoch", "history", "starts", "best", "best_loss", "best_epoch", "stale")
 
 
-def keyed(seed: int, *key: str | int) -> torch.Generator:
-    """A generator on the CPU of its own for each key: what it draws depends on nothing that happened before."""
-    digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+def _summed(chosen: Tensor, *values: Tensor) -> Tensor:
+    """Sum over the chosen posts of each of the values (K, B), and their number: float64 (values + 1, K)."""
+    stacked = torch.stack([*values, torch.ones_like(values[0])])
+    return torch.where(chosen, stacked, 0.0).sum(dim=2, dtype=torch.float64)

@@ -28,24 +28,17 @@ class AdapterPlan:
     """Who learns from whom.
 
     Attributes:
-        roles: uint8 (posts, adapters), UNSEEN, TRAINS or HELD_OUT (for early stopping), over the labelled posts.
-        label_mean: float64 (adapters,), of the labels that the adapter learns from.
-        label_std: float64 (adapters,), above 0.
+        popularity: float32 (posts,), of the labelled posts.
+        roles: uint8 (posts, adapters), UNSEEN, TRAINS or HELD_OUT (for early stopping).
+        rows: labelled posts that have an embedding.
+        label_mean, label_std: float64 (adapters,), of the labels that the adapter learns from; std above 0.
     """
 
+    popularity: np.ndarray
     roles: np.ndarray
+    rows: int
     label_mean: np.ndarray
     label_std: np.ndarray
-
-    @property
-    def trains(self) -> np.ndarray:
-        """Number of posts that each adapter learns from, int64 (adapters,)."""
-        return np.asarray((self.roles == TRAINS).sum(axis=0))
-
-    @property
-    def held_out(self) -> np.ndarray:
-        """Number of posts that stop each adapter, int64 (adapters,)."""
-        return np.asarray((self.roles == HELD_OUT).sum(axis=0))
 
 
 def adapter_count(splits: Splits) -> int:
@@ -58,7 +51,7 @@ def assign(splits: Splits, seed: int) -> np.ndarray:
     adapter = splits.folds.astype(np.int16)
     first = splits.folds == TRAINS_ONLY
     if first.any():
-        adapter[first] = splits.count + _halves(splits, first, seed)
+        adapter[first] = splits.count + _share_of_units(splits.users[first], splits.row_ids[first], 0.5, (seed, 0))
     return adapter
 
 
@@ -90,47 +83,32 @@ def plan_adapters(splits: Splits, settings: AdapterConfig, present: np.ndarray) 
         roles[sees, adapter] = np.where(held, HELD_OUT, TRAINS)
     labels = [splits.popularity[roles[:, adapter] == TRAINS] for adapter in range(roles.shape[1])]
     deviations = np.array([values.std() for values in labels])
-    # All labels equal is possible in a small block; there is nothing to scale then.
-    return AdapterPlan(roles, np.array([values.mean() for values in labels]), np.where(deviations > 0, deviations, 1.0))
-
-
-def mixed(values: np.ndarray, *salts: int) -> np.ndarray:
-    """A hash of each whole number, uint64 (n,), different for different salts (splitmix64: no two values meet)."""
-    state = values.astype(np.uint64)
-    with np.errstate(over="ignore"):
-        for salt in (*salts, 0):
-            state = state + np.uint64(0x9E3779B97F4A7C15 * (salt + 1) % 2**64)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
-    return state
+    return AdapterPlan(
+        popularity=splits.popularity.astype(np.float32),
+        roles=roles,
+        rows=int(present.sum()),
+        label_mean=np.array([values.mean() for values in labels]),
+        # All labels equal is possible in a small block; there is nothing to scale then.
+        label_std=np.where(deviations > 0, deviations, 1.0),
+    )
 
 
 def _held_out(splits: Splits, sees: np.ndarray, settings: AdapterConfig, adapter: int) -> np.ndarray:
     """Which of the posts `sees` stop the adapter, bool: whole users where folds are whole users. Some, never all."""
     units = splits.users[sees] if splits.kind == "user" else splits.row_ids[sees]
-    if len(np.unique(units)) < 2:
-        units = splits.row_ids[sees]
-    return _share_of_units(units, mixed(units, settings.seed, 1 + adapter), settings.holdout)
+    return _share_of_units(units, splits.row_ids[sees], settings.holdout, (settings.seed, 1 + adapter))
 
 
-def _halves(splits: Splits, first: np.ndarray, seed: int) -> np.ndarray:
-    """0 or 1 for each post of the first block, whole users together where there are several."""
-    units = splits.users[first]
-    if len(np.unique(units)) < 2:
-        units = splits.row_ids[first]
-    return _share_of_units(units, mixed(units, seed, 0), 0.5).astype(np.int16)
+def _share_of_units(units: np.ndarray, posts: np.ndarray, share: float, seed: tuple[int, int]) -> np.ndarray:
+    """Rows of units (users, or single posts) picked in a random order until they make up a share, bool (n,).
 
-
-def _share_of_units(units: np.ndarray, order: np.ndarray, share: float) -> np.ndarray:
-    """Rows of units (users, or single posts) picked in a given order until they make up a share, bool (n,).
-
-    A unit too large for the share is passed over; where all are, the smallest is picked.
+    Where all posts are of one unit, each of the `posts` is a unit of its own. A unit too large for the share is passed
+    over; where all are, the smallest is picked.
     """
-    names, index, sizes = np.unique(units, return_index=True, return_counts=True)
-    ranked = np.lexsort((names, order[index]))
+    names, index, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        names, index, sizes = np.unique(posts, return_inverse=True, return_counts=True)
+    ranked = np.random.default_rng(seed).permutation(len(names))
     fits = ranked[sizes[ranked] <= share * len(units)]
     picked = fits[np.cumsum(sizes[fits]) <= share * len(units)]
-    if not len(picked):
-        picked = ranked[[np.argmin(sizes[ranked])]]
-    return np.asarray(np.isin(units, names[picked]))
+    return np.isin(index, picked if len(picked) else np.argmin(sizes))

@@ -6,7 +6,7 @@ Popularity depends on the image, on the title, and on both together: a product t
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,14 +24,14 @@ from smp_ray.ray_session import RaySession
 from smp_ray.run import Run
 from smp_ray.schema import KEYS, NO_IMAGE, OK, POSTS
 from smp_ray.store.manifest import Manifest
-from smp_ray.store.parquet import write_table
+from smp_ray.store.parquet import read_table, write_table
 from smp_ray.store.reader import FamilyReader, post_row_ids
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.adapter.apply import Assigned, apply_fragment
-from smp_ray.training.adapter.loop import BankTraining, WorkerShare
-from smp_ray.training.adapter.plan import assign
+from smp_ray.training.adapter.apply import apply_fragment, assigned_adapters
+from smp_ray.training.adapter.loop import BankTraining, Rows, in_memory
+from smp_ray.training.adapter.plan import plan_adapters
 from smp_ray.training.adapter.rows import Embeddings, write_input
-from smp_ray.training.adapter.worker import AdaptTask, RowSource
+from smp_ray.training.adapter.worker import Collate
 from smp_ray.training.splits import Splits, load_splits
 from tests.training.runs import brought, run_with
 
@@ -144,43 +144,28 @@ def make_world(
     return World(workspace, posts_manifest, clip, made, load_splits(workspace, made), split)
 
 
-class ParquetShard:
-    """What Ray Data hands to a worker, read straight from the files."""
-
-    def __init__(self, workspace: Workspace, files: Sequence[str], rows: int = 100) -> None:
-        self._paths = [workspace.path(path) for path in files]
-        self._rows = rows
-
-    def iter_torch_batches(self, collate_fn: Any, **_: Any) -> Iterator[dict[str, torch.Tensor]]:
-        table = pa.concat_tables([pq.read_table(path) for path in self._paths])
-        for start in range(0, table.num_rows, self._rows):
-            yield collate_fn(table.slice(start, self._rows))
-
-
-def training(world: World, splits: Splits | None = None, **adapter: Any) -> tuple[BankTraining, RowSource]:
-    """A training that has not begun and its rows, without Ray; the input is written anew for these splits."""
+def training(world: World, splits: Splits | None = None, **adapter: Any) -> tuple[BankTraining, Rows]:
+    """A training that has not begun and its rows, without Ray."""
     splits = splits or world.splits
     settings = world.config(**adapter).training.adapter
-    folder = f"here/{uuid.uuid4().hex}"
-    data = write_input(world.embeddings, world.workspace, folder, splits, settings)
-    assert data is not None
-    begun = BankTraining(settings, data, splits.count)
-    task = AdaptTask(settings, data, splits.count, world.workspace, folder)
-    return begun, RowSource(task, ParquetShard(world.workspace, data.files), begun)
+    files, present = write_input(world.embeddings, world.workspace, "here/input", splits.row_ids)
+    plan = plan_adapters(splits, settings, present)
+    rows = Collate(plan)(pa.concat_tables(read_table(world.workspace, path) for path in files))
+    return BankTraining(settings, plan, splits.count, rows["image"].shape[1]), rows
 
 
 def trained(world: World, splits: Splits | None = None, **adapter: Any) -> BankTraining:
     """The same training as `adapt`, by one worker in this process."""
     torch.set_num_threads(1)
-    begun, source = training(world, splits, **adapter)
+    begun, rows = training(world, splits, **adapter)
     while not begun.done:
-        begun.run_epoch(source, WorkerShare())
+        begun.run_epoch(in_memory(rows))
     return begun
 
 
 def applied(world: World, bank: AdapterBank) -> pa.Table:
     """The adapted family of all posts, in the order of ingest, with row_id."""
-    assigned = Assigned.of(world.splits.row_ids, assign(world.splits, 0))
+    assigned = assigned_adapters(world.splits, 0)
     parts = []
     for posts in world.posts.fragments:
         path = f"here/{uuid.uuid4().hex}.parquet"

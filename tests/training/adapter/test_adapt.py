@@ -1,9 +1,10 @@
-"""The adapters through Ray Train: faults, numbers of workers, and what is stored (the training: test_adapt_loop)."""
+"""The adapters through Ray Train: faults, numbers of workers, and what is stored (the training: test_loop)."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -106,24 +107,27 @@ def test_a_finished_artefact_is_kept_however_it_would_be_trained(
     assert manifest.fingerprint in keys
 
 
+@pytest.mark.slow
 def test_a_run_says_two_lines_and_nothing_of_rays(
     tmp_path: Path, session: RaySession, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Several parts a worker, too: 1,200 rows of width 512 are more than 1 MiB."""
+    """Two workers that stream, too: 1,260 rows of width 512 are more than 2 MiB."""
     wide = make_world(tmp_path, posts=1400, width=512, folds=2)
     capfd.readouterr()
-    settings = {"workers": 2, "cpus_per_worker": 0.5, "memory_mb": 1, "max_epochs": 2, "learning_rate": 1e-3}
-    found = wide.adapt(session, **settings)
+    settings = {"workers": 2, "cpus_per_worker": 0.5, "max_epochs": 3, "learning_rate": 1e-3}
+    found = wide.adapt(session, memory_mb=1, **settings)
     captured = capfd.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
     assert [line.split(":")[0] for line in lines if " epochs after " not in line] == ["adapt", "adapt"], captured.err
     assert found.details["workers"] == 2
-    alone = trained(wide, **{**settings, "workers": 1})
-    for name, value in weights(wide.workspace, found).items():
-        torch.testing.assert_close(value, alone.result().state_dict()[name], rtol=1e-5, atol=1e-5, msg=name)
+    # Not the same to the last bits, but as good as what one worker learns.
+    alone = trained(wide, **settings)
+    last = [row[4] for row in alone.history if row[1] == alone.best_epoch[row[0]]]
+    np.testing.assert_allclose(found.details["heldout_mae"], last, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_an_epoch_and_changes_nothing(tmp_path: Path, session: RaySession) -> None:
     world = make_world(tmp_path)
     killed: list[int] = []
@@ -148,12 +152,14 @@ def kill_worker(world: World, killed: list[int]) -> None:
                 killed.append(process.pid)
 
 
-def wait_for_epochs(workspace: Workspace, epochs: int, seconds: float = 120) -> None:
+def wait_for_epochs(workspace: Workspace, epochs: int, seconds: float = 120) -> int:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for info in workspace.files(FOLDER):
-            if info.path.endswith(PROGRESS) and workspace.read_json(workspace.relative(info.path))["epoch"] >= epochs:
-                return
+            if info.path.endswith(PROGRESS):
+                done = int(workspace.read_json(workspace.relative(info.path))["epoch"])
+                if done >= epochs:
+                    return done
         time.sleep(0.02)
     raise TimeoutError(f"no training came to epoch {epochs}")
 
@@ -171,21 +177,26 @@ with ray_session(RayConfig()) as session:
 """
 
 
-def test_a_killed_driver_goes_on_from_its_last_epoch(tmp_path: Path, session: RaySession) -> None:
+@pytest.mark.slow
+def test_killed_three_times_at_random_it_ends_with_all_adapters(tmp_path: Path, session: RaySession) -> None:
     workspace = Workspace.open(str(tmp_path))
     root = Path(__file__).parents[3]
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=root, stderr=subprocess.PIPE)
-    try:
-        wait_for_epochs(workspace, 4)
-    finally:
-        driver.kill()
-        driver.communicate()
-    assert not workspace.manifests(FOLDER)
+    chance = random.Random()
+    for _ in range(3):
+        driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=root, stderr=subprocess.PIPE)
+        try:
+            wait_for_epochs(workspace, wait_for_epochs(workspace, 0) + chance.randint(2, 12))
+            time.sleep(chance.random() / 5)
+        finally:
+            driver.kill()
+            driver.communicate()
+        assert not workspace.manifests(FOLDER)
     world = make_world(tmp_path)
     manifest = world.adapt(session, **LONG)
     starts = manifest.details["starts"]
-    assert len(starts) == 2
-    assert 0 < starts[1] < 60
+    assert len(starts) == 4
+    assert starts == sorted(starts)
+    assert 0 < starts[1] < starts[3] < 60
     assert equal(weights(workspace, manifest), trained(world, **LONG).result().state_dict())
 
 
