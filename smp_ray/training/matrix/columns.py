@@ -67,8 +67,8 @@ def concatenated(pieces: list[Columns]) -> Columns:
     from scipy import sparse
 
     first = pieces[0]
-    keys = (np.concatenate([getattr(piece, key) for piece in pieces]) for key in ("row_ids", "post_ids", "users"))
-    every = Columns(*keys, families=first.families)
+    keys = {key: np.concatenate([getattr(piece, key) for piece in pieces]) for key in ("row_ids", "post_ids", "users")}
+    every = Columns(keys["row_ids"], keys["post_ids"], keys["users"], families=first.families)
     for kind in ("numbers", "categories"):
         for name in getattr(first, kind):
             getattr(every, kind)[name] = np.concatenate([getattr(piece, kind)[name] for piece in pieces])

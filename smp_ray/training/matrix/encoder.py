@@ -74,14 +74,14 @@ class Encoder:
                 if self.settings.embeddings == "pca" or name.startswith("user_"):
                     self._fit_pca(name, vectors, present)
 
-        def texts(numbers: np.ndarray) -> Arrays:
+        def encode_cross_fitted(numbers: np.ndarray) -> Arrays:
             fitted, predictions = fit_texts(
                 columns.counts, numbers, popularity, users, self.settings.text_dimensions, self.seed
             )
             self.arrays |= fitted
             return encode_texts(self.arrays, columns.counts, numbers, predictions)
 
-        return self._encoded(columns, texts)
+        return self._encoded(columns, encode_cross_fitted)
 
     def transform(self, columns: Columns) -> Matrix:
         """The matrix of other posts, at least one.
@@ -98,7 +98,8 @@ class Encoder:
         facts = {name: getattr(self, name) for name in _FACTS}
         text = json.dumps({**facts, "settings": self.settings.model_dump(mode="json")})
         file = io.BytesIO()
-        np.savez_compressed(file, json=np.frombuffer(text.encode(), dtype=np.uint8), **self.arrays)
+        arrays: Arrays = {**self.arrays, "json": np.frombuffer(text.encode(), dtype=np.uint8)}
+        np.savez_compressed(file, allow_pickle=False, **arrays)
         return file.getvalue()
 
     @classmethod
