@@ -1,4 +1,7 @@
-"""The command: exit statuses, one clear line for an expected error, and what starts neither Ray nor a model."""
+"""The command: exit statuses, one clear line for an expected error, and what starts neither Ray nor a model.
+
+It also tests `progress.py`.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
 
 Parts: `user` (log reach), `time` (hour, weekend, drift), `category`, `content` (subject, colour and place of the
 picture), `quality` (of the title's text) and `mismatch` (share of the picture the title gets wrong; a low-quality
-title says nothing and so cannot disagree: it counts as the mean). SN is paper.md's skew-normal of the 305,613 labels,
+title says nothing and so cannot disagree: it counts as the mean). SN is a skew-normal fitted to SMPD's 305,613 labels,
 F the distribution function of the latent. Means, deviations and F come once from a fixed reference population drawn by
 the world's own laws, never from the sample, so that posts can stream. The squared weights sum to 1.
 
@@ -118,7 +118,7 @@ def reference(count: int = 400_000) -> Reference:
 
 
 def skew_normal_quantiles(levels: Array) -> Array:
-    """Quantiles of paper.md's skew-normal at `levels` (0 to 1), its density 2 phi(z) Phi(a z) summed on a fine grid."""
+    """Quantiles of that skew-normal at `levels` (0 to 1), its density 2 phi(z) Phi(a z) summed on a fine grid."""
     z = np.linspace(-6, 8, 28_001)
     density = 2 * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) * _normal_cdf(SKEW_NORMAL["a"] * z)
     distribution = np.cumsum(density) * (z[1] - z[0])

@@ -1,4 +1,4 @@
-"""The generator of the sample world: synthetic posts in the files and quirks of SMPD-Image (paper.md).
+"""The generator of the sample world: synthetic posts in the files and quirks of SMPD-Image (arXiv 2407.00556).
 
 A post is written as soon as it is made, so memory does not grow with the number of posts. How a post arises is in
 `smp_ray.demo.posts`, how its popularity does in `smp_ray.demo.popularity`. The truth (scene, kind of title, effects,

@@ -26,7 +26,7 @@ class Fragment:
 
 @dataclass
 class Manifest:
-    """What an artefact is and how it came to be; see design.md, Contracts."""
+    """What an artefact is and how it came to be."""
 
     stage: str
     fingerprint: str

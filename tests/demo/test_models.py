@@ -1,4 +1,7 @@
-"""The shipped small models: real architectures, small, movable, and as good as the issue asks on fresh scenes."""
+"""The shipped small models: real architectures, small, movable, and as good as the issue asks on fresh scenes.
+
+It also tests `demo/training/schedule.py`, `demo/training/train_embedder.py`, `demo/training/train_language_model.py`.
+"""
 
 import json
 import shutil

@@ -1,4 +1,7 @@
-"""The generator of the sample world: SMPD-Image's layout and statistics, determinism, streaming, planted effects."""
+"""The generator of the sample world: SMPD-Image's layout and statistics, determinism, streaming, planted effects.
+
+It also tests `demo/places.py`, `demo/subjects.py`, `demo/users.py`, `demo/words.py`.
+"""
 
 import json
 import subprocess

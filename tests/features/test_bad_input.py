@@ -1,4 +1,7 @@
-"""A bad image or a strange title costs its own row at most, and the reason is kept."""
+"""A bad image or a strange title costs its own row at most, and the reason is kept.
+
+It also tests `features/actors.py`, `features/decode.py`, `fetch.py`.
+"""
 
 from __future__ import annotations
 

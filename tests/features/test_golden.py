@@ -2,6 +2,8 @@
 
 Recorded with the first edition of the code (commit 0d0f435) and the versions of constraints.txt; texts and statuses
 must be the same, numbers to 1e-4 (another processor rounds otherwise). Embeddings are on record by their cosines.
+
+It also tests `store/export.py`.
 """
 
 from __future__ import annotations

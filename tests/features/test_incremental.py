@@ -1,4 +1,7 @@
-"""Only what is missing is computed: reruns, a changed model, appended posts, edited posts, statuses tried again."""
+"""Only what is missing is computed: reruns, a changed model, appended posts, edited posts, statuses tried again.
+
+It also tests `features/one_pass.py`, `features/store_stage.py`, `features/survey.py`, `features/stats.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What identifies a model, and what it costs to ask."""
+"""What identifies a model, and what it costs to ask.
+
+It also tests `models/settings.py`.
+"""
 
 from __future__ import annotations
 

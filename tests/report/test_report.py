@@ -1,4 +1,8 @@
-"""The report without a browser: what is shown or said to be missing, the CSV files, escaping, size."""
+"""The report without a browser: what is shown or said to be missing, the CSV files, escaping, size.
+
+It also tests `report/adaptation.py`, `report/cleaning.py`, `report/figures.py`, `report/gallery.py`,
+`report/head.py`, `report/inputs.py`, `report/prediction.py`, `report/quality.py`, `report/search_section.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The SMPD-Image source; it also tests `sources/joined.py`."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,7 @@
-"""What is judged and compared follows from what artefacts say of themselves, whatever they are called."""
+"""What is judged and compared follows from what artefacts say of themselves, whatever they are called.
+
+It also tests `training/tables.py`.
+"""
 
 from __future__ import annotations
 

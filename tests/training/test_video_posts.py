@@ -58,7 +58,7 @@ def predicted(folds: list[FoldData], posts: int, judged_by: Any = "mae", **chang
 
 @pytest.mark.slow
 def test_without_any_sweep_it_is_ahead_of_the_published_bar(posts: tuple[Columns, Splits]) -> None:
-    """paper.md, with all 4,000 posts: SRC .736, MAE 1.464, MAPE .223, each by another opponent."""
+    """The published bar, with all 4,000 posts: SRC .736, MAE 1.464, MAPE .223, each by another opponent."""
     columns, splits = posts
     folds = fold_data(columns, splits)
     found = score(splits.popularity, predicted(folds, len(splits.row_ids)))

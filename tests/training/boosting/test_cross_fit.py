@@ -1,4 +1,7 @@
-"""Lockstep training of all folds against LightGBM's own cross-validation and single models."""
+"""Lockstep training of all folds against LightGBM's own cross-validation and single models.
+
+It also tests `training/boosting/base.py`.
+"""
 
 from __future__ import annotations
 

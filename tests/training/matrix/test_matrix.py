@@ -1,3 +1,5 @@
+"""The stored matrices; it also tests `training/matrix/post_columns.py` and `training/matrix/text.py`."""
+
 from __future__ import annotations
 
 from dataclasses import replace
