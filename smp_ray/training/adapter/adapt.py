@@ -6,12 +6,13 @@ The artefact holds `data/` (a stored family, as feature families are), `adapters
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import ray
 
 from smp_ray.config import embeddings
 from smp_ray.errors import SmpRayError
@@ -48,8 +49,6 @@ def adapt(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], sp
         ConfigError: the workers do not fit into the cluster.
         SmpRayError: the training failed for good; running again goes on from its last epoch.
     """
-    import ray
-
     embedder = embeddings(run.config)
     assert embedder is not None  # else the configuration has no adapted features
     family, (image, title) = embedder
@@ -73,28 +72,28 @@ def _train(run: Run, folder: str, opened: Any, splits: Splits) -> None:
         now = run.workspace.read_json(folder, PROGRESS)
         return (now["epoch"] if now else 0), settings.max_epochs, "" if now else "starting workers"
 
-    # A process of its own: Ray Train would replace this one's handler of Ctrl-C by one that ends with status 0.
+    # In a task: Ray Train would replace this process's handler of Ctrl-C by one that ends with status 0.
     environment = {**_HEALTH_CHECK, **(_ALONE if run.session.cores is not None else {})}
-    task = _remote(_fit, cpus=0, runtime_env={"env_vars": environment})
+    task = ray.remote(num_cpus=0)(_fit)
     with Reporter("adapt", unit="epochs") as reporter, polled(reporter, ask, every=1.0):
-        _get(task.remote(run.workspace, folder, opened, splits, settings))
+        _get(task.remote(environment, run.workspace, folder, opened, splits, settings))
 
 
-def _fit(*arguments: Any) -> None:
+def _fit(environment: dict[str, str], *arguments: Any) -> None:
     from smp_ray.training.adapter.fit import train
 
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
     train(*arguments)
 
 
 def _apply(
     run: Run, folder: str, posts: Manifest, opened: Any, splits: Splits
 ) -> tuple[list[Fragment], dict[str, int]]:
-    import ray
-
     run.workspace.delete_dir(folder, "data")  # of an interrupted run
     weights = ray.put(run.workspace.read(folder, ADAPTERS))
     assigned = ray.put(assigned_adapters(splits, run.config.training.adapter.seed))
-    task = _remote(apply_fragment, cpus=1)
+    task = ray.remote(num_cpus=1)(apply_fragment)
     found = _get(
         [
             task.remote(weights, opened, run.workspace, part, assigned, f"{folder}/data/part-{number:05d}.parquet")
@@ -140,16 +139,8 @@ def _made(
     return Made(rows=posts.rows, counts=counts, fragments=fragments, details=details, note=note)
 
 
-def _remote(work: Callable[..., Any], cpus: float = 0.25, **options: Any) -> Any:
-    import ray
-
-    return ray.remote(num_cpus=cpus, **options)(work)
-
-
 def _get(references: Any) -> Any:
     """Results of Ray tasks; what a task raised of our own comes as it was raised."""
-    import ray
-
     try:
         return ray.get(references)
     except ray.exceptions.RayTaskError as error:

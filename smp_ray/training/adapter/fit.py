@@ -44,6 +44,7 @@ def train(workspace: Workspace, folder: str, embeddings: Embeddings, splits: Spl
     name = folder.rpartition("/")[2]
     forget_what_ray_cannot_resume(workspace, folder, name)
     context = ray.data.DataContext.get_current()
+    context.use_datasource_v2 = False  # the newer reader needs 10 s more for its first row
     context.enable_progress_bars = False
     context.checkpoint_config = None  # left set by a feature pass, it would give the workers no rows
     data = ray.data.read_parquet(
@@ -55,7 +56,10 @@ def train(workspace: Workspace, folder: str, embeddings: Embeddings, splits: Spl
         train_loop_config={"task": AdaptTask(settings, plan, splits.count, width, workspace, folder, streamed)},
         datasets={DATASET: data},
         # One worker sees the same rows in the same order each time, so a resumed training ends as an unbroken one.
-        dataset_config=ray.train.DataConfig(execution_options=ray.data.ExecutionOptions(preserve_order=True)),
+        dataset_config=ray.train.DataConfig(
+            datasets_to_split="all" if scaling.num_workers > 1 else [],  # dividing costs a process
+            execution_options=ray.data.ExecutionOptions(preserve_order=True),
+        ),
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name=name,

@@ -109,7 +109,7 @@ class BankTraining:
     def run_epoch(self, source: Source) -> None:
         """Learn from every row once, in an order of this epoch's own, then judge the held-out rows."""
         # What an epoch draws depends on nothing that happened before, so a resumed training goes on exactly.
-        seed = (self.settings.seed * 1_000_003 + self.epoch) * 1_009 + self.rank
+        seed = hash((self.settings.seed, self.epoch, self.rank)) % 2**32
         torch.manual_seed(seed)
         batch = -(-self.settings.batch_size // self.world)
         # Loss of the posts learnt from and their number; loss, error and number of those held out.

@@ -19,7 +19,7 @@ from smp_ray.training.splits import Splits
 from tests.training.adapter.adapt_world import World, applied, make_world, trained, training
 
 #: So bold that held-out losses go up and down before they stop falling.
-STOPPING = {"max_epochs": 40, "patience": 3, "learning_rate": 3e-2}
+STOPPING = {"max_epochs": 40, "patience": 3, "learning_rate": 2e-2}
 
 
 @pytest.fixture(scope="module", autouse=True)
