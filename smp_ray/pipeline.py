@@ -84,7 +84,7 @@ STAGES: tuple[Stage, ...] = (
         "adapt", "Cross-fitted CLIP-adapters on Ray Train; adapted features into the store.",
         "smp_ray.training.adapter.adapt:adapt", reads=("ingest", "features", "splits"), folder=f"features/{ADAPTED}",
         settings=_of(lambda config: config.training.adapter, "workers", "use_gpu", "cpus_per_worker", "max_failures"),
-        families=_embedder, wanted=_adapts, labels=True, ray=True,
+        families=_embedder, wanted=_adapts, labels=True, ray=True, version=2,
     ),
     Stage(
         "matrix", "The columns that the predictor sees, encoded fold by fold.",
