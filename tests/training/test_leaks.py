@@ -37,6 +37,7 @@ SETTINGS: dict[str, Any] = {
     "adapter": {"max_epochs": 40, "batch_size": 64, "learning_rate": 0.01},
     "matrix": {"pca_dimensions": 4, "text_dimensions": 4},
     "tune": {"trials": 4, "max_rounds": 60, "early_stopping_rounds": 20, "models": 1},
+    "baselines": ["mean"],
 }
 
 

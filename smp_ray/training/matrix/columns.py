@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from smp_ray.store.join import vectors
+
 
 @dataclass
 class Columns:
@@ -51,6 +53,16 @@ class Columns:
         getattr(self, kind)[name] = values
         self.families[name] = group
 
+    def put_arrow(self, group: str, name: str, column: pa.ChunkedArray) -> None:
+        """Add a column by its type: texts are categories, fixed-size lists vectors; what has no place is left out."""
+        kind = column.type
+        if pa.types.is_fixed_size_list(kind):
+            self.put(group, "vectors", name, vectors(column))
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            self.put(group, "categories", name, as_object(column))
+        elif pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+            self.put(group, "numbers", name, as_float(column))
+
 
 def as_float(column: pa.ChunkedArray) -> np.ndarray:
     """Numbers or truth values as float64 (posts,); NaN where missing."""
@@ -67,8 +79,10 @@ def concatenated(pieces: list[Columns]) -> Columns:
     from scipy import sparse
 
     first = pieces[0]
-    keys = {key: np.concatenate([getattr(piece, key) for piece in pieces]) for key in ("row_ids", "post_ids", "users")}
-    every = Columns(keys["row_ids"], keys["post_ids"], keys["users"], families=first.families)
+    ids, posts, users = (
+        np.concatenate([getattr(piece, key) for piece in pieces]) for key in ("row_ids", "post_ids", "users")
+    )
+    every = Columns(ids, posts, users, families=first.families)
     for kind in ("numbers", "categories"):
         for name in getattr(first, kind):
             getattr(every, kind)[name] = np.concatenate([getattr(piece, kind)[name] for piece in pieces])

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -64,9 +65,9 @@ class Encoder:
         """
         self.families = {USER_POSTS: METADATA, **columns.families}
         self.numbers = informative({**columns.numbers, USER_POSTS: self._user_posts(columns.users)})
-        for name, texts in columns.categories.items():
-            known, counts = np.unique([text for text in texts if text is not None], return_counts=True)
-            if len(known) + (counts.sum() < len(texts)) > 1:
+        for name, values in columns.categories.items():
+            known, counts = np.unique([text for text in values if text is not None], return_counts=True)
+            if len(known) + (counts.sum() < len(values)) > 1:
                 self.counts[name] = dict(zip(known.tolist(), counts.tolist(), strict=True))
         for name, vectors in columns.vectors.items():
             if vectors.size and (present := np.flatnonzero(~np.isnan(vectors[:, 0]))).size > 1:
@@ -74,14 +75,14 @@ class Encoder:
                 if self.settings.embeddings == "pca" or name.startswith("user_"):
                     self._fit_pca(name, vectors, present)
 
-        def encode_cross_fitted(numbers: np.ndarray) -> Arrays:
+        def texts(numbers: np.ndarray) -> Arrays:
             fitted, predictions = fit_texts(
                 columns.counts, numbers, popularity, users, self.settings.text_dimensions, self.seed
             )
             self.arrays |= fitted
             return encode_texts(self.arrays, columns.counts, numbers, predictions)
 
-        return self._encoded(columns, encode_cross_fitted)
+        return self._encoded(columns, texts)
 
     def transform(self, columns: Columns) -> Matrix:
         """The matrix of other posts, at least one.
@@ -98,8 +99,8 @@ class Encoder:
         facts = {name: getattr(self, name) for name in _FACTS}
         text = json.dumps({**facts, "settings": self.settings.model_dump(mode="json")})
         file = io.BytesIO()
-        arrays: Arrays = {**self.arrays, "json": np.frombuffer(text.encode(), dtype=np.uint8)}
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        arrays: dict[str, Any] = {"json": np.frombuffer(text.encode(), dtype=np.uint8), **self.arrays}
+        np.savez_compressed(file, **arrays)
         return file.getvalue()
 
     @classmethod

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import pyarrow as pa
-
 from smp_ray.config import ADAPTED, METADATA, TEXT
-from smp_ray.families.base import Column
 from smp_ray.families.registry import find
-from smp_ray.store.join import vectors
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.reader import FamilyReader, iter_posts
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter.apply import ADAPTED_COLUMNS
-from smp_ray.training.matrix.columns import Columns, as_float, as_object, concatenated
+from smp_ray.training.matrix.columns import Columns, as_object, concatenated
 from smp_ray.training.matrix.post_columns import add_metadata, texts_of
 from smp_ray.training.matrix.text import hashed_counts
 
@@ -49,18 +45,8 @@ def load_columns(
         read = {name: reader.read(piece.row_ids) for name, reader in readers.items()}
         for group in groups:
             for name, family in read.items():
-                _add_stored(piece, group, family, ADAPTED_COLUMNS if name == ADAPTED else find(name).columns)
+                for column in ADAPTED_COLUMNS if name == ADAPTED else find(name).columns:
+                    if column.group == group:
+                        piece.put_arrow(group, column.name, family[column.name])
         pieces.append(piece)
     return concatenated(pieces)
-
-
-def _add_stored(piece: Columns, group: str, table: pa.Table, columns: Sequence[Column]) -> None:
-    """A stored family's columns of a group: vectors, numbers, and texts as categories."""
-    for name in (column.name for column in columns if column.group == group):
-        kind = table.schema.field(name).type
-        if pa.types.is_fixed_size_list(kind):
-            piece.put(group, "vectors", name, vectors(table[name]))
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            piece.put(group, "categories", name, as_object(table[name]))
-        elif pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-            piece.put(group, "numbers", name, as_float(table[name]))

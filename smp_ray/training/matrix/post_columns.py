@@ -47,23 +47,21 @@ def add_metadata(piece: Columns, table: pa.Table) -> None:
 
 def _extra(piece: Columns, name: str, column: pa.ChunkedArray, posted: np.ndarray) -> None:
     """A column that the source added: a number as it is and as a log, a category, a date as an age, or a vector."""
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        if not name.endswith(_NAMES):
-            piece.put(METADATA, "categories", name, as_object(column))
-    elif pa.types.is_list(kind):
-        if pa.types.is_floating(kind.value_type):
+    text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    if text and name.endswith(_NAMES):
+        return
+    if pa.types.is_list(column.type):
+        if pa.types.is_floating(column.type.value_type):
             piece.put(METADATA, "vectors", name, _ragged(column))
         else:
             piece.put(METADATA, "numbers", f"{name}_count", as_float(pc.list_value_length(column)))
-    elif "date" in name:
+    elif "date" in name and not text:
         # A date means what it is before the post: how long the user had been there.
         piece.put(METADATA, "numbers", f"days_since_{name}", (posted - as_float(column)) / _DAY)
-    elif pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        values = as_float(column)
-        piece.put(METADATA, "numbers", name, values)
-        if name.endswith("_count"):
-            piece.put(METADATA, "numbers", f"log_{name}", signed_log(values))
+    else:
+        piece.put_arrow(METADATA, name, column)
+        if name.endswith("_count") and name in piece.numbers:
+            piece.put(METADATA, "numbers", f"log_{name}", signed_log(piece.numbers[name]))
 
 
 def _text_counts(piece: Columns, table: pa.Table) -> None:

@@ -144,16 +144,9 @@ def _tf_idf(counts: Any, fitted: Arrays, name: str) -> Any:
 def cross_fitted_ridge(
     features: Any, popularity: np.ndarray, users: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Popularity of training posts, each predicted without its user, and the mean of the inner models.
+    """Popularity of training posts, float32 (posts,), each predicted by a model that saw nothing of its user.
 
-    Args:
-        features: sparse (posts, columns).
-        popularity: float64 (posts,).
-        users: int64 (posts,), kept together in the inner folds, at least as many as these.
-        seed: of the inner folds.
-
-    Returns:
-        float32 (posts,) predictions; float64 (columns + 1,) weights, the intercept last.
+    Beside it the mean of the inner models: float64 (columns + 1,) weights of the sparse features, the intercept last.
     """
     from sklearn.linear_model import Ridge
     from sklearn.model_selection import GroupKFold
