@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,7 @@ class SweepTask:
 
     predictor: Predictor
     settings: TuneConfig
-    folds: ray.ObjectRef[Sequence[FoldData]]
+    folds: ray.ObjectRef[list[FoldData]]
 
     def complete(self, params: dict[str, Any]) -> dict[str, Any]:
         """Complete parameters of a trial, which its folds and the final model share."""
@@ -68,7 +67,8 @@ class FoldTrial(tune.Trainable):
     def _grow(self) -> dict[str, Any]:
         task, settings, began = self._task, self._task.settings, time.monotonic()
         if self._folds is None:
-            self._folds = prepare_folds(task.predictor, ray.get(task.folds), self._params)
+            data = ray.get(task.folds)
+            self._folds = prepare_folds(task.predictor, data, self._params)
         if self._lockstep is None:
             self._lockstep = Lockstep(task.predictor, self._folds, self._params, settings.objective)
             self._rounds = self._lockstep.run(settings.max_rounds, settings.early_stopping_rounds)
