@@ -1,4 +1,7 @@
-"""The commands from posts to predictions on a small sample world: what they write, say, and do after a kill."""
+"""The commands from posts to predictions on a small sample world: what they write, say, and do after a kill.
+
+It also tests `training/predict.py`.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -52,28 +52,22 @@ class Sweep:
     resumed: int
 
 
+@dataclass
 class Recorder(tune.Callback):
-    """Writes the record of each trial as soon as it has ended.
+    """Writes the record of each trial, as soon as it has ended, into a folder of the workspace.
 
-    Args:
-        workspace: where `folder` lies.
-        folder: the artefact's folder.
+    Attributes:
         records: of the trials that have ended, by number; grows.
         clock_began: when the sweep's clock would have read 0, in `time.time()`.
         deadline: when the time budget ends, in `time.time()`.
     """
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        folder: str,
-        records: dict[int, TrialRecord],
-        clock_began: float,
-        deadline: float,
-    ) -> None:
-        self._workspace, self._folder, self._records = workspace, folder, records
-        self._clock_began, self._deadline = clock_began, deadline
-        self._began: dict[str, float] = {}
+    workspace: Workspace
+    folder: str
+    records: dict[int, TrialRecord]
+    clock_began: float
+    deadline: float
+    _began: dict[str, float] = field(default_factory=dict)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called again where a trial's process died and it begins anew."""
@@ -94,8 +88,8 @@ class Recorder(tune.Callback):
         """Ray Tune does not tell which trials the time budget stopped; a sweep ended by Ctrl-C tries them again."""
         for trial in trials:
             if (
-                trial.config["number"] not in self._records
-                and time.time() >= self._deadline
+                trial.config["number"] not in self.records
+                and time.time() >= self.deadline
                 and RECORD in trial.last_result
             ):
                 self._keep(trial, trial.last_result[RECORD])
@@ -105,10 +99,10 @@ class Recorder(tune.Callback):
         began = self._began.get(trial.trial_id, now)
         record = TrialRecord(
             number=config["number"], params=config["params"], seconds=round(now - began, 3),
-            started_after_seconds=round(began - self._clock_began, 3), **result,
+            started_after_seconds=round(began - self.clock_began, 3), **result,
         )  # fmt: skip
-        write_record(self._workspace, self._folder, record)
-        self._records[record.number] = record
+        write_record(self.workspace, self.folder, record)
+        self.records[record.number] = record
 
 
 def trials_at_once(settings: TuneConfig, cores: int | None) -> int:

@@ -67,8 +67,8 @@ class FoldTrial(tune.Trainable):
     def _grow(self) -> dict[str, Any]:
         task, settings, began = self._task, self._task.settings, time.monotonic()
         if self._folds is None:
-            folds: list[FoldData] = ray.get(task.folds)
-            self._folds = prepare_folds(task.predictor, folds, self._params)
+            data = ray.get(task.folds)
+            self._folds = prepare_folds(task.predictor, data, self._params)
         if self._lockstep is None:
             self._lockstep = Lockstep(task.predictor, self._folds, self._params, settings.objective)
             self._rounds = self._lockstep.run(settings.max_rounds, settings.early_stopping_rounds)
