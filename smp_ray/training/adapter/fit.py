@@ -57,7 +57,7 @@ def train(workspace: Workspace, folder: str, embeddings: Embeddings, splits: Spl
         datasets={DATASET: data},
         # One worker sees the same rows in the same order each time, so a resumed training ends as an unbroken one.
         dataset_config=ray.train.DataConfig(
-            datasets_to_split="all" if scaling.num_workers > 1 else [],  # dividing costs a process
+            datasets_to_split="all" if scaling.num_workers != 1 else [],  # dividing costs a process
             execution_options=ray.data.ExecutionOptions(preserve_order=True),
         ),
         scaling_config=scaling,
