@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,11 +56,12 @@ class RaySession:
         address = self._address()
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
-            if address:
-                env = {**WORKER_ENV, **self.settings.env}
-                ray.init(address=address, runtime_env={"env_vars": env}, **common)
-            else:
-                self._start_local(ray, common)
+            with _first_native_line_hidden():
+                if address:
+                    env = {**WORKER_ENV, **self.settings.env}
+                    ray.init(address=address, runtime_env={"env_vars": env}, **common)
+                else:
+                    self._start_local(ray, common)
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = address or "this machine"
             raise SmpRayError(f"Ray at {where} cannot be reached: {' '.join(str(error).split())}") from error
@@ -173,8 +175,28 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+@contextmanager
+def _first_native_line_hidden() -> Iterator[None]:
+    """Ray's native code announces on standard error that it was told to be quiet; all else is passed on."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            for line in caught.read().splitlines(keepends=True):
+                if b"Set ray log level" not in line:
+                    os.write(2, line)
+
+
 def _quieten() -> None:
     """Keep Ray's own chatter down. What it logs of an error comes as an exception, too, and that is shown."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray.data  # noqa: F401  (importing it configures its loggers, so it comes first)
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

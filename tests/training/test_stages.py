@@ -29,8 +29,15 @@ LIMIT = 300.0
 SETTINGS: dict[str, Any] = {
     "split": {"folds": 3},
     "adapter": {"max_epochs": 12, "batch_size": 64},
-    "matrix": {"pca_dimensions": 4, "text_dimensions": 4, "max_bin": 31},
-    "tune": {"trials": 6, "max_rounds": 60, "early_stopping_rounds": 20, "models": 2, "asha": {"grace_rounds": 10}},
+    "matrix": {"pca_dimensions": 4, "text_dimensions": 4},
+    "tune": {
+        "trials": 6,
+        "max_rounds": 60,
+        "early_stopping_rounds": 20,
+        "models": 2,
+        "asha": {"grace_rounds": 10},
+        "params": {"max_bin": 31},
+    },
     "ablation": {"candidates": 1},
     "resamples": 200,
 }
