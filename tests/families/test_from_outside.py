@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +18,11 @@ from smp_ray.families import registry
 from smp_ray.families.base import IMAGE, TITLE, Column, Family, FamilySettings
 from tests.features.conftest import run_command
 
-PACKAGE = '''
-import os
-
-import pyarrow as pa
-from pydantic import Field
-
-from smp_ray.families.base import TITLE, Column, Family, FamilySettings, Measure
-
-
-class ShoutSettings(FamilySettings):
-    """How loud a letter is."""
-
-    loudness: float = Field(1.0, gt=0)
-
-
-class Shout(Family):
-    """Capital letters of the title, and the process that counted them."""
-
-    name = "shout"
-    Settings = ShoutSettings
-    reads = (TITLE,)
-    columns = (
-        Column("shout_volume", pa.float32(), group="shout", measure=Measure("volume of the title", "volume",
-               topic="volume", largest="Loudest titles", smallest="Quietest titles")),
-        Column("shout_process", pa.int64()),
-    )
-
-    def __init__(self, settings, device, threads):
-        self.loudness = settings.loudness
-
-    def compute(self, titles):
-        volumes = [self.loudness * sum(letter.isupper() for letter in title) for title in titles]
-        return {"shout_volume": volumes, "shout_process": [os.getpid()] * len(titles)}
-'''
+ROOT = Path(__file__).parents[2]
+#: The example of the page on adding a family.
+PACKAGE = re.findall(
+    r"```python\n(.*?)```", (ROOT / "docs" / "add-a-family.md").read_text(encoding="utf-8"), re.DOTALL
+)[0]
 
 
 def install(folder: Path, package: str, value: str) -> Path:
@@ -79,7 +51,7 @@ def test_a_package_brings_a_family(tmp_path: Path) -> None:
     }  # fmt: skip
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    env = {"PYTHONPATH": os.pathsep.join([str(site), str(Path(__file__).parents[2])])}
+    env = {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
     done = run_command("run", str(path), **env)
     assert done.returncode == 0, done.stderr
     exported = tmp_path / "out.parquet"
