@@ -190,14 +190,16 @@ def test_all_trials_failed(tmp_path: Path, session: RaySession) -> None:
 @pytest.mark.slow
 def test_the_time_budget_ends_the_sweep_with_a_model(tmp_path: Path, session: RaySession) -> None:
     config = config_of(
-        tmp_path, **{**SLOW, "max_rounds": 100_000, "early_stopping_rounds": 100_000, "trials": 1000}, time_budget_s=9.0
+        tmp_path,
+        **{**SLOW, "max_rounds": 100_000, "early_stopping_rounds": 100_000, "trials": 1000},
+        time_budget_s=25.0,
     )
     manifest = run_tune(config, session)
     trials = trials_of(config)
     assert 1 <= len(trials) < 1000
     assert (trials["status"] == "stopped").any()
     assert (trials["rounds"] > 0).all()
-    assert (trials["started_after_seconds"] + trials["seconds"]).max() < 20
+    assert (trials["started_after_seconds"] + trials["seconds"]).max() < 60
     assert lgb.Booster(model_file=f"{config.workspace}/{manifest.details['models'][0]}").num_trees() > 0
 
 
