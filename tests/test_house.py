@@ -22,7 +22,7 @@ JOBS = sorted((ROOT.parent / "jobs").glob("*.py"))
 TESTS = sorted((ROOT.parent / "tests").rglob("*.py"))
 #: From the ground up; what stands on one floor does not import each other.
 FLOORS = (
-    ("__init__", "errors", "schema", "section", "progress"),
+    ("__init__", "errors", "plugins", "schema", "section", "progress"),
     ("models", "store"),
     ("demo", "families"),
     ("sources",),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from smp_ray.config.sweep_section import TuneConfig
+from smp_ray.plugins import found
 from smp_ray.section import Section, without_repeats
 
 Baseline = Literal["mean", "user_mean", "lightgbm_default", "ncku_dart"]
@@ -72,7 +72,7 @@ LIGHTGBM, PREDICTORS = "lightgbm", "smp_ray.predictors"
 
 
 def _known(predictor: str) -> str:
-    allowed = sorted({LIGHTGBM, *(entry.name for entry in entry_points(group=PREDICTORS))})
+    allowed = sorted({LIGHTGBM, *(entry.name for entry in found(PREDICTORS, ()))})
     if predictor not in allowed:
         raise ValueError(", ".join(allowed))
     return predictor

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 
 from pydantic import ValidationError
 
 from smp_ray.errors import FamilyError
 from smp_ray.families.base import ADAPTED, IMAGE, METADATA, TEXT, TITLE, Column, Family
+from smp_ray.plugins import found, loaded
 from smp_ray.schema import POSTS
 
 GROUP = "smp_ray.families"
@@ -37,15 +37,14 @@ def families() -> dict[str, type[Family]]:
     Raises:
         FamilyError: one cannot be imported, or clashes with another by its name, section or a column.
     """
-    built_in = [EntryPoint(path.rpartition(":")[2], path, GROUP) for path in BUILT_IN]
-    installed = sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value))
-    found: dict[str, type[Family]] = {}
+    by_name: dict[str, type[Family]] = {}
     taken = {("column", name): "the posts table" for name in POSTS.names}
-    for entry in (*built_in, *installed):
-        family = _load(entry)
+    for entry in found(GROUP, BUILT_IN):
+        who = f"the family {entry.name} ({entry.value})"
+        family = loaded(entry, Family, who, FamilyError)  # type: ignore[type-abstract]
         _check(family, entry.value, taken)
-        found[family.name] = family
-    return found
+        by_name[family.name] = family
+    return by_name
 
 
 def find(name: str) -> type[Family]:
@@ -76,17 +75,6 @@ def with_roles(names: Iterable[str], *roles: str) -> tuple[str, tuple[str, ...]]
         if all(role in of_role for role in roles):
             return name, tuple(of_role[role] for role in roles)
     return None
-
-
-def _load(entry: EntryPoint) -> type[Family]:
-    try:
-        family = entry.load()
-    except Exception as error:  # a package may raise anything while it is imported
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise FamilyError(f"the family {entry.name} ({entry.value}) cannot be imported: {reason}") from error
-    if not (isinstance(family, type) and issubclass(family, Family)):
-        raise FamilyError(f"the family {entry.name} ({entry.value}) is no subclass of smp_ray.families.base.Family")
-    return family
 
 
 def _check(family: type[Family], source: str, taken: dict[tuple[str, str], str]) -> None:

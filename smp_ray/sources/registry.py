@@ -9,13 +9,13 @@ A package of one's own adds a source by an entry point (docs/add-a-source.md):
 from __future__ import annotations
 
 from functools import reduce
-from importlib.metadata import EntryPoint, entry_points
 from operator import or_
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from smp_ray.errors import ConfigError
+from smp_ray.plugins import found, loaded
 from smp_ray.sources.base import SourceSettings
 
 GROUP = "smp_ray.sources"
@@ -34,18 +34,9 @@ def source_type() -> Any:
     Raises:
         ConfigError: a package's source cannot be imported, or is none.
     """
-    built_in = [EntryPoint(path.rpartition(":")[2], path, GROUP) for path in BUILT_IN]
-    installed = sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value))
-    sections: Any = reduce(or_, map(_load, (*built_in, *installed)))
+    every = [
+        loaded(entry, SourceSettings, f"the source {entry.name} ({entry.value})", ConfigError)  # type: ignore[type-abstract]
+        for entry in found(GROUP, BUILT_IN)
+    ]
+    sections: Any = reduce(or_, every)
     return Annotated[sections, Field(discriminator="kind")]
-
-
-def _load(entry: EntryPoint) -> type[SourceSettings]:
-    try:
-        found = entry.load()
-    except Exception as error:  # a package may raise anything while it is imported
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"the source {entry.name} ({entry.value}) cannot be imported: {reason}") from error
-    if not (isinstance(found, type) and issubclass(found, SourceSettings)):
-        raise ConfigError(f"the source {entry.name} ({entry.value}) is no subclass of SourceSettings")
-    return found

@@ -1,4 +1,7 @@
-"""A family from an installed package: everywhere that a built-in one is, in the workers, too; clashes are one line."""
+"""A family from an installed package: everywhere that a built-in one is, in the workers, too; clashes are one line.
+
+It also tests `plugins.py`.
+"""
 
 from __future__ import annotations
 
