@@ -76,11 +76,11 @@ class Encoder:
                     self._fit_pca(name, vectors, present)
 
         def texts(numbers: np.ndarray) -> Arrays:
-            fitted, predictions = fit_texts(
+            fitted, encoded = fit_texts(
                 columns.counts, numbers, popularity, users, self.settings.text_dimensions, self.seed
             )
             self.arrays |= fitted
-            return encode_texts(self.arrays, columns.counts, numbers, predictions)
+            return encoded
 
         return self._encoded(columns, texts)
 

@@ -52,7 +52,7 @@ def fit_texts(
     dimensions: int,
     seed: int,
 ) -> tuple[Arrays, Arrays]:
-    """Fit on training posts: what `encode_texts` needs, and the cross-fitted predictions of these posts.
+    """Fit on training posts: what `encode_texts` needs, and these posts' columns with cross-fitted predictions.
 
     Args:
         counts: see `hashed_counts`.
@@ -85,30 +85,24 @@ def fit_texts(
         for name in (FROM_TEXT, FROM_ALL):
             if features[name].shape[1] and (name == FROM_TEXT or numbers.shape[1]):
                 predictions[name], fitted[name] = cross_fitted_ridge(features[name], popularity, users, seed)
-    return fitted, predictions
+    return fitted, _columns(fitted, features, predictions)
 
 
-def encode_texts(
-    fitted: Arrays, counts: Mapping[str, Any], numbers: np.ndarray, cross_fitted: Arrays | None = None
-) -> Arrays:
-    """The columns of the group `text`.
-
-    Args:
-        fitted: by `fit_texts`.
-        counts: see `hashed_counts`.
-        numbers: as they were fitted.
-        cross_fitted: the predictions, where the posts are those that were fitted on.
-    """
+def encode_texts(fitted: Arrays, counts: Mapping[str, Any], numbers: np.ndarray) -> Arrays:
+    """The columns of the group `text` of other posts, by what `fit_texts` fitted; `numbers` as they were fitted."""
     features = _features(fitted, counts, numbers)
+    weights = {name: fitted[name] for name in (FROM_TEXT, FROM_ALL) if name in fitted}
+    return _columns(fitted, features, {name: features[name] @ w[:-1] + w[-1] for name, w in weights.items()})
+
+
+def _columns(fitted: Arrays, features: Mapping[str, Any], predictions: Arrays) -> Arrays:
+    """Reduced n-grams and the predictions; all that comes from texts alone is missing where there are none."""
     empty = features["characters"].getnnz(axis=1) == 0
     columns: Arrays = {}
     if "components" in fitted:
         reduced = features["characters"] @ fitted["components"].T
         columns = {f"text_svd{place:02d}": values for place, values in enumerate(reduced.T)}
-    for name in (FROM_TEXT, FROM_ALL):
-        if name in fitted:
-            weights = fitted[name]
-            columns[name] = cross_fitted[name] if cross_fitted else features[name] @ weights[:-1] + weights[-1]
+    columns |= predictions
     return {name: values if name == FROM_ALL else np.where(empty, np.nan, values) for name, values in columns.items()}
 
 
