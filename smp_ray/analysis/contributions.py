@@ -1,4 +1,4 @@
-"""Which columns the predictor uses: LightGBM's gain, and SHAP values from its own `pred_contrib`.
+"""Which columns the predictor uses: the gain of its splits, and its SHAP values.
 
 A SHAP value is what a column adds to the prediction of one post, in the unit of popularity; the values of a post and
 the mean prediction sum to its prediction (Lundberg et al., "From local explanations to global understanding with
@@ -9,44 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 
 
-def contributions(boosters: Sequence[lgb.Booster], values: np.ndarray) -> np.ndarray:
-    """SHAP values of the mean of several models, float64 (posts, columns), in the unit of popularity.
-
-    Args:
-        boosters: at least one; the prediction is their mean.
-        values: float32 (posts, columns), what they predict from.
-
-    Raises:
-        lightgbm.basic.LightGBMError: not the columns that they were trained on.
-    """
-    if not len(values):
-        return np.zeros(values.shape)
-    # The last column is the mean prediction.
-    return np.mean([np.asarray(booster.predict(values, pred_contrib=True))[:, :-1] for booster in boosters], axis=0)
-
-
-def importances(
-    boosters: Sequence[lgb.Booster], shap: np.ndarray, columns: Sequence[str], groups: Sequence[str]
-) -> pd.DataFrame:
+def importances(gain: np.ndarray, shap: np.ndarray, columns: Sequence[str], groups: Sequence[str]) -> pd.DataFrame:
     """Every column of the matrix, the strongest by SHAP first.
 
     Args:
-        boosters: the models.
-        shap: their `contributions`, (posts, columns).
+        gain: total gain of each column's splits, (columns,), the mean over the models.
+        shap: SHAP values, (posts, columns), in the unit of popularity, the mean over the models.
         columns: names.
         groups: the group of each column.
 
     Returns:
-        column, family (its group), gain (LightGBM's total gain of the column's splits, mean over the boosters),
-        gain_share, shap (mean |contribution| over the posts), shap_share. Shares sum to 1; NaN where there is nothing
-        to share.
+        column, family (its group), gain, gain_share, shap (mean |contribution| over the posts), shap_share. Shares sum
+        to 1; NaN where there is nothing to share.
     """
-    gain = np.mean([booster.feature_importance("gain") for booster in boosters], axis=0)
     shares = pd.DataFrame({"gain": gain, "shap": pd.DataFrame(shap).abs().mean()})
     frame = pd.DataFrame({"column": list(columns), "family": list(groups)})
     for name in shares:
@@ -59,7 +38,7 @@ def importances_by_group(single: pd.DataFrame, shap: np.ndarray, groups: Sequenc
 
     Args:
         single: the `importances` of the columns.
-        shap: the `contributions`, (posts, columns).
+        shap: the SHAP values, (posts, columns).
         groups: the group of each column.
 
     Returns:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from smp_ray.analysis.contributions import contributions, importances, importances_by_group
+from smp_ray.analysis.contributions import importances, importances_by_group
 from smp_ray.analysis.intervals import popularity_intervals
 from smp_ray.analysis.residuals import by_category, by_user_posts, errors_by
 from smp_ray.report import figures
 from smp_ray.report.inputs import Inputs
 from smp_ray.report.wording import number, plain
+from smp_ray.training.boosting.registry import find
 from smp_ray.training.matrix.matrix import load_final
 
 METRICS = ("src", "mae", "mape")
@@ -128,15 +128,19 @@ def _importance(inputs: Inputs) -> dict[str, Any]:
     tuned, matrix = inputs.sweep, inputs.holding("final.parquet")
     if tuned is None or matrix is None:
         return {}
-    models = [inputs.workspace.read(path) for path in tuned.details["models"]]
-    boosters = [lgb.Booster(model_str=model.decode()) for model in models]
+    predictor = find(tuned.details["predictor"])
+    models = [predictor.load(inputs.workspace.read(path).decode()) for path in tuned.details["models"]]
     final, _, _ = load_final(inputs.workspace, matrix)
-    leaves = sum(tree["num_leaves"] for booster in boosters for tree in booster.dump_model()["tree_info"])
-    count = max(min(inputs.config.report.shap_posts, _VISITS // max(leaves, 1)), 10)
+    count = max(min(inputs.config.report.shap_posts, _VISITS // max(sum(model.leaves() for model in models), 1)), 10)
     chosen = np.random.default_rng(inputs.config.report.seed).permutation(len(final.values))[:count]
-    shap = contributions(boosters, final.values[np.sort(chosen)])
+    values = final.values[np.sort(chosen)]
+    shaps = [part for model in models if (part := model.contributions(values)) is not None]
+    gains = [part for model in models if (part := model.gain()) is not None]
+    if not (shaps and gains):
+        return {"silent": predictor.name}
+    shap, gain = np.mean(shaps, axis=0), np.mean(gains, axis=0)
     group_of = [matrix.details["columns"][name] for name in final.names]
-    columns = inputs.publish("importances", importances(boosters, shap, final.names, group_of))
+    columns = inputs.publish("importances", importances(gain, shap, final.names, group_of))
     strongest = columns.head(_STRONGEST)
     groups = inputs.publish("importances_by_family", importances_by_group(columns, shap, group_of))
     return {

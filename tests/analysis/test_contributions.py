@@ -6,7 +6,9 @@ import lightgbm as lgb
 import numpy as np
 import pytest
 
-from smp_ray.analysis.contributions import contributions, importances, importances_by_group
+from smp_ray.analysis.contributions import importances, importances_by_group
+from smp_ray.training.boosting.base import Model
+from smp_ray.training.boosting.lightgbm import LightGBM
 
 COLUMNS, GROUPS = ["a", "b", "c", "d"], ["metadata", "clip", "clip", "text"]
 
@@ -14,6 +16,18 @@ COLUMNS, GROUPS = ["a", "b", "c", "d"], ["metadata", "clip", "clip", "text"]
 def train(values: np.ndarray, labels: np.ndarray, rounds: int = 20, **params: object) -> lgb.Booster:
     settings = {"verbosity": -1, "num_threads": 1, "deterministic": True, "min_data_in_leaf": 5, **params}
     return lgb.train(settings, lgb.Dataset(values, labels), rounds)
+
+
+def model_of(booster: lgb.Booster) -> Model:
+    return LightGBM().load(booster.model_to_string())
+
+
+def contributions(boosters: list[lgb.Booster], values: np.ndarray) -> np.ndarray:
+    return np.mean([model_of(booster).contributions(values) for booster in boosters], axis=0)
+
+
+def gain_of(boosters: list[lgb.Booster]) -> np.ndarray:
+    return np.mean([model_of(booster).gain() for booster in boosters], axis=0)
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +56,14 @@ def test_a_single_split_is_known(values: np.ndarray) -> None:
     shap = contributions([booster], values)
     predicted = booster.predict(values)
     np.testing.assert_allclose(shap[:, 0], predicted - predicted.mean(), atol=1e-4)
-    table = importances([booster], shap, COLUMNS, GROUPS).set_index("column")
+    table = importances(gain_of([booster]), shap, COLUMNS, GROUPS).set_index("column")
     assert table.loc["a", ["gain_share", "shap_share"]].tolist() == [1.0, 1.0]
     assert table.loc[["b", "c", "d"], ["gain", "shap"]].to_numpy().tolist() == [[0.0, 0.0]] * 3
 
 
 def test_importances_agree_with_lightgbm(values: np.ndarray, boosters: list[lgb.Booster]) -> None:
     shap = contributions(boosters, values)
-    found = importances(boosters, shap, COLUMNS, GROUPS)
+    found = importances(gain_of(boosters), shap, COLUMNS, GROUPS)
     assert found["shap"].is_monotonic_decreasing
     assert found["column"].iloc[0] == "a"
     table = found.set_index("column").loc[COLUMNS]
@@ -65,7 +79,9 @@ def test_importances_agree_with_lightgbm(values: np.ndarray, boosters: list[lgb.
 
 def test_a_group_is_the_size_of_its_sum(values: np.ndarray, boosters: list[lgb.Booster]) -> None:
     shap = contributions(boosters, values)
-    found = importances_by_group(importances(boosters, shap, COLUMNS, GROUPS), shap, GROUPS).set_index("family")
+    found = importances_by_group(importances(gain_of(boosters), shap, COLUMNS, GROUPS), shap, GROUPS).set_index(
+        "family"
+    )
     sums = {"metadata": shap[:, 0], "clip": shap[:, 1] + shap[:, 2], "text": shap[:, 3]}
     total = sum(np.abs(one).mean() for one in sums.values())
     for group, one in sums.items():
@@ -74,14 +90,14 @@ def test_a_group_is_the_size_of_its_sum(values: np.ndarray, boosters: list[lgb.B
     assert found["columns"].to_dict() == {"metadata": 1, "clip": 2, "text": 1}
     assert found["gain_share"].sum() == pytest.approx(1)
     cancelling = np.array([[0.0, 2.0, -2.0, 0.0], [0.0, -1.0, 1.0, 0.0]])
-    single = importances(boosters, cancelling, COLUMNS, GROUPS)
+    single = importances(gain_of(boosters), cancelling, COLUMNS, GROUPS)
     assert importances_by_group(single, cancelling, GROUPS)["shap"].tolist() == [0.0] * 3
 
 
 def test_a_constant_model_and_no_posts(values: np.ndarray) -> None:
     constant = train(values, np.ones(len(values)), 1)
     shap = contributions([constant], values[:0])
-    table = importances([constant], shap, COLUMNS, GROUPS)
+    table = importances(gain_of([constant]), shap, COLUMNS, GROUPS)
     assert table[["gain_share", "shap", "shap_share"]].isna().all(axis=None)
     groups = importances_by_group(table, shap, GROUPS)
     assert groups[["gain_share", "shap_share"]].isna().all(axis=None)

@@ -48,6 +48,18 @@ class Model(ABC):
     def predict(self, matrix: Matrix) -> np.ndarray:
         """Popularity, float64 (posts,)."""
 
+    def contributions(self, values: np.ndarray) -> np.ndarray | None:
+        """SHAP values, float64 (posts, columns), of posts with these values of the matrix; None: it has none."""
+        return None
+
+    def gain(self) -> np.ndarray | None:
+        """What each column's splits gained in training, float64 (columns,); None: it has no splits."""
+        return None
+
+    def leaves(self) -> int:
+        """How many leaves `contributions` visits for each post; 0: none."""
+        return 0
+
 
 class Predictor(ABC):
     """A way to learn popularity.

@@ -140,3 +140,15 @@ class _Trees(Model):
 
     def predict(self, matrix: Matrix) -> np.ndarray:
         return np.asarray(self._booster.predict(matrix.values), dtype=np.float64)
+
+    def contributions(self, values: np.ndarray) -> np.ndarray:
+        if not len(values):
+            return np.zeros(values.shape)
+        # The last column is the mean prediction.
+        return np.asarray(self._booster.predict(values, pred_contrib=True))[:, :-1]
+
+    def gain(self) -> np.ndarray:
+        return self._booster.feature_importance("gain")
+
+    def leaves(self) -> int:
+        return sum(int(tree["num_leaves"]) for tree in self._booster.dump_model()["tree_info"])
