@@ -20,6 +20,7 @@ from smp_ray.errors import FamilyError
 from smp_ray.families import registry
 from smp_ray.families.base import IMAGE, TITLE, Column, Family, FamilySettings
 from tests.features.conftest import run_command
+from tests.packages import install
 
 ROOT = Path(__file__).parents[2]
 #: The example of the page on adding a family.
@@ -28,20 +29,13 @@ PACKAGE = re.findall(
 )[0]
 
 
-def install(folder: Path, package: str, value: str) -> Path:
-    """What pip leaves of a package in a folder of the path: its module, and the record of its entry point."""
-    (folder / "loud_words.py").write_text(package)
-    record = folder / "loud_words-1.0.dist-info"
-    record.mkdir()
-    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: loud-words\nVersion: 1.0\n")
-    (record / "entry_points.txt").write_text(f"[smp_ray.families]\nshout = {value}\n")
-    return folder
+def install_shout(folder: Path, package: str, value: str) -> Path:
+    return install(folder, package, registry.GROUP, "shout", value)
 
 
 @pytest.mark.slow
 def test_a_package_brings_a_family(tmp_path: Path) -> None:
-    (tmp_path / "site").mkdir()
-    site = install(tmp_path / "site", PACKAGE, "loud_words:Shout")
+    site = install_shout(tmp_path / "site", PACKAGE, "loud_words:Shout")
     config: dict[str, Any] = {
         "workspace": str(tmp_path / "run"),
         "source": {"kind": "demo", "posts": 150},
@@ -108,7 +102,7 @@ def test_a_package_brings_a_family(tmp_path: Path) -> None:
     ],
 )
 def test_a_package_that_does_not_fit_is_one_line(tmp_path: Path, package: str, value: str, message: str) -> None:
-    install(tmp_path, package, value)
+    install_shout(tmp_path, package, value)
     done = run_command("validate", "configs/demo.yaml", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert message in done.stderr

@@ -18,6 +18,7 @@ from smp_ray.config import build_config, config_class
 from smp_ray.errors import ConfigError, DataError
 from smp_ray.sources.registry import GROUP
 from smp_ray.store.workspace import Workspace
+from tests.packages import install
 from tests.sources.helpers import folder_of, section, take
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-source.md"
@@ -39,20 +40,15 @@ def block(language: str) -> str:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What pip leaves of the page's package in a folder of the path: its module, and the record of its entry point."""
+    """The page's package."""
     project = tomllib.loads(block("toml"))["project"]
-    (entry,) = project["entry-points"][GROUP].items()
-    module = entry[1].partition(":")[0]
-    record = tmp_path / "site" / f"{module}-{project['version']}.dist-info"
-    record.mkdir(parents=True)
-    (record.parent / f"{module}.py").write_text(block("python"), encoding="utf-8")
-    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    (record / "entry_points.txt").write_text(f"[{GROUP}]\n{entry[0]} = {entry[1]}\n")
-    monkeypatch.syspath_prepend(str(record.parent))
+    ((name, value),) = project["entry-points"][GROUP].items()
+    site = install(tmp_path / "site", block("python"), GROUP, name, value, project["version"])
+    monkeypatch.syspath_prepend(str(site))
     config_class.cache_clear()
     yield
     config_class.cache_clear()
-    sys.modules.pop(module, None)
+    sys.modules.pop(value.partition(":")[0], None)
 
 
 @pytest.fixture

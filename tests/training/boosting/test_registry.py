@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from smp_ray.config import build_config
+from smp_ray.config import PREDICTORS, build_config
 from smp_ray.errors import ConfigError
 from smp_ray.training.boosting.registry import find
+from tests.packages import install
 
 PACKAGE = """
 import json
@@ -72,7 +73,7 @@ SPACE = {
 }
 DRIVER = f"""
 import sys
-from smp_ray.config import build_config
+from smp_ray.config import PREDICTORS, build_config
 from smp_ray.ray_session import ray_session
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.boosting.registry import find
@@ -92,19 +93,13 @@ assert np.corrcoef(predict_matrix(workspace, tuned, matrix), popularity)[0, 1] >
 """
 
 
-def install(folder: Path, package: str = PACKAGE) -> Path:
-    """What pip leaves of a package in a folder of the path: its module, and the record of its entry point."""
-    (folder / "histograms.py").write_text(package)
-    record = folder / "histograms-1.0.dist-info"
-    record.mkdir()
-    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: histograms\nVersion: 1.0\n")
-    (record / "entry_points.txt").write_text("[smp_ray.predictors]\nhistograms = histograms:Histograms\n")
-    return folder
+def install_histograms(folder: Path, package: str = PACKAGE) -> Path:
+    return install(folder, package, PREDICTORS, "histograms", "histograms:Histograms")
 
 
 @pytest.mark.slow
 def test_scikit_learns_boosting_is_swept_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", f"{install(tmp_path)}:{Path(__file__).parents[3]}")
+    monkeypatch.setenv("PYTHONPATH", f"{install_histograms(tmp_path)}:{Path(__file__).parents[3]}")
     run = tmp_path / "run"
     done = subprocess.run([sys.executable, "-c", DRIVER, str(run)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -119,7 +114,7 @@ def test_what_cannot_be_found_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     raw = {"workspace": "runs", "source": {"kind": "demo"}, "training": {"predictor": "crystal"}}
     with pytest.raises(ConfigError, match=r"training\.predictor: found 'crystal', allowed: lightgbm$"):
         build_config(raw)
-    monkeypatch.syspath_prepend(str(install(tmp_path, "Histograms = 3")))
+    monkeypatch.syspath_prepend(str(install_histograms(tmp_path, "Histograms = 3")))
     with pytest.raises(ConfigError, match=r"'histograms' .* is no subclass of smp_ray\.training\.boosting\.base\.Pred"):
         find("histograms")
     (tmp_path / "histograms.py").unlink()
