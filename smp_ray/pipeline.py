@@ -50,6 +50,10 @@ def _boosting(config: Config) -> dict[str, Any]:
     return sweep.model_dump(mode="json", include={"objective", "max_rounds", "early_stopping_rounds", "seed"})
 
 
+def _baselines(config: Config) -> dict[str, Any]:
+    return {**_boosting(config), **config.training.tune.bins, "baselines": list(config.training.baselines)}
+
+
 def _matrix(config: Config) -> dict[str, Any]:
     columns = config.training.matrix.model_dump(mode="json", exclude={"families"})
     return {"groups": list(matrix_groups(config)), **columns}
@@ -95,7 +99,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "baselines", "What the sweep is compared with, on the same folds.", "smp_ray.training.baselines:baselines",
         reads=("matrix", "splits"), beside=("evaluate",), labels=True, ray=True,
-        settings=lambda config: {**_boosting(config), "baselines": list(config.training.baselines)},
+        settings=_baselines,
     ),
     Stage(
         "tune", "Hyperparameter sweep on Ray Tune over the stored features, and the final models.",

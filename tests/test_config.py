@@ -14,6 +14,7 @@ import pytest
 from smp_ray.config import build_config, load_config
 from smp_ray.demo.tour import SETTINGS
 from smp_ray.errors import ConfigError
+from smp_ray.pipeline import STAGES
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -135,3 +136,12 @@ def test_table_columns_are_checked() -> None:
 def test_the_sample_command_and_its_file_say_the_same() -> None:
     file = load_config("configs/demo.yaml")
     assert build_config(copy.deepcopy(SETTINGS), workspace=file.workspace) == file
+
+
+def test_baselines_see_the_columns_at_the_resolution_of_the_sweep() -> None:
+    raw = {"workspace": "runs", "source": {"kind": "demo"}, "training": {"tune": {"params": {"max_bin": 63}}}}
+    stage = next(stage for stage in STAGES if stage.name == "baselines")
+    assert build_config(raw).training.tune.bins == {"max_bin": 63}
+    assert stage.settings(build_config(raw))["max_bin"] == 63
+    raw["training"] = {"tune": {"params": {"max_depth": 3}}}
+    assert build_config(raw).training.tune.bins == {}

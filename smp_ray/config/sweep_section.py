@@ -95,6 +95,11 @@ class TuneConfig(Section):
     space: dict[str, SearchRange] = Field(DEFAULT_SPACE, description="the predictor's parameter -> range")
     params: dict[str, bool | int | float | str] = Field({}, description="fixed parameters of the predictor")
 
+    @property
+    def bins(self) -> dict[str, bool | int | float | str]:
+        """Of `params`, the resolution at which columns are seen; the baselines see them at the same."""
+        return {name: value for name, value in self.params.items() if name == "max_bin"}
+
     @model_validator(mode="after")
     def _no_overlap(self) -> TuneConfig:
         both = sorted(set(self.space) & set(self.params))

@@ -91,8 +91,7 @@ def _train(
 ) -> tuple[np.ndarray, int, float]:
     """Prediction, rounds and seconds of one baseline on some folds. Runs as a Ray task."""
     data, began = [load_fold(workspace, matrix, splits, fold) for fold in folds], time.monotonic()
-    if name == "ncku_dart":
-        grown = cross_fit(find(LIGHTGBM), data, _NCKU_DART, config.training.tune, _NCKU_ROUNDS)
-    else:
-        grown = cross_fit(find(LIGHTGBM), data, _LIGHTGBM_DEFAULT, config.training.tune)
+    dart, sweep = name == "ncku_dart", config.training.tune
+    params = {**(_NCKU_DART if dart else _LIGHTGBM_DEFAULT), **sweep.bins}
+    grown = cross_fit(find(LIGHTGBM), data, params, sweep, _NCKU_ROUNDS if dart else None)
     return grown.out_of_fold(len(splits.row_ids)), grown.best_round, time.monotonic() - began
