@@ -58,12 +58,10 @@ def test_identities_are_found_out_once(hub: Path, tmp_path: Path, monkeypatch: p
 
     asked: Counter[str] = Counter()
 
-    class Hub:
-        """Counts questions and knows one commit."""
-
-        def model_info(self, repository: str, **_: Any) -> Any:
-            asked[repository] += 1
-            return type("Info", (), {"sha": COMMIT})
+    def resolve_revision(repository: str, **_: Any) -> Any:
+        """Counts questions to the hub and knows one commit."""
+        asked[repository] += 1
+        return type("Resolved", (), {"resolved": COMMIT})
 
     read: Counter[str] = Counter()
     real = hashlib.blake2b
@@ -88,7 +86,7 @@ def test_identities_are_found_out_once(hub: Path, tmp_path: Path, monkeypatch: p
 
     raw = (tmp_path / "posts.csv").read_bytes()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub, "resolve_revision", resolve_revision)
     monkeypatch.setattr(hashlib, "blake2b", Counting)
 
     status = open_run(config, RaySession(config.ray))
