@@ -25,11 +25,15 @@ LIMIT = 240.0
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
+    return write_config(tmp_path, POSTS)
+
+
+def write_config(tmp_path: Path, posts: int) -> Path:
     """Enough text for a few dozen small blocks, so that a kill falls between the first and the last."""
     words = ["boat", "lake", "red", "tree", "old", "bridge", "night", "harbour", "stone", "cat"]
     rows = [
         {"id": f"p{i}", "title": " ".join(words[(i * k) % 10] for k in range(1, 60)) + f" {i}", "image": ""}
-        for i in range(POSTS)
+        for i in range(posts)
     ]
     table = write_table(tmp_path / "posts.csv", rows)
     path = tmp_path / "config.yaml"
@@ -113,7 +117,8 @@ def test_a_killed_worker_does_not_end_the_run(config: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on(config: Path, tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    config = write_config(tmp_path, 4 * POSTS)  # so many that it is not done between two presses
     log = tmp_path / "stopped.log"
     running = start(config, log)
     wait_for(lambda: written(config) >= 2, running, log)

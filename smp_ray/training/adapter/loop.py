@@ -51,7 +51,6 @@ class BankTraining:
         best_loss, best_epoch, stale: float64, int64 and int64 (K,): held-out loss of the best epoch, its number, and
             the epochs since.
         history: adapter, epoch, train_loss, heldout_loss, heldout_mae of every epoch that an adapter took part in.
-        starts: the epochs that were done when a worker started or started again.
     """
 
     settings: AdapterConfig
@@ -63,7 +62,6 @@ class BankTraining:
     world: int = 1
     epoch: int = 0
     history: list[tuple[int, int, float, float, float]] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         adapters = self.plan.roles.shape[1]
@@ -172,7 +170,7 @@ class BankTraining:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-_STATE = ("epoch", "history", "starts", "best", "best_loss", "best_epoch", "stale")
+_STATE = ("epoch", "history", "best", "best_loss", "best_epoch", "stale")
 
 
 def _summed(chosen: Tensor, *values: Tensor) -> Tensor:

@@ -59,12 +59,14 @@ def train_worker(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             training.load(torch.load(Path(folder) / _STATE_FILE, map_location="cpu", weights_only=True))
     training.model = ray.train.torch.prepare_model(training.bank)
-    training.starts.append(training.epoch)
+    # A kill may lose an epoch's checkpoint, but not the note of where each start went on.
+    before = task.workspace.read_json(task.folder, PROGRESS) or {"starts": []}
+    starts = [*before["starts"], training.epoch]
     source = shard_source(ray.train.get_dataset_shard(DATASET), task.plan, task.streamed)
     began = time.monotonic()
     while True:
         if training.rank == 0:
-            _progress(task, training, time.monotonic() - began)
+            _progress(task, training, starts, time.monotonic() - began)
         if training.done:
             break
         training.run_epoch(source)
@@ -117,8 +119,8 @@ def _report(training: BankTraining) -> None:
         ray.train.report({"epoch": training.epoch}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def _progress(task: AdaptTask, training: BankTraining, seconds: float) -> None:
+def _progress(task: AdaptTask, training: BankTraining, starts: list[int], seconds: float) -> None:
     """Leave a note for the driver, who shows it."""
-    now = {"epoch": training.epoch, "seconds": seconds, "workers": training.world, "starts": training.starts,
+    now = {"epoch": training.epoch, "seconds": seconds, "workers": training.world, "starts": starts,
            "best_epochs": training.best_epoch.tolist()}  # fmt: skip
     task.workspace.write_json(now, task.folder, PROGRESS)

@@ -185,11 +185,16 @@ def test_killed_three_times_at_random_it_ends_with_all_adapters(tmp_path: Path, 
     chance = random.Random()
     for _ in range(3):
         driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=root, stderr=subprocess.PIPE)
+        everything = [psutil.Process(driver.pid)]
         try:
             wait_for_epochs(workspace, wait_for_epochs(workspace, 0) + chance.randint(2, 12))
             time.sleep(chance.random() / 5)
+            # All that it started as well: Ray's workers train on for some seconds, and would be at the end by then.
+            everything = [*psutil.Process(driver.pid).children(recursive=True), psutil.Process(driver.pid)]
         finally:
-            driver.kill()
+            for process in reversed(everything):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             driver.communicate()
         assert not workspace.manifests(FOLDER)
     world = make_world(tmp_path)
