@@ -4,8 +4,6 @@ Exit status: 0 only if everything asked for is there, 1 for a failed run, 2 for 
 Ctrl-C.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 import sys

@@ -1,7 +1,5 @@
 """The project's own errors: each says what was found, where, and what to do, and carries an exit status."""
 
-from __future__ import annotations
-
 
 class SmpRayError(Exception):
     """An expected failure of a run; the command prints its one line and exits with `exit_status`."""

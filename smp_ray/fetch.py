@@ -3,8 +3,6 @@
 Ray's own `download` expression gives None for every failure and cannot say why, so the bytes are read here.
 """
 
-from __future__ import annotations
-
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The stages in order: the one place where they are listed. Commands, jobs, status and report iterate over it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

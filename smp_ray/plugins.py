@@ -1,7 +1,5 @@
 """Classes of this project and of installed packages, found by their entry points."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar

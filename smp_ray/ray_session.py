@@ -1,7 +1,5 @@
 """Starting Ray once for all stages of a command, quietly, and saying what the cluster has."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """The posts table and the keys and statuses of the feature store; each family describes its own columns."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 
 #: Status of one family of one post.

@@ -3,8 +3,6 @@
 Lies below families and sources, which own their sections; `smp_ray.config` puts the whole together.
 """
 
-from __future__ import annotations
-
 import typing
 from collections.abc import Mapping
 from typing import Any

@@ -5,8 +5,6 @@ settings count, and has one function that makes it. Fingerprints, "up to date", 
 commit and what is said about it are the runner's.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 A column is only taken where its values read as ingest would read them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

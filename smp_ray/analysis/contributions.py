@@ -5,8 +5,6 @@ the mean prediction sum to its prediction (Lundberg et al., "From local explanat
 explainable AI for trees", 2020).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

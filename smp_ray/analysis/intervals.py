@@ -1,7 +1,5 @@
 """Every measure by popularity interval, its correlation with popularity and its trend (Figure 4 of the paper)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -3,8 +3,6 @@
 Spaces of one modality are always shown and judged on the same posts, those that have a vector in each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import numpy as np

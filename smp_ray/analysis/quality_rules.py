@@ -4,8 +4,6 @@ Characters that cannot be seen (spaces, joiners, direction marks) and marks that
 them count neither as letters nor as symbols. Rules on what a title says look only at posts that have one.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any

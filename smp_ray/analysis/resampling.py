@@ -4,8 +4,6 @@ The resamples are those of `evaluation.bootstrap.Bootstrap`: metrics are the one
 A number of one user's posts alone says nothing about other users, so a group of fewer than two users has no interval.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

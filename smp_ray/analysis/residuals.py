@@ -1,7 +1,5 @@
 """Where the predictions are wrong: by any grouping of the posts, as popularity, category or how much a user posts."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -3,8 +3,6 @@
 Trials are the rows of `trials.parquet` as `training.tune` writes it; parameters are the columns `param_<name>`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

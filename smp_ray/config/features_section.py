@@ -1,7 +1,5 @@
 """The `features` section: what is the same for all families; each family's own section is in its file."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, create_model

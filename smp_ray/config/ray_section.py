@@ -1,7 +1,5 @@
 """The `ray` section."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from smp_ray.section import Section

@@ -1,7 +1,5 @@
 """The `report` section."""
 
-from __future__ import annotations
-
 import itertools
 
 from pydantic import Field, field_validator

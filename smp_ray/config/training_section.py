@@ -1,7 +1,5 @@
 """The `training` section: folds, adapters, matrix, baselines, ablation; the sweep has a file of its own."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field

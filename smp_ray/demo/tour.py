@@ -1,7 +1,5 @@
 """What `smp-ray demo` runs and shows: the sample world's settings, and a few of its posts at the end."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pyarrow.parquet as pq

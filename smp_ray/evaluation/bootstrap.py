@@ -1,7 +1,5 @@
 """95 % intervals of the metrics and of their differences, from a bootstrap over users."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 

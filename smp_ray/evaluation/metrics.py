@@ -5,8 +5,6 @@ challenge's metric, the mean absolute error as a share of the label. A metric th
 never 0 or NaN: with no posts all three, with constant popularity or predictions SRC, with a label of 0 MAPE.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

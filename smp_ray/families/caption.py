@@ -1,7 +1,5 @@
 """caption: what an image-to-text model says of the picture."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

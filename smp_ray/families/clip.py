@@ -1,7 +1,5 @@
 """clip: embeddings of image, title and caption by one CLIP model, and how far they agree."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

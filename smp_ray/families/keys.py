@@ -1,7 +1,5 @@
 """What fingerprint a family has: who computes it, from what. Loads no model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field

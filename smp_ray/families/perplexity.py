@@ -1,7 +1,5 @@
 """perplexity: how surprising a title is to a causal language model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

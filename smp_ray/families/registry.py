@@ -6,8 +6,6 @@ A package of one's own adds a family by an entry point:
     colours = "my_package.colours:Colours"
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import cache
 

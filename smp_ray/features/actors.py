@@ -1,7 +1,5 @@
 """What runs inside Ray: the preparing function and the actors that hold models. The work itself is in `compute`."""
 
-from __future__ import annotations
-
 import time
 import uuid
 from dataclasses import dataclass

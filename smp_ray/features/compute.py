@@ -5,8 +5,6 @@ does not need the family gets nulls there, its status included; the store reads 
 nothing about that family of that post".
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

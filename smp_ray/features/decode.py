@@ -1,7 +1,5 @@
 """Fetching and decoding each image once, and giving it to each family's own transform. No Ray in here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Ray's own row checkpointing makes a pass resumable: the unit that survives a cra
 committed. A data file is only ever read by others after the store's manifest names it.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import warnings

@@ -4,8 +4,6 @@
 anything starts, the minimum that a plan needs is checked against what the cluster has: Ray would wait in silence.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

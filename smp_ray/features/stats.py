@@ -1,7 +1,5 @@
 """Counting what the workers of a pass report, so that the driver can show it; losing it loses no data."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter, defaultdict, deque
 from typing import Any

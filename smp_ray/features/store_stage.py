@@ -5,8 +5,6 @@ It makes an artefact a family, `features/<family>/<fingerprint>/manifest.json`, 
 each with all the families of its pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from smp_ray.errors import SmpRayError

@@ -1,7 +1,5 @@
 """What a pass has to do, and whether it did it: counted over the whole store in Ray tasks, never on the driver."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Of the four kinds, a folder and a weights file are their contents; a hub reposit
 one, are a commit of it. Nothing here needs torch or open_clip before a built-in name is looked up.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

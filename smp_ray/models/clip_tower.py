@@ -5,8 +5,6 @@ that would mix them in. There only keys and values need all tokens; query, atten
 ViT-B-32 that saves 10/12 of one block of twelve, 7 % of all multiplications, and changes nothing but rounding.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

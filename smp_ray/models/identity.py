@@ -3,8 +3,6 @@
 The identity goes into the fingerprint of what a model computes: with the same identity, two runs compute the same.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ Choices made here, where formats leave room: transparency is laid over white (th
 orientation is applied; colour profiles are ignored, as the published image processors ignore them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

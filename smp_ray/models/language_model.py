@@ -3,8 +3,6 @@
 Perplexity is its exponential (Jelinek et al. 1977); the first token is scored too, given the model's start token.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What each kind of model needs of its settings; the sections of the configuration fit these."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 

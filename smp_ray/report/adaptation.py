@@ -1,7 +1,5 @@
 """Adaptation (Figure 5 of the paper): the embedding spaces before and after the adapter, as maps and as a number."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Cleaning (Figure 2 of the paper): what each rule removes, and the share removed by popularity."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """The report's kinds of figures as plotly objects, in its few colours; texts of the data are escaped with `plain`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """Look at the posts: those at either end of a measure of each topic, and the largest errors."""
 
-from __future__ import annotations
-
 import base64
 import io
 from typing import Any

@@ -1,7 +1,5 @@
 """The head of the page: what was looked at, by which models, how long it took, and what was found."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -4,8 +4,6 @@ Only numbers, keys and titles are kept for all posts; embeddings, descriptions a
 alone. The artefacts of the training are told by what they hold, so that the report knows no stage by its name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Prediction: every variant with its intervals, predicted against true, where the errors are, what the model uses."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

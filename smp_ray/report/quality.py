@@ -1,7 +1,5 @@
 """Inconsistency and text quality (Figure 4 of the paper): each measure by popularity interval, and its correlation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """The sweep: best score over time, which parameters mattered, and all trials side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from html import escape
 from typing import Any

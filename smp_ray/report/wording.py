@@ -1,7 +1,5 @@
 """Numbers and texts in words, for the template and for figures."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from html import escape

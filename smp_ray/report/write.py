@@ -1,7 +1,5 @@
 """Writing the report: all sections, their CSV files, and the page last."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Memory is bounded by one batch of posts and about 200 bytes for the ids of each post.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from typing import Any

@@ -1,7 +1,5 @@
 """Records of a dataset's files joined by key, and their fields read into columns."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping

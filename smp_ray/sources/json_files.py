@@ -1,7 +1,5 @@
 """Reading text and JSON of any size piece by piece; what cannot be read names the file and the place in it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -6,8 +6,6 @@ A package of one's own adds a source by an entry point (docs/add-a-source.md):
     diary = "my_package.diary:DiarySource"
 """
 
-from __future__ import annotations
-
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any

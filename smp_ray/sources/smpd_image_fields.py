@@ -1,7 +1,5 @@
 """Which column of the posts table each field of SMPD-Image's JSON files becomes, and how it is read."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """Reading the files of a table of posts as plain records: CSV, Parquet and JSON-lines, a few rows at a time."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Reading of single values: the same rules for every source. None always means "not given"."""
 
-from __future__ import annotations
-
 import math
 import re
 from datetime import UTC, date, datetime, timedelta

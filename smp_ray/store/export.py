@@ -1,7 +1,5 @@
 """One Parquet file of posts joined with all feature families, one row a post, by row id and never by order."""
 
-from __future__ import annotations
-
 import os
 import uuid
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Joining by row id, and columns of fixed-size lists: written once, used wherever tables of posts meet."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa

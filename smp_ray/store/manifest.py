@@ -1,7 +1,5 @@
 """What an artefact is and how it came to be: its manifest, its files, and the fingerprint that it is known by."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import json

@@ -1,7 +1,5 @@
 """A folder or an object-store prefix on a pyarrow filesystem: how workspace, raw data and images are all opened."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import dataclass

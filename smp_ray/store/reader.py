@@ -5,8 +5,6 @@ first; a file may hold several families. A row whose `<family>_status` is null s
 post occurs twice, the later fragment holds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

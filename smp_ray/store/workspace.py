@@ -4,8 +4,6 @@ Layout: `<workspace>/<stage>/<fingerprint>/…` with `manifest.json` written las
 not exist for any reader. Everything goes through one `pyarrow.fs.FileSystem`, so `s3://…` works as a folder does.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ Every variant tries the same candidate settings (the predictor's own first, then
 and is represented by its best. Variants: metadata alone, metadata with each group, all, and all without each group.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import replace

@@ -5,8 +5,6 @@
 and `ncku_dart` has the settings of the paper's team.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

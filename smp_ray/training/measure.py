@@ -1,7 +1,5 @@
 """The evaluate stage: what all out-of-fold predictions of a configuration are worth, gathered in `metrics.json`."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

@@ -10,8 +10,6 @@ An artefact that holds some says in its `details` which, and what they are compa
 Every variant is judged on the same posts and the same resamples of users, so that differences are paired.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any

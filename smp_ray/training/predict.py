@@ -4,8 +4,6 @@
 trained on.
 """
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -4,8 +4,6 @@
 judged by what was trained without it; fold -1 (the first block of a `time` split) only trains.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Metrics as tables: for the terminal, as Markdown, as Parquet."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

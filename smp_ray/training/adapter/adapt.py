@@ -4,8 +4,6 @@ The artefact holds `data/` (a stored family, as feature families are), `adapters
 `progress.json`. Interrupted, it goes on from what is there: the input, the last epoch, the trained adapters.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The adapters' training as one Ray task: it writes the input, then drives one `fit()` of Ray Train."""
 
-from __future__ import annotations
-
 import textwrap
 
 import ray

@@ -3,8 +3,6 @@
 Each adapter's loss, labels, early stopping and best weights are its own, so no adapter can tell who else is trained.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -5,8 +5,6 @@ applied to fold k. Under `time` it learns from the folds before k; the first blo
 user, and two more adapters learn from one half each and are applied to the other.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

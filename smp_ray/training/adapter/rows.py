@@ -1,7 +1,5 @@
 """What the adapters learn from: labelled posts with their embeddings, as Parquet files that Ray Data streams."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One worker of Ray Train: reads its shard through Ray Data, trains, reports a checkpoint every epoch."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ Everything else (the sweep, baselines, ablation, final models, predictions) know
 predictor of one's own is one file: a `Predictor`, what it grows and what it loads; see `registry` for how it is found.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal

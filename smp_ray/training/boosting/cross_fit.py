@@ -5,8 +5,6 @@ rounds. One number of rounds is chosen for all folds, as `lgb.cv` does, because 
 has no posts left to stop early by and is given that number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """LightGBM as a predictor: its parameters, the binned data, growth round by round, and its own text files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -6,8 +6,6 @@ A package of one's own adds a predictor by an entry point, whose name is what `t
     forest = "my_package.forest:Forest"
 """
 
-from __future__ import annotations
-
 from importlib.metadata import EntryPoint
 
 from smp_ray.config import LIGHTGBM, PREDICTORS

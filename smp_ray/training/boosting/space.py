@@ -1,7 +1,5 @@
 """A configured search space in Optuna's terms, and a predictor's own settings as a point of it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ the training ones; `final.parquet` holds every post, encoded by what was fitted 
 what was fitted for the latter, and encodes posts that come later as well.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 Which family and column a group is read from follows from the families' own columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from smp_ray.config import ADAPTED, METADATA, TEXT

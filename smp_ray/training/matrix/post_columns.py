@@ -1,7 +1,5 @@
 """What of the posts table itself becomes columns of the matrix: the groups `metadata` and `text`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import combinations
 

@@ -5,8 +5,6 @@ the training posts); any other post takes the mean of the inner models, which is
 number for what thousands of sparse n-grams say together. Counts are hashed, which fits nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -9,8 +9,6 @@ The models are stored in the predictor's own text, LightGBM's is read by plain L
 The prediction is the mean over `models`, where there are several.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

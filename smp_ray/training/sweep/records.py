@@ -4,8 +4,6 @@ It is written by the driver when the trial has ended, so a trial with a record i
 sweep that is started again takes the records and tries as many more as are lacking.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 

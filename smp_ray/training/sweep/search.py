@@ -1,7 +1,5 @@
 """What the sweep tries: Optuna's suggestions through Ray Tune's `OptunaSearch`, numbered, and none of them twice."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from itertools import count

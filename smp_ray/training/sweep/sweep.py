@@ -1,7 +1,5 @@
 """Running the sweep on Ray Tune: how many trials at once, their records, quietly, and going on after a kill."""
 
-from __future__ import annotations
-
 import logging
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """One trial of the sweep: all folds under one set of parameters, in a Ray actor that keeps the data between trials."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ The artefact holds `trials.parquet` (a row a trial), `out_of_fold.parquet`, `mod
 `records`), from which an interrupted sweep goes on.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
