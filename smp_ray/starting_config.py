@@ -17,7 +17,6 @@ from smp_ray.errors import ConfigError, DataError
 from smp_ray.families.registry import families
 from smp_ray.section import shown
 from smp_ray.sources.base import Intake
-from smp_ray.sources.location import Location
 from smp_ray.sources.table import READINGS
 from smp_ray.sources.table_files import table_files, table_rows
 from smp_ray.sources.values import as_flag
@@ -65,16 +64,15 @@ def write_starting_config(table: str, out: str | None = None) -> tuple[str, list
         ConfigError: the file is there already, or cannot be written.
         DataError: the table cannot be read, or no column can be the id of a post.
     """
-    location = Location.open(table)
-    stem = location.root.rstrip("/").rpartition("/")[2].split(".")[0] or "posts"
+    stem = os.path.basename(table.partition("?")[0].rstrip("/")).split(".")[0] or "posts"
     out = out or f"{stem}.yaml"
     if os.path.exists(out):
         raise ConfigError(f"{out}: is there already and is left as it is; --out names another file")
-    values = _sample(location)
+    values = _sample(table)
     found, notes = guess_columns(values)
     if "post_id" not in found:
         raise DataError(f"{table}: {notes['post_id']}; add a column that names each post")
-    root = _image_root(location, table, values, found)
+    root = _image_root(table, values, found)
     lines = [f"    {key}: {_scalar(name)}  # {notes[key]}" for key, name in found.items()]
     lacking = [f"{key}: {note}" for key, note in notes.items() if key not in found]
     unused = [_scalar(name) for name in values if name not in found.values()]
@@ -168,10 +166,10 @@ def _problem(key: str, values: Sequence[Any]) -> str | None:
     return None
 
 
-def _sample(location: Location) -> dict[str, list[Any]]:
+def _sample(table: str) -> dict[str, list[Any]]:
     """The first values of each column."""
-    names, found = table_files(location, "auto")
-    rows = table_rows(location, names[0], found, [], Intake(lambda file, record, reason: None))
+    location, names, found = table_files(table, "auto")
+    rows = table_rows(location, names[0], found, [], Intake(lambda row: None))
     with closing(rows):  # type: ignore[type-var]
         records = [record for _, record in islice(rows, _ROWS)]
     values = {
@@ -179,19 +177,17 @@ def _sample(location: Location) -> dict[str, list[Any]]:
         for name in dict.fromkeys(key for record in records for key in record)
     }
     if not values:
-        raise DataError(f"{location.uri}: has no rows")
+        raise DataError(f"{table}: has no rows")
     if len(values) == 1 and (wrong := re.search("[;\t|]", next(iter(values)))):
-        raise DataError(f"{location.uri}: its columns are separated by {wrong[0]!r}, allowed: commas, or tabs in .tsv")
+        raise DataError(f"{table}: its columns are separated by {wrong[0]!r}, allowed: commas, or tabs in .tsv")
     return values
 
 
-def _image_root(
-    location: Location, table: str, values: Mapping[str, Sequence[Any]], found: Mapping[str, str]
-) -> str | None:
+def _image_root(table: str, values: Mapping[str, Sequence[Any]], found: Mapping[str, str]) -> str | None:
     """`source.image_root` where local images are elsewhere than beside the table; None where the default does."""
     paths = [value for value in values.get(found.get("image", ""), ()) if isinstance(value, str) and value.strip()]
     paths = [path for path in paths if "://" not in path][:20]
-    if not paths or not location.is_local:
+    if not paths or "://" in table:
         return None
     if all(os.path.isabs(path) for path in paths):
         return os.path.commonpath([os.path.dirname(path) for path in paths])
