@@ -47,7 +47,7 @@ def _stages(inputs: Inputs) -> pd.DataFrame:
     rows = []
     for name, manifest in manifests.items():
         # A family's posts are those of its last pass; the sweep's rows are its trials.
-        posts = manifest.details.get("last_pass", {}).get("rows", {}).get("posts", manifest.rows)
+        posts = manifest.details.get("last_pass", {}).get("computed", manifest.rows)
         posts = None if manifest is inputs.sweep else posts
         seconds = manifest.wall_seconds
         speed = posts / seconds if posts and seconds else None

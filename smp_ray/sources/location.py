@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from smp_ray.errors import DataError
-from smp_ray.store.place import Place
+from smp_ray.store.workspace import Place
 
 #: Raw files that are larger than this together are identified by size and time of change, not by their content.
 _HASHED_BYTES = 2**30
