@@ -25,37 +25,37 @@ from smp_ray.training.sweep.trial import SweepTask
 def refit(
     task: SweepTask, chosen: Sequence[TrialRecord], matrix: Matrix, popularity: np.ndarray, posts: int, cpus: float
 ) -> tuple[np.ndarray, list[str]]:
-    """Train the chosen trials again, on the folds and on all training posts, in Ray tasks side by side.
+    """Train the chosen trials again, with the same result on the folds, and on all training posts.
 
     Args:
         task: the sweep's.
-        chosen: records, whose parameters and rounds give the same predictions as in the sweep.
+        chosen: records, each of which becomes a Ray task.
         matrix: all training posts.
-        popularity: their labels, float64 (posts,).
+        popularity: their labels, float64 (training posts,).
         posts: number of posts in `Splits`.
         cpus: what a task asks Ray for.
 
     Returns:
         Mean of the out-of-fold predictions, float64 (posts of `Splits`,), and each trial's final model as text.
     """
-    shared, labels = ray.put(matrix), ray.put(popularity)
-    crossed = [ray.remote(num_cpus=cpus)(_crossed).remote(task, task.folds, record, posts) for record in chosen]
-    texts = [ray.remote(num_cpus=cpus)(_final).remote(task, record, shared, labels) for record in chosen]
-    waiting = [*crossed, *texts]
+    train, shared, labels = ray.remote(num_cpus=cpus)(_refit), ray.put(matrix), ray.put(popularity)
+    running = [train.remote(task, task.folds, record, shared, labels, posts) for record in chosen]
+    waiting = running
     with Reporter("final models", "models") as reporter:
         while waiting:
             _, waiting = ray.wait(waiting)
-            reporter.update(2 * len(chosen) - len(waiting), 2 * len(chosen))
-    return np.mean(ray.get(crossed), axis=0), ray.get(texts)
+            reporter.update(len(chosen) - len(waiting), len(chosen))
+    predictions, texts = zip(*ray.get(running), strict=True)
+    return np.mean(predictions, axis=0), list(texts)
 
 
-def _crossed(task: SweepTask, folds: list[FoldData], record: TrialRecord, posts: int) -> np.ndarray:
+def _refit(
+    task: SweepTask, folds: list[FoldData], record: TrialRecord, matrix: Matrix, popularity: np.ndarray, posts: int
+) -> tuple[np.ndarray, str]:
     params = {**task.settings.params, **record.params}
-    return cross_fit(task.predictor, folds, params, task.settings, record.rounds).out_of_fold(posts)
-
-
-def _final(task: SweepTask, record: TrialRecord, matrix: Matrix, popularity: np.ndarray) -> str:
-    return fit(task.predictor, matrix, popularity, task.complete(record.params), record.rounds).text()
+    crossed = cross_fit(task.predictor, folds, params, task.settings, record.rounds)
+    final = fit(task.predictor, matrix, popularity, task.complete(record.params), record.rounds)
+    return crossed.out_of_fold(posts), final.text()
 
 
 def write_models(
@@ -69,10 +69,10 @@ def write_models(
         {"name": name, "family": family, "levels": list(matrix.levels[name]) if name in matrix.categorical else None}
         for name, family in zip(matrix.names, matrix.families, strict=True)
     ]
-    used = [
+    trials = [
         {"trial": record.number, "rounds": record.rounds, "params": record.params, "objective": record.objective}
         for record in chosen
     ]
-    described = {"objective": objective, "columns": columns, "models": names, "trials": used}
+    described = {"objective": objective, "columns": columns, "models": names, "trials": trials}
     workspace.write_json(described, folder, "columns.json")
     return [f"{folder}/{name}" for name in names]

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 from smp_ray.store.workspace import Workspace
 
-Status = Literal["completed", "stopped", "failed"]
-
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -26,14 +24,14 @@ class TrialRecord:
         rounds_trained: all rounds, those after the best one included.
         metrics: `src`, `mae` and `mape` of all out-of-fold predictions together.
         folds: `fold`, `posts`, `src`, `mae` and `mape` of each fold.
-        seconds: wall clock of the trial.
+        seconds: that it trained.
         started_after_seconds: from the start of the sweep; an interrupted sweep's clock stands still.
         error: why it failed.
     """
 
     number: int
     params: dict[str, Any]
-    status: Status
+    status: Literal["completed", "stopped", "failed"]
     objective: float | None = None
     rounds: int = 0
     rounds_trained: int = 0
@@ -54,3 +52,8 @@ def read_records(workspace: Workspace, folder: str) -> dict[int, TrialRecord]:
 def write_record(workspace: Workspace, folder: str, record: TrialRecord) -> None:
     """Store a record: the trial is over."""
     workspace.write_json(asdict(record), folder, "trials", f"{record.number:05d}.json")
+
+
+def clock(records: dict[int, TrialRecord]) -> float:
+    """Seconds from the start of the sweep to the end of the last trial so far."""
+    return max((record.started_after_seconds + record.seconds for record in records.values()), default=0.0)
