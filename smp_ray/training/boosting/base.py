@@ -83,11 +83,7 @@ class Predictor(ABC):
     ) -> Any:
         """The data as `begin` takes them, any number of times, whatever of the space is searched.
 
-        Args:
-            training: the training posts.
-            popularity: their labels, float64 (training posts,).
-            validation: the posts that each round predicts; None: none.
-            params: complete parameters.
+        `popularity` is float64 (training posts,). Each round predicts the validation posts.
         """
 
     @abstractmethod

@@ -11,8 +11,6 @@ from smp_ray.errors import ConfigError
 from smp_ray.training.boosting.base import Growing, Model, Objective, Predictor
 from smp_ray.training.matrix.matrix import Matrix
 
-#: The loss for each objective. LightGBM's mape is the absolute error weighted by 1 / max(1, |label|).
-LOSS: dict[Objective, str] = {"mae": "regression_l1", "mape": "mape"}
 _LOSS_ALIASES = {"objective", "objective_type", "app", "application", "loss"}
 
 
@@ -47,25 +45,25 @@ class LightGBM(Predictor):
 
     def complete(self, params: Mapping[str, Any], objective: Objective, seed: int, threads: int) -> dict[str, Any]:
         """An `objective` among `params` is the loss; the seed is that of bagging, columns, binning and dart."""
-        complete: dict[str, Any] = {**params}
-        if not _LOSS_ALIASES & set(complete):
-            complete["objective"] = LOSS[objective]
-        goss = "goss" in (complete.get("boosting"), complete.get("data_sample_strategy"))
-        if "bagging_fraction" in complete and not goss:
-            # LightGBM ignores bagging_fraction unless bagging_freq says how often to draw; goss allows neither.
-            complete.setdefault("bagging_freq", 1)
-        return {
-            **complete,
+        complete = {
+            **params,
             "metric": "None",
             "seed": seed,
             "num_threads": threads,
             "deterministic": True,
             # Chosen by timing otherwise, and the two sum floating point numbers in different orders.
-            "force_row_wise": not complete.get("force_col_wise", False),
+            "force_row_wise": not params.get("force_col_wise", False),
             # Otherwise columns that no leaf of min_data_in_leaf posts can split are dropped from the shared bins.
             "feature_pre_filter": False,
             "verbosity": -1,
         }
+        if not _LOSS_ALIASES & set(params):
+            # LightGBM's mape is the absolute error weighted by 1 / max(1, |label|).
+            complete["objective"] = "mape" if objective == "mape" else "regression_l1"
+        if "bagging_fraction" in params and "goss" not in (params.get("boosting"), params.get("data_sample_strategy")):
+            # LightGBM ignores bagging_fraction unless bagging_freq says how often to draw; goss allows neither.
+            complete.setdefault("bagging_freq", 1)
+        return complete
 
     def prepare(
         self, training: Matrix, popularity: np.ndarray, validation: Matrix | None, params: dict[str, Any]
@@ -96,15 +94,13 @@ class LightGBM(Predictor):
 class _Booster(Growing):
     def __init__(self, training: lgb.Dataset, validation: lgb.Dataset | None, params: dict[str, Any]) -> None:
         self._booster = lgb.Booster(params, training)
-        self._validates = validation is not None
         if validation is not None:
             self._booster.add_valid(validation, "validation")
         self._predictions = np.zeros(0)
 
     def grow(self) -> np.ndarray:
         self._booster.update()
-        if self._validates:
-            self._booster.eval_valid(feval=self._capture)
+        self._booster.eval_valid(feval=self._capture)
         return self._predictions
 
     def _capture(self, predictions: np.ndarray, _: lgb.Dataset) -> tuple[str, float, bool]:

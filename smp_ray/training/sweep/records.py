@@ -16,7 +16,6 @@ class TrialRecord:
 
     Attributes:
         number: place in the order of suggestions, from 0.
-        params: what was searched.
         status: `completed` (by early stopping or all its rounds), `stopped` (by successive halving or the time budget)
             or `failed`.
         objective: mean over the folds of the objective at the best round; None: failed.
@@ -24,9 +23,7 @@ class TrialRecord:
         rounds_trained: all rounds, those after the best one included.
         metrics: `src`, `mae` and `mape` of all out-of-fold predictions together.
         folds: `fold`, `posts`, `src`, `mae` and `mape` of each fold.
-        seconds: that it trained.
         started_after_seconds: from the start of the sweep; an interrupted sweep's clock stands still.
-        error: why it failed.
     """
 
     number: int

@@ -1,6 +1,5 @@
 """What the sweep tries: Optuna's suggestions through Ray Tune's `OptunaSearch`, numbered, and none of them twice."""
 
-import json
 import time
 from collections.abc import Collection, Mapping
 from itertools import count
@@ -24,7 +23,7 @@ class Suggestions(Searcher):
 
     Args:
         space: what is searched.
-        defaults: the predictor's own settings, of which those nearest in the space are tried first.
+        defaults: the predictor's own settings; what is nearest to them in the space is tried first.
         seed: of Optuna's sampler.
         recorded: trials of an interrupted sweep. Optuna is told of them, and draws anew from then on.
         deadline: in `time.time()`; after it, nothing is suggested unless nothing was tried yet.
@@ -39,7 +38,8 @@ class Suggestions(Searcher):
         deadline: float = float("inf"),
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="min")
-        self._numbers = {_key(record.params): record.number for record in recorded}
+        #: Of all points that were suggested.
+        self._numbers = {frozenset(record.params.items()): record.number for record in recorded}
         self._deadline = deadline
         #: What Optuna calls a trial, by what Ray Tune calls it.
         self._asked: dict[str, str] = {}
@@ -54,7 +54,7 @@ class Suggestions(Searcher):
             metric=OBJECTIVE,
             mode="min",
             sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
-            points_to_evaluate=[] if _key(first) in self._numbers else [first],
+            points_to_evaluate=[] if frozenset(first.items()) in self._numbers else [first],
         )
         for record in recorded if space else ():
             value = float("inf") if record.objective is None else record.objective
@@ -66,9 +66,10 @@ class Suggestions(Searcher):
         for attempt in range(0 if over else _ATTEMPTS):
             asked = f"{trial_id}/{attempt}"
             params = dict(self._search.suggest(asked) or {})
-            if _key(params) not in self._numbers:
+            point = frozenset(params.items())
+            if point not in self._numbers:
                 taken = set(self._numbers.values())
-                self._numbers[_key(params)] = number = next(number for number in count() if number not in taken)
+                self._numbers[point] = number = next(number for number in count() if number not in taken)
                 self._asked[trial_id] = asked
                 return {"number": number, "params": params}
             self._search.on_trial_complete(asked, error=True)  # it says nothing new
@@ -83,7 +84,3 @@ class Suggestions(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see `save`."""
-
-
-def _key(params: Mapping[str, Any]) -> str:
-    return json.dumps(params, sort_keys=True)

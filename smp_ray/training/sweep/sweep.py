@@ -20,8 +20,6 @@ from smp_ray.training.sweep.records import TrialRecord, clock, write_record
 from smp_ray.training.sweep.search import OBJECTIVE, Suggestions
 from smp_ray.training.sweep.trial import PROGRESS, RECORD, FoldTrial, SweepTask
 
-#: Lost processes that a trial survives.
-MAX_FAILURES = 3
 #: Ray Tune as a library: no tables, no loggers that write files for each trial, no traceback of a failed trial on the
 #: terminal, the working folder left alone, and Ctrl-C that interrupts.
 _QUIET = {
@@ -35,9 +33,6 @@ class Recorder(tune.Callback):
     """Adds each trial's record to `records` and writes it, as soon as the trial has ended.
 
     Attributes:
-        workspace: where `folder` lies.
-        folder: the artefact's folder, in which `trials/` is.
-        records: by number.
         began: when the sweep's clock would have read 0, in `time.time()`.
     """
 
@@ -64,10 +59,10 @@ class Recorder(tune.Callback):
 
 
 def trials_at_once(settings: TuneConfig, cores: int | None) -> int:
-    """How many trials the cluster's CPUs hold side by side.
+    """How many trials the cluster's CPUs hold side by side, `max_concurrent` at most.
 
     Args:
-        settings: `max_concurrent` is an upper bound.
+        settings: the sweep's.
         cores: physical cores of a local Ray, whose logical CPUs may be more; None: a cluster.
 
     Raises:
@@ -125,7 +120,7 @@ def run_sweep(
             run_config=tune.RunConfig(
                 storage_path=notes, verbose=0, callbacks=[Recorder(workspace, folder, records, began)],
                 stop=lambda trial, result: time.time() >= deadline,
-                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                failure_config=tune.FailureConfig(max_failures=3),  # lost processes that a trial survives
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()  # fmt: skip

@@ -28,13 +28,6 @@ class SweepTask:
     settings: TuneConfig
     folds: ray.ObjectRef[list[FoldData]]
 
-    def complete(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Complete parameters of a trial, which its folds and the final model share."""
-        settings = self.settings
-        return self.predictor.complete(
-            {**settings.params, **params}, settings.objective, settings.seed, settings.cpus_per_trial
-        )
-
 
 class FoldTrial(tune.Trainable):
     """Grows the models of all folds; each `train` of Tune's goes as far as the next rung of the successive halving.
@@ -63,7 +56,8 @@ class FoldTrial(tune.Trainable):
 
     def _train(self, searched: dict[str, Any]) -> Iterator[dict[str, Any]]:
         predictor, settings, asha = self._task.predictor, self._task.settings, self._task.settings.asha
-        params, folds = self._task.complete(searched), ray.get(self._task.folds)
+        params, folds = {**settings.params, **searched}, ray.get(self._task.folds)
+        params = predictor.complete(params, settings.objective, settings.seed, settings.cpus_per_trial)
         if self._prepared is None:
             self._prepared = prepare_folds(predictor, folds, params)
         models = [predictor.begin(data, params) for data in self._prepared]

@@ -1,31 +1,39 @@
 """The tune stage: sweep, out-of-fold predictions of the best trials, and the final models.
 
-The artefact holds `trials.parquet` (a row a trial), `out_of_fold.parquet`, `model/` (see `final`) and `trials/` (see
-`records`), from which an interrupted sweep goes on.
+The artefact holds `trials.parquet` (a row a trial), `out_of_fold.parquet`, `model/` and `trials/` (see `records`), from
+which an interrupted sweep goes on. Models are stored in the predictor's own text; LightGBM's is read without smp_ray:
+
+    booster = lightgbm.Booster(model_file="model/model-0.txt")
+    columns = json.load(open("model/columns.json"))["columns"]
+    prediction = booster.predict(values)  # one column each, in this order; categories as the places of their levels
+
+The prediction is the mean over `models`, where there are several.
 """
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 
 from smp_ray.config import Choice, SearchRange
 from smp_ray.errors import SmpRayError
 from smp_ray.evaluation.metrics import METRICS
+from smp_ray.progress import Reporter
 from smp_ray.run import Run
 from smp_ray.store.join import locate
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import write_table
-from smp_ray.training.boosting.cross_fit import check_labels
+from smp_ray.store.workspace import Workspace
+from smp_ray.training.boosting.cross_fit import check_labels, cross_fit, fit
 from smp_ray.training.boosting.registry import find
-from smp_ray.training.matrix.matrix import load_final, load_folds
+from smp_ray.training.matrix.matrix import FoldData, Matrix, load_final, load_folds
 from smp_ray.training.out_of_fold import write_out_of_fold
 from smp_ray.training.splits import load_splits
-from smp_ray.training.sweep.final import refit, write_models
 from smp_ray.training.sweep.records import TrialRecord, clock, read_records
 from smp_ray.training.sweep.sweep import run_sweep, trials_at_once
 from smp_ray.training.sweep.trial import SweepTask
@@ -57,11 +65,18 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     chosen = [records[number] for _, number in ranked[: settings.models]]
     every, row_ids, training = load_final(workspace, matrix)
     final, popularity = every.rows(training), folds.popularity[locate(row_ids[training], folds.row_ids)]
-    cpus = run.session.cpus_of(settings.cpus_per_trial)
-    prediction, texts = refit(task, chosen, final, popularity, len(folds.row_ids), cpus)
+    shared, labels, cpus = ray.put(final), ray.put(popularity), run.session.cpus_of(settings.cpus_per_trial)
+    train = ray.remote(num_cpus=cpus)(_train)
+    running = [train.remote(task, task.folds, record, shared, labels, len(folds.row_ids)) for record in chosen]
+    with Reporter("final models", "models") as reporter:
+        waiting = running
+        while waiting:
+            _, waiting = ray.wait(waiting)
+            reporter.update(len(chosen) - len(waiting), len(chosen))
+    predictions, texts = zip(*ray.get(running), strict=True)
     fragments = [
         write_table(workspace, f"{folder}/trials.parquet", trials_table(records, settings.space, folds.count)),
-        write_out_of_fold(workspace, folder, folds, {"prediction": prediction}),
+        write_out_of_fold(workspace, folder, folds, {"prediction": np.mean(predictions, axis=0)}),
     ]
     counts: dict[str, int] = dict(Counter(record.status for record in records.values()))
     best = chosen[0]
@@ -84,6 +99,42 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
         f"best {settings.objective.upper()} {best.objective:.4f} by trial {best.number} after {best.rounds} rounds"
     )
     return Made(rows=len(records), counts=counts, fragments=fragments, details=details, note=note)
+
+
+def _train(
+    task: SweepTask, folds: list[FoldData], record: TrialRecord, matrix: Matrix, popularity: np.ndarray, posts: int
+) -> tuple[np.ndarray, str]:
+    """A trial's out-of-fold predictions, as they were in the sweep, and its model of all training posts as text."""
+    predictor, settings, params = task.predictor, task.settings, {**task.settings.params, **record.params}
+    crossed = cross_fit(predictor, folds, params, settings, record.rounds)
+    params = predictor.complete(params, settings.objective, settings.seed, settings.cpus_per_trial)
+    final = fit(predictor, matrix, popularity, params, record.rounds)
+    return crossed.out_of_fold(posts), final.text()
+
+
+def write_models(
+    workspace: Workspace,
+    folder: str,
+    matrix: Matrix,
+    objective: str,
+    chosen: Sequence[TrialRecord],
+    texts: Sequence[str],
+) -> list[str]:
+    """Write `model-<i>.txt` and `columns.json` into a folder of the workspace; the models' paths in the workspace."""
+    names = [f"model-{place}.txt" for place in range(len(texts))]
+    for name, text in zip(names, texts, strict=True):
+        workspace.write(text.encode(), folder, name)
+    columns = [
+        {"name": name, "family": family, "levels": matrix.levels.get(name)}
+        for name, family in zip(matrix.names, matrix.families, strict=True)
+    ]
+    trials = [
+        {"trial": record.number, "rounds": record.rounds, "params": record.params, "objective": record.objective}
+        for record in chosen
+    ]
+    described = {"objective": objective, "columns": columns, "models": names, "trials": trials}
+    workspace.write_json(described, folder, "columns.json")
+    return [f"{folder}/{name}" for name in names]
 
 
 def trials_table(records: Mapping[int, TrialRecord], space: Mapping[str, SearchRange], folds: int) -> pa.Table:

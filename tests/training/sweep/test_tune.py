@@ -1,6 +1,6 @@
-"""The tune stage with Ray Tune: `sweep`, `trial`, `records` and `final` as one, killed and disturbed.
+"""The tune stage with Ray Tune: `sweep`, `trial`, `records` and `tune` as one, killed and disturbed.
 
-It also tests `training/sweep/final.py`, `training/sweep/trial.py`.
+It also tests `training/sweep/trial.py`.
 """
 
 from __future__ import annotations
