@@ -100,7 +100,8 @@ def with_ray(given: argparse.Namespace) -> dict[str, Any]:
     import ray
 
     from smp_ray.training.boosting.registry import find
-    from smp_ray.training.sweep.sweep import run_sweep
+    from smp_ray.training.sweep.records import TrialRecord, clock
+    from smp_ray.training.sweep.sweep import run_sweep, trials_at_once
     from smp_ray.training.sweep.trial import SweepTask
 
     began = time.time()
@@ -109,11 +110,13 @@ def with_ray(given: argparse.Namespace) -> dict[str, Any]:
         session.start()
         task = SweepTask(find(config.training.predictor), settings, ray.put(folds))
         started = time.time() - began
-        sweep = run_sweep(task, Workspace.open(given.ray), "", session.cores)
-    best = min(record.objective for record in sweep.records.values() if record.objective is not None)
+        concurrency, records = trials_at_once(settings, session.cores), dict[int, TrialRecord]()
+        run_sweep(task, Workspace.open(given.ray), "", records, concurrency)
+    best = min(record.objective for record in records.values() if record.objective is not None)
+    first = min(record.started_after_seconds for record in records.values())
     return {
-        "trials": len(sweep.records), "concurrency": sweep.concurrency, "seconds": sweep.seconds, "best": best,
-        "startup": started + sweep.startup_seconds,
+        "trials": len(records), "concurrency": concurrency, "seconds": clock(records) - first, "best": best,
+        "startup": started + first,
     }  # fmt: skip
 
 
@@ -125,7 +128,6 @@ def with_optuna(given: argparse.Namespace) -> dict[str, Any]:
 
     from smp_ray.training.boosting.cross_fit import Lockstep, prepare_folds
     from smp_ray.training.boosting.registry import find
-    from smp_ray.training.boosting.space import distributions
     from smp_ray.training.sweep.records import read_records
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -137,15 +139,16 @@ def with_optuna(given: argparse.Namespace) -> dict[str, Any]:
     sampler = optuna.samplers.TPESampler(seed=settings.seed, multivariate=True, constant_liar=True)
     storage = JournalStorage(JournalFileBackend(str(Path(given.optuna, "journal"))))
     study = optuna.create_study(study_name="sweep", storage=storage, sampler=sampler, load_if_exists=True)
+    space = {name: range_.distribution() for name, range_ in settings.space.items()}
     while True:
-        trial = study.ask(distributions(settings.space))  # the same work as for a trial of its own
+        trial = study.ask(space)  # the same work as for a trial of its own
         record = records.get(trial.number)
         if record is None:
             return {"first": first, "last": last}
         params = predictor.complete(
             {**settings.params, **record.params}, settings.objective, settings.seed, settings.cpus_per_trial
         )
-        lockstep = Lockstep(predictor, prepared, params, settings.objective)
+        lockstep = Lockstep([predictor.begin(data, params) for data in prepared], folds, settings.objective)
         for _ in lockstep.run(record.rounds_trained, None):
             pass
         study.tell(trial, lockstep.best)

@@ -9,14 +9,8 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 
-from smp_ray.config import Choice, FloatRange, SearchRange
+from smp_ray.config import Choice, SearchRange
 
 PARAMETER = "param_"
 #: Fewer completed trials say nothing about parameters.
@@ -36,18 +30,11 @@ def study_of(trials: pd.DataFrame, space: Mapping[str, SearchRange]) -> optuna.S
     study = optuna.create_study(direction="minimize")
     optuna.logging.set_verbosity(verbosity)
     searched = {name: range_ for name, range_ in space.items() if f"{PARAMETER}{name}" in trials}
-    distributions = {name: _distribution(range_) for name, range_ in searched.items()}
+    distributions = {name: range_.distribution() for name, range_ in searched.items()}
     for row in trials[trials["objective"].notna()].to_dict("records"):
         params = {name: _choice(row[f"{PARAMETER}{name}"], range_) for name, range_ in searched.items()}
         study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=row["objective"]))
     return study
-
-
-def _distribution(range_: SearchRange) -> BaseDistribution:
-    if isinstance(range_, Choice):
-        return CategoricalDistribution(range_.values)
-    kind: Any = FloatDistribution if isinstance(range_, FloatRange) else IntDistribution
-    return kind(range_.low, range_.high, log=range_.log)
 
 
 def _choice(value: Any, range_: SearchRange) -> Any:

@@ -157,8 +157,8 @@ def _tune(workspace: Workspace, values: dict[str, np.ndarray], labels: np.ndarra
     )
     details = {
         "objective": "mae", "best": {"trial": 1, "value": 1.2, "rounds": 80, "params": {}}, "concurrency": 2,
-        "trials_by_status": {"completed": 7, "stopped": 1, "failed": 1}, "sweep_seconds": 14.0,
-        "predictor": "lightgbm", "models": ["tune/key/model/model-0.txt"], "columns": "tune/key/model/columns.json",
+        "sweep_seconds": 14.0,
+        "predictor": "lightgbm", "models": ["tune/key/model/model-0.txt"],
     }  # fmt: skip
     return _commit(workspace, "tune", {"trials": trials}, details=details)
 
