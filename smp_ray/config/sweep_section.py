@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeVar
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, model_validator
 
 from smp_ray.section import Section
@@ -21,6 +22,10 @@ class FloatRange(Section):
     def _bounds(self) -> FloatRange:
         return _check_bounds(self)
 
+    def distribution(self) -> BaseDistribution:
+        """In Optuna's terms."""
+        return FloatDistribution(self.low, self.high, log=self.log)
+
 
 class IntRange(Section):
     """A whole-numbered hyperparameter; both bounds are included."""
@@ -34,12 +39,20 @@ class IntRange(Section):
     def _bounds(self) -> IntRange:
         return _check_bounds(self)
 
+    def distribution(self) -> BaseDistribution:
+        """In Optuna's terms."""
+        return IntDistribution(self.low, self.high, log=self.log)
+
 
 class Choice(Section):
     """A hyperparameter that is one of a list."""
 
     type: Literal["choice"]
     values: tuple[bool | int | float | str, ...] = Field(min_length=1)
+
+    def distribution(self) -> BaseDistribution:
+        """In Optuna's terms."""
+        return CategoricalDistribution(self.values)
 
 
 AnyRange = TypeVar("AnyRange", FloatRange, IntRange)
