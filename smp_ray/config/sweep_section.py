@@ -1,11 +1,13 @@
 """The `training.tune` section: the sweep and its search space."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
 from pydantic import Field, model_validator
 
 from smp_ray.section import Section
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 
 class _Bounds(Section):
@@ -22,8 +24,10 @@ class _Bounds(Section):
             raise ValueError(f"low ({self.low}) must be above 0 where log is true")
         return self
 
-    def distribution(self) -> BaseDistribution:
+    def distribution(self) -> "BaseDistribution":
         """As Optuna has it, which reads this very section."""
+        from optuna.distributions import json_to_distribution  # every worker reads the config, few search
+
         return json_to_distribution(self.model_dump_json())
 
     def nearest(self, value: Any) -> float:
@@ -51,8 +55,10 @@ class Choice(Section):
     type: Literal["choice"]
     values: tuple[bool | int | float | str, ...] = Field(min_length=1)
 
-    def distribution(self) -> BaseDistribution:
+    def distribution(self) -> "BaseDistribution":
         """As Optuna has it."""
+        from optuna.distributions import CategoricalDistribution
+
         return CategoricalDistribution(self.values)
 
     def nearest(self, value: Any) -> bool | int | float | str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from smp_ray.config import Config, build_config
 from smp_ray.ray_session import RaySession
-from smp_ray.report import write_report
+from smp_ray.report.write import write_report
 from smp_ray.run import Run
 from smp_ray.store.join import vector_column
 from smp_ray.store.manifest import Manifest
