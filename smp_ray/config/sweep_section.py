@@ -1,38 +1,39 @@
 """The `training.tune` section: the sweep and its search space."""
 
-from __future__ import annotations
-
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from smp_ray.section import Section
 
 
-class FloatRange(Section):
-    """A real-valued hyperparameter."""
-
-    type: Literal["float"]
+class _Range(Section):
+    type: str
     low: float
     high: float
     log: bool = Field(False, description="drawn evenly on the log scale")
 
     @model_validator(mode="after")
-    def _bounds(self) -> FloatRange:
-        return _check_bounds(self)
+    def _bounds(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) must not be above high ({self.high})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low ({self.low}) must be above 0 where log is true")
+        return self
 
 
-class IntRange(Section):
+class FloatRange(_Range):
+    """A real-valued hyperparameter."""
+
+    type: Literal["float"]
+
+
+class IntRange(_Range):
     """A whole-numbered hyperparameter; both bounds are included."""
 
     type: Literal["int"]
     low: int
     high: int
-    log: bool = Field(False, description="drawn evenly on the log scale")
-
-    @model_validator(mode="after")
-    def _bounds(self) -> IntRange:
-        return _check_bounds(self)
 
 
 class Choice(Section):
@@ -40,17 +41,6 @@ class Choice(Section):
 
     type: Literal["choice"]
     values: tuple[bool | int | float | str, ...] = Field(min_length=1)
-
-
-AnyRange = TypeVar("AnyRange", FloatRange, IntRange)
-
-
-def _check_bounds(bounds: AnyRange) -> AnyRange:
-    if bounds.low > bounds.high:
-        raise ValueError(f"low ({bounds.low}) must not be above high ({bounds.high})")
-    if bounds.log and bounds.low <= 0:
-        raise ValueError(f"low ({bounds.low}) must be above 0 where log is true")
-    return bounds
 
 
 SearchRange = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
@@ -101,7 +91,7 @@ class TuneConfig(Section):
         return {name: value for name, value in self.params.items() if name == "max_bin"}
 
     @model_validator(mode="after")
-    def _no_overlap(self) -> TuneConfig:
+    def _no_overlap(self) -> Self:
         both = sorted(set(self.space) & set(self.params))
         if both:
             raise ValueError(f"{', '.join(both)} in 'space' and in 'params'; give each once")
