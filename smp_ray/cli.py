@@ -5,10 +5,11 @@ Ctrl-C.
 """
 
 import copy
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Annotated
 
 import typer
@@ -35,19 +36,11 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="show the version")] = False) -> None:
+    if version:
         typer.echo(f"smp-ray {__version__}")
         raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
-    ] = False,
-) -> None:
-    pass
 
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, see configs/")]
@@ -77,10 +70,8 @@ def _errors(debug: bool) -> Iterator[None]:
         for line in str(error).splitlines():
             say(f"Error: {line}")
         raise typer.Exit(error.exit_status) from None
-    except typer.Exit:
-        raise
     except Exception as error:
-        if debug:
+        if debug or isinstance(error, typer.Exit):
             raise
         say(f"Error: unexpected {type(error).__name__}: {' '.join(str(error).split())[:500]} (--debug shows where)")
         raise typer.Exit(1) from None
@@ -92,16 +83,14 @@ def _run(config: Config, debug: bool, retry: Sequence[str] | None = None) -> Ite
     unknown = sorted(set(retry or ()) - set(STATUSES))
     if unknown:
         raise ConfigError(f"--retry: found {', '.join(unknown)}, allowed: {', '.join(STATUSES)}")
-    with ray_session(config.ray, debug) as session:
+    # Ray prints there what workers raise, which comes as an exception as well; what users read is on standard error.
+    hidden = sys.stdout if debug else io.StringIO()
+    with redirect_stdout(hidden), ray_session(config.ray, debug) as session:
         yield open_run(config, session, tuple(retry or ()))
 
 
 def print_summary(run: Run) -> bool:
-    """The table at the end of a command: what is committed, how many posts by status, and where it lies.
-
-    Returns:
-        Whether everything is committed.
-    """
+    """Print what is committed, how many posts by status, and where it lies; whether all is committed."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("artefact", "state", "posts", "by status", ""):
         table.add_column(column, justify="right" if column == "posts" else "left", overflow="fold")
@@ -211,21 +200,16 @@ def _export(run: Run, out: str) -> None:
     say(f"export: {export(run, out):,} posts → {out}")
 
 
-def main() -> None:
-    """Entry point of the command."""
-    app()
-
-
 def job(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `jobs/run.py`: `[COMMAND] --config FILE …`, for `ray job submit`; without a command, `run`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0].startswith("-"):
         given.insert(0, "run")
-    if "--config" in given and given.index("--config") + 1 < len(given):
-        place = given.index("--config")
-        given[place : place + 2] = [given[place + 1]]
-    app(given, prog_name="jobs/run.py")
+    app([word for word in given if word != "--config"], prog_name="jobs/run.py")
 
+
+#: Entry point of the command.
+main = app
 
 if __name__ == "__main__":
-    main()
+    app()

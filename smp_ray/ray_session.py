@@ -1,7 +1,5 @@
 """Starting Ray once for all stages of a command, quietly, and saying what the cluster has."""
 
-import contextlib
-import io
 import logging
 import os
 import shutil
@@ -12,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import IO, Any
+from typing import Any
 
 from smp_ray.config import RayConfig
 from smp_ray.errors import SmpRayError
@@ -30,34 +28,37 @@ WORKER_ENV = {
 
 @dataclass
 class RaySession:
-    """Ray, started when a stage first asks for it; `close` stops what this session started."""
+    """Ray, started when a stage first asks for it.
+
+    Attributes:
+        debug: whether Ray's own log is shown as well.
+        cores: of a local Ray; None on a cluster.
+    """
 
     settings: RayConfig
-    #: Show Ray's own log as well.
     debug: bool = False
     started: bool = False
-    #: Physical cores of a local Ray, None on a cluster.
     cores: int | None = None
 
     def start(self) -> None:
-        """Start a local Ray or connect to the cluster; a no-op if that was done.
-
-        Raises:
-            SmpRayError: the cluster cannot be reached.
-        """
+        """Start a local Ray or connect to the cluster, which may be out of reach (SmpRayError); once is enough."""
         if self.started:
             return
         if not self.debug:
-            _quieten()
+            # Its native code would tell of each actor that dies.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         import ray
+        import ray.data
 
+        if not self.debug:
+            # What it logs of an error comes as an exception, too, and that is shown.
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         address = self._address()
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
-            with _first_native_line_hidden():
+            with _announcement_hidden():
                 if address:
-                    env = {**WORKER_ENV, **self.settings.env}
-                    ray.init(address=address, runtime_env={"env_vars": env}, **common)
+                    ray.init(address=address, runtime_env={"env_vars": {**WORKER_ENV, **self.settings.env}}, **common)
                 else:
                     self._start_local(ray, common)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -71,6 +72,7 @@ class RaySession:
         for name, value in WORKER_ENV.items():
             os.environ.setdefault(name, value)
         os.environ.update(self.settings.env)
+        share = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.3)
         limit = self.settings.object_store_mb
         # Inherited as well: without a dashboard, Ray Train's clean-up would look for one for 12 s after every training.
         os.environ["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:9"
@@ -78,7 +80,7 @@ class RaySession:
             address="local",
             num_cpus=self.settings.num_cpus or max(LEAST_LOGICAL_CPUS, self.cores),
             num_gpus=int(self.gpus),
-            object_store_memory=limit * 2**20 if limit else min(2 * 2**30, int(_memory() * 0.3)),
+            object_store_memory=limit * 2**20 if limit else min(2 * 2**30, share),
             include_dashboard=False,
             **common,
         )
@@ -123,30 +125,10 @@ class RaySession:
 def ray_session(settings: RayConfig, debug: bool = False) -> Iterator[RaySession]:
     """A session that is closed whatever happens."""
     session = RaySession(settings, debug)
-    with contextlib.ExitStack() as stack:
-        if not debug:
-            stack.enter_context(contextlib.redirect_stdout(_WithoutRaylet(sys.stdout)))
-        stack.callback(session.close)
+    try:
         yield session
-
-
-class _WithoutRaylet(io.TextIOBase):
-    """Standard output without the tracebacks that Ray prints there of errors that it raises as well."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self._dropped = False
-
-    def write(self, text: str) -> int:
-        # Ray prints a whole message in one call and its line end in another.
-        if "(raylet)" in text[:24] or (self._dropped and text == "\n"):
-            self._dropped = text != "\n"
-            return len(text)
-        self._dropped = False
-        return self._stream.write(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
+    finally:
+        session.close()
 
 
 def available_cores() -> int:
@@ -162,20 +144,13 @@ def local_gpus() -> int:
         return 0 if visible in ("", "-1", "NoDevFiles") else len(visible.split(","))
     if shutil.which("nvidia-smi") is None:
         return 0
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
-    except subprocess.TimeoutExpired:
-        raise SmpRayError("nvidia-smi does not answer; set ray.num_gpus to the number of GPUs") from None
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
     return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 @contextmanager
-def _first_native_line_hidden() -> Iterator[None]:
-    """Ray's native code announces on standard error that it was told to be quiet; all else is passed on."""
+def _announcement_hidden() -> Iterator[None]:
+    """Ray's native code says on standard error that it was told to be quiet; all else is passed on."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as caught:
@@ -190,11 +165,3 @@ def _first_native_line_hidden() -> Iterator[None]:
             for line in caught.read().splitlines(keepends=True):
                 if b"Set ray log level" not in line:
                     os.write(2, line)
-
-
-def _quieten() -> None:
-    """Keep Ray's own chatter down. What it logs of an error comes as an exception, too, and that is shown."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    import ray.data  # noqa: F401  (importing it configures its loggers, so it comes first)
-
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

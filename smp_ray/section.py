@@ -33,7 +33,7 @@ def problem_lines(error: ValidationError, model: type[BaseModel], path: str, ori
     """A line for each problem: where it was set, the dotted key, what was found and what is allowed.
 
     Args:
-        error: what validating against `model` raised.
+        error: what validating raised.
         model: the whole configuration's class.
         path: the file, as messages name it.
         origin: dotted keys that were not set in the file -> what set them (`--set`).
@@ -42,66 +42,54 @@ def problem_lines(error: ValidationError, model: type[BaseModel], path: str, ori
 
 
 def _line(problem: ErrorDetails, model: type[BaseModel], path: str, origin: Mapping[str, str]) -> str:
-    parts, section, kind = _walk(problem["loc"], model)
+    parts, around, here = _place(problem["loc"], model)
     key = ".".join(parts) or "(the whole file)"
     where = next((origin[set_key] for set_key in origin if f"{key}.".startswith(f"{set_key}.")), path)
     context = problem.get("ctx", {})
     if problem["type"] == "extra_forbidden":
-        known = f", allowed: {', '.join(section.model_fields)}" if section is not None else ""
-        return f"{where}: {key}: unknown key{known}"
+        return f"{where}: {key}: unknown key, allowed: {', '.join(around.model_fields)}"
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         tag = str(context["discriminator"]).strip("'")
         found = f"found '{context['tag']}'" if "tag" in context else "missing"
-        return f"{where}: {key}.{tag}: {found}, allowed: {', '.join(map(repr, _tagged(kind)))}"
+        return f"{where}: {key}.{tag}: {found}, allowed: {', '.join(repr(_tag(section)) for section in here)}"
     if problem["type"] == "missing":
         return f"{where}: {key}: missing, it must be given"
     allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{where}: {key}: found {shown(problem.get('input'))}, allowed: {allowed}"
 
 
-def _walk(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None, Any]:
-    """The keys that a user wrote, the section that the last of them is in (None: in none), and what it stands for.
+def _place(
+    loc: tuple[int | str, ...], model: type[BaseModel]
+) -> tuple[list[str], type[BaseModel], list[type[BaseModel]]]:
+    """The keys that a user wrote, the section around the last of them, and the sections that may stand there.
 
     pydantic puts the tag of a tagged union into a location, which users never wrote as a key.
     """
     parts: list[str] = []
-    section: type[BaseModel] | None = None
-    kind: Any = model
-    for step in loc:
-        if str(step) in _tagged(kind):
-            kind = _tagged(kind)[str(step)]
+    around, here = model, [model]
+    for step in map(str, loc):
+        tagged = [section for section in here if _tag(section) == step]
+        if len(here) > 1 and tagged:
+            here = tagged
             continue
-        models = _models(kind)
-        section = models[0] if len(models) == 1 else None
-        parts.append(str(step))
-        if section is None:
-            kind = (typing.get_args(kind) or (None,))[-1]  # what a mapping holds
-        else:
-            kind = section.model_fields[str(step)].annotation if str(step) in section.model_fields else None
-    return parts, section, kind
+        parts.append(step)
+        if len(here) == 1:  # of several, it is a key of a mapping to them
+            around = here[0]
+            here = _sections(around.model_fields[step].annotation) if step in around.model_fields else []
+    return parts, around, here
 
 
-def _models(kind: Any) -> list[type[BaseModel]]:
-    """The sections that a type annotation allows."""
+def _sections(kind: Any) -> list[type[BaseModel]]:
+    """The sections in a type annotation."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [kind]
-    if typing.get_origin(kind) in (dict, tuple, list):
-        return []
-    return [model for part in typing.get_args(kind) for model in _models(part)]
+    return [section for part in typing.get_args(kind) for section in _sections(part)]
 
 
-def _tagged(kind: Any) -> dict[str, type[BaseModel]]:
-    """The sections of a tagged union by their tag (`kind` or `type`); none for anything else."""
-    models = _models(kind)
-    if len(models) < 2:
-        return {}
-    fields = [model.model_fields.get("kind") or model.model_fields.get("type") for model in models]
-    return {
-        str(tag): model
-        for model, field in zip(models, fields, strict=True)
-        if field is not None
-        for tag in typing.get_args(field.annotation)
-    }
+def _tag(section: type[BaseModel]) -> str:
+    """By what a union knows a section: its `kind` or `type`."""
+    field = section.model_fields.get("kind") or section.model_fields.get("type")
+    return str(typing.get_args(field.annotation)[0]) if field is not None else ""
 
 
 def shown(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The configuration: every mistake ends with file, key, what was found and what is allowed.
 
-It also tests `config/ray_section.py`, `config/report_section.py`, `config/sweep_section.py`,
-`config/training_section.py`, `config/whole.py`, `section.py`.
+It also tests `config/report_section.py`, `config/sweep_section.py`, `config/training_section.py`, `config/whole.py`,
+`section.py`.
 """
 
 from __future__ import annotations

@@ -1,20 +1,12 @@
 """The configuration: sections, each in a file of its own, and the whole that reads and checks a YAML file."""
 
 from smp_ray.config.features_section import FeaturesConfig, ImagesConfig
-from smp_ray.config.ray_section import RayConfig
-from smp_ray.config.report_section import CleaningConfig, ReportConfig
-from smp_ray.config.sweep_section import AshaConfig, Choice, FloatRange, IntRange, SearchRange, TuneConfig
-from smp_ray.config.training_section import (
-    LIGHTGBM,
-    PREDICTORS,
-    AblationConfig,
-    AdapterConfig,
-    MatrixConfig,
-    SplitConfig,
-    TrainingConfig,
-)
+from smp_ray.config.report_section import CleaningConfig
+from smp_ray.config.sweep_section import Choice, FloatRange, IntRange, SearchRange, TuneConfig
+from smp_ray.config.training_section import LIGHTGBM, PREDICTORS, AdapterConfig, MatrixConfig, SplitConfig
 from smp_ray.config.whole import (
     Config,
+    RayConfig,
     build_config,
     config_class,
     embeddings,
@@ -23,10 +15,3 @@ from smp_ray.config.whole import (
     matrix_groups,
 )
 from smp_ray.families.base import ADAPTED, METADATA, TEXT
-
-__all__ = [
-    "ADAPTED", "LIGHTGBM", "METADATA", "PREDICTORS", "TEXT", "AblationConfig", "AdapterConfig", "AshaConfig", "Choice",
-    "CleaningConfig", "Config", "FeaturesConfig", "FloatRange", "ImagesConfig", "IntRange", "MatrixConfig",
-    "RayConfig", "ReportConfig", "SearchRange", "SplitConfig", "TrainingConfig", "TuneConfig", "build_config",
-    "config_class", "embeddings", "external_data", "load_config", "matrix_groups",
-]  # fmt: skip

@@ -55,8 +55,7 @@ class FeaturesConfig(Section):
 
     def section(self, family: str) -> FamilySettings:
         """The section of a family, configured or not."""
-        found: FamilySettings = getattr(self, families()[family].key())
-        return found
+        return getattr(self, families()[family].key())
 
     @property
     def sections(self) -> dict[str, FamilySettings]:
@@ -65,11 +64,7 @@ class FeaturesConfig(Section):
 
 
 def features_class() -> type[FeaturesConfig]:
-    """The section with a key for each family that is installed.
-
-    Raises:
-        FamilyError: a family's key is one of the section's own.
-    """
+    """The section with a key for each family that is installed; FamilyError where one is the section's own."""
     fields: dict[str, Any] = {}
     for name, family in families().items():
         if family.key() in FeaturesConfig.model_fields:

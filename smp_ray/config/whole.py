@@ -4,9 +4,6 @@ Every option has its default, unit and bounds in the section that it belongs to.
 out of bounds raise `ConfigError` with the file, the dotted key, what was found and what is allowed, one line a problem.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,6 @@ import yaml
 from pydantic import Field, ValidationError, create_model, field_validator
 
 from smp_ray.config.features_section import FeaturesConfig, features_class
-from smp_ray.config.ray_section import RayConfig
 from smp_ray.config.report_section import ReportConfig
 from smp_ray.config.training_section import TrainingConfig
 from smp_ray.errors import ConfigError
@@ -24,6 +20,18 @@ from smp_ray.families.registry import columns_of, families, find, with_roles
 from smp_ray.section import Section, problem_lines, shown
 from smp_ray.sources.base import SourceSettings
 from smp_ray.sources.registry import source_type
+
+
+class RayConfig(Section):
+    """Where Ray runs."""
+
+    address: str | None = Field(None, description="null: RAY_ADDRESS if set (inside a job), else this machine alone")
+    num_cpus: int | None = Field(None, ge=1, description="logical CPUs of a local Ray; null: all, at least 4")
+    num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; null: all")
+    object_store_mb: int | None = Field(
+        None, ge=80, description="local object store; null: 30 % of memory, at most 2048"
+    )
+    env: dict[str, str] = Field({}, description="environment variables of the workers (HF_HOME, AWS_…)")
 
 
 class Config(Section):
@@ -43,13 +51,9 @@ class Config(Section):
             raise ValueError("a folder or s3://bucket/prefix")
         return workspace
 
-    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Config], tuple[dict[str, Any]]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # The class is made of what is installed, so that a worker makes its own instead of unpickling one.
-        return _rebuilt, (self.model_dump(mode="json"),)
-
-
-def _rebuilt(raw: dict[str, Any]) -> Config:
-    return config_class().model_validate(raw)
+        return build_config, (self.model_dump(mode="json"),)
 
 
 @cache
@@ -76,22 +80,20 @@ def matrix_groups(config: Config) -> tuple[str, ...]:
     Raises:
         ValueError: a group needs features that are not configured.
     """
-    available: list[str] = [METADATA, TEXT]
+    groups: list[str | None] = [METADATA, TEXT]
     embedder = embeddings(config)
-    for name in config.features.sections:
-        groups = dict.fromkeys(column.group for column in find(name).columns if column.group)
-        available += [group for group in groups if group not in available]
-        if embedder is not None and name == embedder[0]:
-            # Beside the embeddings that they are made of.
-            group = columns_of([name])[embedder[1][0]].group
-            available.insert(available.index(group) + 1 if group else len(available), ADAPTED)
-    asked = config.training.matrix.families
-    for group in asked or ():
+    for column in columns_of(config.features.sections).values():
+        groups.append(column.group)
+        if embedder is not None and column.name == embedder[1][0]:
+            groups.append(ADAPTED)  # beside the embeddings that they are made of
+    available = [group for group in dict.fromkeys(groups) if group]
+    asked = available if config.training.matrix.families is None else config.training.matrix.families
+    for group in asked:
         if group not in available:
             owners = [name for name in families() if group in {column.group for column in find(name).columns}]
             needs = f"'{group}' needs {' or '.join(owners)} in features.families, " if owners else f"found '{group}', "
             raise ValueError(f"{needs}allowed: {', '.join(available)}")
-    return tuple(group for group in available if asked is None or group in asked)
+    return tuple(group for group in available if group in asked)
 
 
 class _Loader(yaml.SafeLoader):
@@ -101,20 +103,17 @@ class _Loader(yaml.SafeLoader):
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for name in names:
             if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' is given twice", node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"the key '{name}' is given twice", problem_mark=node.start_mark)
         return dict(super().construct_mapping(node, deep))
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None, workspace: str | None = None) -> Config:
-    """Read and check a configuration file.
+    """Read and check a configuration file; a ConfigError has every problem found, one line each.
 
     Args:
-        path: the YAML file. A relative `source.path` in it is taken from the current folder.
+        path: the YAML file. Relative paths in it are taken from the current folder.
         overrides: `KEY=VALUE` settings, KEY dotted (`features.clip.batch_size=64`), VALUE in YAML.
         workspace: replaces the file's `workspace`.
-
-    Raises:
-        ConfigError: with every problem found, one line each.
     """
     return build_config(_read_yaml(Path(path)), overrides, workspace, name=str(path))
 
@@ -143,13 +142,10 @@ def build_config(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise ConfigError(f"{path}: {reason}; see configs/ for examples") from None
-    try:
-        raw = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; see configs/ for examples") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: found {shown(raw)}, allowed: a mapping with 'source' and 'features'")
@@ -167,11 +163,10 @@ def _apply_override(raw: dict[str, Any], override: str) -> str:
         raise ConfigError(f"--set {override}: the value is not YAML") from None
     node = raw
     for depth, part in enumerate(parts[:-1], start=1):
-        child = node.setdefault(part, {})
-        if child is None:
-            child = node[part] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override}: {'.'.join(parts[:depth])} is {shown(child)}, not a section")
-        node = child
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {'.'.join(parts[:depth])} is {shown(node)}, not a section")
     node[parts[-1]] = value
     return ".".join(parts)
