@@ -66,7 +66,7 @@ def write_models(
     for name, text in zip(names, texts, strict=True):
         workspace.write(text.encode(), folder, name)
     columns = [
-        {"name": name, "family": family, "levels": list(matrix.levels[name]) if name in matrix.categorical else None}
+        {"name": name, "family": family, "levels": list(matrix.levels[name]) if name in matrix.levels else None}
         for name, family in zip(matrix.names, matrix.families, strict=True)
     ]
     used = [
