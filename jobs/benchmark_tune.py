@@ -4,8 +4,8 @@
     python jobs/benchmark_tune.py --trials 30                                       # a made-up table
 
 For each seed Ray Tune runs first; then plain Optuna, in as many processes as Ray Tune has trials side by side, runs the
-very trials that Ray Tune made, each for as many rounds, so that only the speed differs. Both have prepared their data
-before the clock starts; start-up (Ray, processes, data) is shown apart.
+very trials that Ray Tune made, each for as many rounds, so that only the speed differs. Each process bins the data once
+within its time; start-up (Ray, processes, reading the matrix) is shown apart.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def with_ray(given: argparse.Namespace) -> dict[str, Any]:
     import ray
 
     from smp_ray.training.boosting.registry import find
-    from smp_ray.training.sweep.sweep import run_sweep
+    from smp_ray.training.sweep.records import TrialRecord, clock
+    from smp_ray.training.sweep.sweep import run_sweep, trials_at_once
     from smp_ray.training.sweep.trial import SweepTask
 
     began = time.time()
@@ -109,11 +110,13 @@ def with_ray(given: argparse.Namespace) -> dict[str, Any]:
         session.start()
         task = SweepTask(find(config.training.predictor), settings, ray.put(folds))
         started = time.time() - began
-        sweep = run_sweep(task, Workspace.open(given.ray), "", session.cores)
-    best = min(record.objective for record in sweep.records.values() if record.objective is not None)
+        concurrency, records = trials_at_once(settings, session.cores), dict[int, TrialRecord]()
+        run_sweep(task, Workspace.open(given.ray), "", records, concurrency)
+    best = min(record.objective for record in records.values() if record.objective is not None)
+    first = min(record.started_after_seconds for record in records.values())
     return {
-        "trials": len(sweep.records), "concurrency": sweep.concurrency, "seconds": sweep.seconds, "best": best,
-        "startup": started + sweep.startup_seconds,
+        "trials": len(records), "concurrency": concurrency, "seconds": clock(records) - first, "best": best,
+        "startup": started + first,
     }  # fmt: skip
 
 
@@ -125,27 +128,27 @@ def with_optuna(given: argparse.Namespace) -> dict[str, Any]:
 
     from smp_ray.training.boosting.cross_fit import Lockstep, prepare_folds
     from smp_ray.training.boosting.registry import find
-    from smp_ray.training.boosting.space import distributions
     from smp_ray.training.sweep.records import read_records
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     config, settings, folds = _prepared(given)
     predictor, records = find(config.training.predictor), read_records(Workspace.open(given.optuna), "")
+    first = last = time.time()
     shape = predictor.complete(settings.params, settings.objective, settings.seed, 1)
     prepared = prepare_folds(predictor, folds, shape)
     sampler = optuna.samplers.TPESampler(seed=settings.seed, multivariate=True, constant_liar=True)
     storage = JournalStorage(JournalFileBackend(str(Path(given.optuna, "journal"))))
     study = optuna.create_study(study_name="sweep", storage=storage, sampler=sampler, load_if_exists=True)
-    first = last = time.time()
+    space = {name: range_.distribution() for name, range_ in settings.space.items()}
     while True:
-        trial = study.ask(distributions(settings.space))  # the same work as for a trial of its own
+        trial = study.ask(space)  # the same work as for a trial of its own
         record = records.get(trial.number)
         if record is None:
             return {"first": first, "last": last}
         params = predictor.complete(
             {**settings.params, **record.params}, settings.objective, settings.seed, settings.cpus_per_trial
         )
-        lockstep = Lockstep(predictor, prepared, params, settings.objective)
+        lockstep = Lockstep([predictor.begin(data, params) for data in prepared], folds, settings.objective)
         for _ in lockstep.run(record.rounds_trained, None):
             pass
         study.tell(trial, lockstep.best)

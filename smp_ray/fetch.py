@@ -13,8 +13,8 @@ import pyarrow.fs as pafs
 
 from smp_ray import __version__
 from smp_ray.config import ImagesConfig
-from smp_ray.errors import WorkspaceError
-from smp_ray.store.place import Place
+from smp_ray.errors import WorkspaceError, one_line
+from smp_ray.store.workspace import Place
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Fetcher:
         try:
             return self._fetch_http(uri) if uri.startswith(("http://", "https://")) else self._fetch_file(uri)
         except (OSError, WorkspaceError, ValueError) as error:
-            return Fetched(None, f"not reachable: {' '.join(str(error).split())[:300] or type(error).__name__}")
+            return Fetched(None, f"not reachable: {one_line(error)[:300]}")
 
     def _fetch_file(self, uri: str) -> Fetched:
         filesystem, path = self._location(uri)

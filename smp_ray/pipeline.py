@@ -122,7 +122,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "report", "The HTML report of what is there: report/index.html opens offline, report/*.csv has its numbers.",
-        "smp_ray.report:write_report", reads=("ingest", "features"), alone=True,
+        "smp_ray.report.write:write_report", reads=("ingest", "features"), alone=True,
         uses=("splits", "adapt", "matrix", "baselines", "tune", "predict", "ablate", "evaluate"),
         settings=lambda config: {**config.report.model_dump(mode="json"), "resamples": config.training.resamples},
     ),

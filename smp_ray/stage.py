@@ -82,7 +82,7 @@ class Stage:
             return None
         used = {name: _identity(run.artefact(name)) for name in self.uses}
         read = {name: _identity(artefact) for name, artefact in inputs.items()}
-        raw = run.reader.identity() if self.raw else None
+        raw = run.reader.identity if self.raw else None
         return fingerprint(self.name, self.version, self.settings(run.config), raw, read, used)
 
     def find(self, run: Run) -> Artefact | None:

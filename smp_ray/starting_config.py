@@ -17,7 +17,6 @@ from smp_ray.errors import ConfigError, DataError
 from smp_ray.families.registry import families
 from smp_ray.section import shown
 from smp_ray.sources.base import Intake
-from smp_ray.sources.location import Location
 from smp_ray.sources.table import READINGS
 from smp_ray.sources.table_files import table_files, table_rows
 from smp_ray.sources.values import as_flag
@@ -47,10 +46,10 @@ _COUNT = re.compile(r"(num(ber)?_(of_)?)?(like|view|fav(ou?rite)?|share|retweet|
 _IMAGE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)(\?.*)?$|^https?://", re.IGNORECASE)
 #: What is lost without a column.
 _LACKING = {
-    "image": "all that is computed from images is null (no_image): a path, a URL or the bytes of a file",
+    "image": "all that is computed from images is null (no_image)",
     "title": "all that is computed from texts is null (no_text)",
     "user_id": "folds are by post, and nothing is known of the user",
-    "posted_at": "no features of the date, and no folds by time",
+    "posted_at": "there are no features of the date, and no folds by time",
     "popularity": "nothing is learned or predicted, `run` ends with features and report",
 }
 
@@ -65,27 +64,25 @@ def write_starting_config(table: str, out: str | None = None) -> tuple[str, list
         ConfigError: the file is there already, or cannot be written.
         DataError: the table cannot be read, or no column can be the id of a post.
     """
-    location = Location.open(table)
-    stem = location.root.rstrip("/").rpartition("/")[2].split(".")[0] or "posts"
+    stem = os.path.basename(table.partition("?")[0].rstrip("/")).split(".")[0] or "posts"
     out = out or f"{stem}.yaml"
     if os.path.exists(out):
         raise ConfigError(f"{out}: is there already and is left as it is; --out names another file")
-    values = _sample(location)
+    values = _sample(table)
     found, notes = guess_columns(values)
     if "post_id" not in found:
         raise DataError(f"{table}: {notes['post_id']}; add a column that names each post")
-    root = _image_root(location, table, values, found)
+    root = _image_root(table, values, found)
     lines = [f"    {key}: {_scalar(name)}  # {notes[key]}" for key, name in found.items()]
     lacking = [f"{key}: {note}" for key, note in notes.items() if key not in found]
-    unused = [_scalar(name) for name in values if name not in found.values()]
+    unused = ", ".join(_scalar(name) for name in values if name not in found.values())
     text = _text(table, stem, [*lines, *(f"    # {line}" for line in lacking)], unused, root)
     try:
         with open(out, "x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written: {error.strerror}") from None
-    said = [f"{key}: {_scalar(name)} ({notes[key]})" for key, name in found.items()]
-    return out, [*said, *(f"not guessed: {line}" for line in lacking)]
+    return out, [*(f"{key}: {_scalar(name)} ({notes[key]})" for key, name in found.items()), *lacking]
 
 
 def guess_columns(values: Mapping[str, Sequence[Any]]) -> tuple[dict[str, str], dict[str, str]]:
@@ -107,7 +104,7 @@ def guess_columns(values: Mapping[str, Sequence[Any]]) -> tuple[dict[str, str], 
         elif named:
             notes[key] = f"is it {_scalar(named[0])}? {problems[named[0]] or 'taken for another column'}"
         elif key in _LACKING:
-            notes[key] = f"not found: {_LACKING[key]}"
+            notes[key] = f"not found, so {_LACKING[key]}"
     _guess_by_content(values, found, notes)
     for name in values:
         key = re.sub("^(author|owner)_|^(?=follow)", "user_", _plain(name))
@@ -124,15 +121,16 @@ def guess_columns(values: Mapping[str, Sequence[Any]]) -> tuple[dict[str, str], 
 def _guess_by_content(values: Mapping[str, Sequence[Any]], found: dict[str, str], notes: dict[str, str]) -> None:
     """Image, title and id where no name tells them; a path of an image may be the id as well."""
     for key in ("image", "title", "post_id"):
-        free = [name for name in values if name not in found.values() and _problem(key, values[name]) is None]
+        free = [name for name in values if name not in found.values()]
         if key == "title":
             free = [
                 name for name in free if sum(len(str(value).split()) for value in values[name]) >= 3 * len(values[name])
             ]
-        elif key == "post_id" and "image" in found and _problem(key, values[found["image"]]) is None:
+        elif key == "post_id" and "image" in found:
             free.append(found["image"])
-        if key not in found and free:
-            found[key], notes[key] = free[0], f"by its content; for example {_example(values[free[0]])}"
+        good = [name for name in free if _problem(key, values[name]) is None]
+        if key not in found and good:
+            found[key], notes[key] = good[0], f"by its content; for example {_example(values[good[0]])}"
     if "post_id" not in found and "post_id" not in notes:
         there = ", ".join(map(_scalar, values))
         notes["post_id"] = f"no column can be the id of a post, with a short value of its own in every row, of {there}"
@@ -156,11 +154,10 @@ def _problem(key: str, values: Sequence[Any]) -> str | None:
             return f"{len(set(texts)):,} different values in {len(values):,} rows"
         if any(len(text) > 200 or " " in text for text in texts):
             return f"found {shown(texts[0])}, allowed: a short value without spaces"
-    if (
-        key == "image"
-        and sum(isinstance(value, bytes) or bool(_IMAGE.search(str(value))) for value in read) < len(read) / 2
-    ):
-        return f"found {_example(read)}, allowed: paths or URLs of image files, or their bytes"
+    if key == "image":
+        images = [value for value in read if isinstance(value, bytes) or _IMAGE.search(str(value))]
+        if len(images) < len(read) / 2:
+            return f"found {_example(read)}, allowed: paths or URLs of image files, or their bytes"
     if key == "title" and not any(isinstance(value, str) and re.search(r"[^\W\d_]", value) for value in given):
         return f"found {_example(given)}, allowed: texts"
     if key == "posted_at" and any(value.year < 1990 for value in read):
@@ -168,10 +165,10 @@ def _problem(key: str, values: Sequence[Any]) -> str | None:
     return None
 
 
-def _sample(location: Location) -> dict[str, list[Any]]:
+def _sample(table: str) -> dict[str, list[Any]]:
     """The first values of each column."""
-    names, found = table_files(location, "auto")
-    rows = table_rows(location, names[0], found, [], Intake(lambda file, record, reason: None))
+    location, names, found = table_files(table, "auto")
+    rows = table_rows(location, names[0], found, [], Intake(lambda row: None))
     with closing(rows):  # type: ignore[type-var]
         records = [record for _, record in islice(rows, _ROWS)]
     values = {
@@ -179,19 +176,17 @@ def _sample(location: Location) -> dict[str, list[Any]]:
         for name in dict.fromkeys(key for record in records for key in record)
     }
     if not values:
-        raise DataError(f"{location.uri}: has no rows")
+        raise DataError(f"{table}: has no rows")
     if len(values) == 1 and (wrong := re.search("[;\t|]", next(iter(values)))):
-        raise DataError(f"{location.uri}: its columns are separated by {wrong[0]!r}, allowed: commas, or tabs in .tsv")
+        raise DataError(f"{table}: its columns are separated by {wrong[0]!r}, allowed: commas, or tabs in .tsv")
     return values
 
 
-def _image_root(
-    location: Location, table: str, values: Mapping[str, Sequence[Any]], found: Mapping[str, str]
-) -> str | None:
+def _image_root(table: str, values: Mapping[str, Sequence[Any]], found: Mapping[str, str]) -> str | None:
     """`source.image_root` where local images are elsewhere than beside the table; None where the default does."""
     paths = [value for value in values.get(found.get("image", ""), ()) if isinstance(value, str) and value.strip()]
     paths = [path for path in paths if "://" not in path][:20]
-    if not paths or not location.is_local:
+    if not paths or "://" in table:
         return None
     if all(os.path.isabs(path) for path in paths):
         return os.path.commonpath([os.path.dirname(path) for path in paths])
@@ -203,13 +198,11 @@ def _image_root(
     return None if best == beside else best
 
 
-def _text(table: str, stem: str, columns: list[str], unused: list[str], root: str | None) -> str:
+def _text(table: str, stem: str, columns: list[str], unused: str, root: str | None) -> str:
     models = []
     for family in families().values():
-        section = family.Settings.model_config.get("json_schema_extra")
-        examples = section.get("examples") if isinstance(section, dict) else None
-        if isinstance(examples, list):
-            real = yaml.safe_dump(examples[0], default_flow_style=True, sort_keys=False, width=1000).strip()
+        for example in family.Settings.model_json_schema().get("examples", [])[:1]:
+            real = yaml.safe_dump(example, default_flow_style=True, sort_keys=False, width=1000).strip()
             models.append(f"  {family.key()}: {{model: embedded}}  # real: {real}")
     return "\n".join([
         f"# A starting config, guessed from the first {_ROWS} rows of the table: read it before you trust it.",
@@ -219,7 +212,7 @@ def _text(table: str, stem: str, columns: list[str], unused: list[str], root: st
         f"  path: {_scalar(table)}  # relative paths are taken from the folder that smp-ray is run in",
         "  columns:  # column of smp_ray: column of the table",
         *columns,
-        *([f"    # not used: {', '.join(unused)}"] if unused else []),
+        *([f"    # not used: {unused}"] if unused else []),
         f"  image_root: {_scalar(root)}  # where the images are" if root
         else "  # image_root: folder of relative image paths; by default that of the table",
         "features:  # embedded models only know the sample world: good for a first try, not for results",

@@ -14,9 +14,10 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
 
 import pytest
 
-from smp_ray.config import RayConfig, config_class
+from smp_ray.config import RayConfig, build_config, config_class
 from smp_ray.families import registry
 from smp_ray.families.base import Family
+from smp_ray.pipeline import export, open_run, run_stages
 from smp_ray.ray_session import RaySession, ray_session
 
 #: What a client of the object store is told.
@@ -67,6 +68,17 @@ def session() -> Iterator[RaySession]:
     """One local Ray for all tests of this process."""
     with ray_session(RayConfig()) as shared:
         yield shared
+
+
+@pytest.fixture(scope="session")
+def sample(session: RaySession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 500 posts of the sample world: the finished workspace `run`, and `features.parquet`, its export."""
+    folder = tmp_path_factory.mktemp("sample")
+    raw = {"workspace": str(folder / "run"), "source": {"kind": "demo", "posts": 500, "seed": 7}}
+    run = open_run(build_config(raw), session)
+    run_stages(run, ["features"])
+    export(run, str(folder / "features.parquet"))
+    return folder
 
 
 @pytest.fixture

@@ -8,30 +8,13 @@ import sys
 from pathlib import Path
 
 import lightgbm
-import pytest
-
-from smp_ray.config import build_config
-from smp_ray.pipeline import export, open_run, run_stages
-from smp_ray.ray_session import RaySession
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "from_the_export.py"
 
 
-@pytest.fixture(scope="module")
-def exported(session: RaySession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The export of a sample world of 200 posts."""
-    folder = tmp_path_factory.mktemp("export")
-    families = {"families": ["caption", "clip", "perplexity"]}
-    raw = {"workspace": str(folder / "run"), "source": {"kind": "demo", "posts": 200}, "features": families}
-    run = open_run(build_config(raw), session)
-    run_stages(run, ["features"])
-    export(run, str(folder / "features.parquet"))
-    return folder / "features.parquet"
-
-
-def test_from_the_export_to_a_plot_and_a_model(exported: Path, tmp_path: Path) -> None:
+def test_from_the_export_to_a_plot_and_a_model(sample: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error::FutureWarning", str(EXAMPLE), str(exported), str(tmp_path)],
+        [sys.executable, "-W", "error::FutureWarning", str(EXAMPLE), str(sample / "features.parquet"), str(tmp_path)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

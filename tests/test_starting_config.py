@@ -32,7 +32,7 @@ def test_real_photographs(tmp_path: Path, flickr_photos: Path) -> None:
     assert source.columns == {"post_id": "photo_id", "image": "image", "title": "title"}
     assert source.image_root is None
     assert "not used: other_captions" in text
-    assert "# popularity: not found: nothing is learned" in text
+    assert "# popularity: not found, so nothing is learned" in text
     taken = take(tmp_path / "ws", **source.model_dump())
     assert (len(taken.posts), taken.rejected) == (300, [])
 

@@ -1,49 +1,43 @@
-"""Every measure by popularity interval, its correlation with popularity and its trend (Figure 4 of the paper)."""
+"""Every measure by popularity interval, its correlation with popularity and its trend (Figure 4 of the paper).
 
-from collections.abc import Iterable
+`posts` has a column a measure, NaN where missing; resamples are of users, and a post without one is a user of its own.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from smp_ray.analysis.resampling import bounds, drawn_users, resampled_medians, user_codes
-from smp_ray.evaluation.bootstrap import Bootstrap
+from smp_ray.evaluation.bootstrap import Bootstrap, bounds, user_codes
 
 OVERALL, WITHIN_USERS = "overall", "within users"
 
 
-def interval_table(edges: Iterable[float]) -> pd.DataFrame:
+def interval_table(edges: Sequence[float]) -> pd.DataFrame:
     """The popularity intervals [low, high) between inner edges, rising: interval (in words), low, high; NaN: open."""
-    bounded = [np.nan, *edges, np.nan]
-    low, high = bounded[:-1], bounded[1:]
-    inner = [f"{one:g} to {other:g}" for one, other in zip(low[1:-1], high[1:-1], strict=True)]
-    return pd.DataFrame(
-        {"interval": [f"below {high[0]:g}", *inner, f"{low[-1]:g} and above"], "low": low, "high": high}
-    )
+    low, high = [np.nan, *edges], [*edges, np.nan]
+    names = [f"{one:g} to {other:g}" for one, other in zip(low, high, strict=True)]
+    names[0], names[-1] = f"below {edges[0]:g}", f"{edges[-1]:g} and above"
+    return pd.DataFrame({"interval": names, "low": low, "high": high})
 
 
-def popularity_intervals(popularity: Any, edges: Iterable[float]) -> pd.Categorical:
+def popularity_intervals(popularity: Any, edges: Sequence[float]) -> pd.Categorical:
     """The interval of each post, in the words of `interval_table`; none for a post without a label."""
-    inner = list(edges)
-    values = np.asarray(popularity, dtype=np.float64)
-    return pd.cut(values, [-np.inf, *inner, np.inf], right=False, labels=interval_table(inner)["interval"].tolist())
+    names = interval_table(edges)["interval"].tolist()
+    return pd.cut(np.asarray(popularity, dtype=np.float64), [-np.inf, *edges, np.inf], right=False, labels=names)
 
 
 def measures_by_interval(
-    posts: pd.DataFrame, measures: Iterable[str], intervals: pd.Categorical, edges: Iterable[float], few: int
+    posts: pd.DataFrame, measures: Iterable[str], intervals: pd.Categorical, edges: Sequence[float], few: int
 ) -> pd.DataFrame:
     """Quartiles and mean of each measure in each popularity interval.
 
-    Args:
-        posts: a column a measure, NaN where missing.
-        measures: columns of `posts`.
-        intervals: of the same posts.
-        edges: of the intervals.
-        few: intervals with fewer measured posts are marked.
-
     Returns:
         measure, interval, low, high (bounds of popularity), posts (that have the measure), q25, median, q75, mean (NaN
-        without posts), few.
+        without posts), few (whether that is fewer than `few`).
     """
     frames = []
     for measure in measures:
@@ -65,68 +59,44 @@ def correlations(
     do not count, only whether their more popular posts are those with more of the measure. Its resamples draw users
     and keep the ranks.
 
-    Args:
-        posts: popularity and the measures, NaN where missing.
-        measures: columns of `posts`.
-        users: of each post; a post without one is a user of its own.
-        resamples: bootstrap resamples of users.
-        seed: of the bootstrap.
-
     Returns:
         measure, scope ("overall" or "within users"), spearman, low, high (95 % interval), posts, users; NaN where
         undefined.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     every = posts[["popularity"]].astype(np.float64).assign(user=user_codes(users))
     for measure in measures:
         known = every.assign(value=posts[measure].astype(np.float64)).dropna()
-        bootstrap = Bootstrap(known["user"], resamples, seed)
-        found = bootstrap.estimate(known["popularity"], known["value"])["src"]
-        overall = {"spearman": found.value, "low": found.low, "high": found.high}
         several = known[known.duplicated("user", keep=False)]
-        for scope, frame, one in (
-            (OVERALL, known, overall), (WITHIN_USERS, several, _within(several, resamples, seed))
-        ):  # fmt: skip
-            rows.append(
-                {"measure": measure, "scope": scope, **one, "posts": len(frame), "users": frame["user"].nunique()}
-            )
-    return pd.DataFrame(rows).astype({"spearman": np.float64, "low": np.float64, "high": np.float64})
+        overall = Bootstrap(known["user"], resamples, seed).estimate(known["popularity"], known["value"])["src"]
+        rows.append((measure, OVERALL, *astuple(overall), len(known), known["user"].nunique()))
+        within = _within(several, resamples, seed)
+        rows.append((measure, WITHIN_USERS, *within, len(several), several["user"].nunique()))
+    columns = ["measure", "scope", "spearman", "low", "high", "posts", "users"]
+    return pd.DataFrame(rows, columns=columns).astype({"spearman": np.float64, "low": np.float64, "high": np.float64})
 
 
-def _within(posts: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]:
+def _within(posts: pd.DataFrame, resamples: int, seed: int) -> tuple[float, float, float]:
     """Correlation of the ranks less the users' mean ranks, and its interval."""
-    ranks, users = posts[["popularity", "value"]].rank(), user_codes(posts["user"])
+    ranks, bootstrap = posts[["popularity", "value"]].rank(), Bootstrap(posts["user"], resamples, seed)
     # Ranks are multiples of a half, so a user whose posts are all alike is left with exactly 0.
-    rest = ranks - ranks.groupby(users).transform("mean")
-    products = {
-        "both": rest["popularity"] * rest["value"],
-        "first": rest["popularity"] ** 2,
-        "second": rest["value"] ** 2,
-    }
+    rest = ranks - ranks.groupby(bootstrap.user_of).transform("mean")
+    popularity, value = rest["popularity"], rest["value"]
+    products = pd.DataFrame({"both": popularity * value, "first": popularity**2, "second": value**2})
     # The residuals of a user sum to 0, so the correlation over any draw of users follows from these sums of each.
-    sums = pd.DataFrame(products).groupby(users).sum().to_numpy()
-    drawn = [times @ sums for times in drawn_users(users, resamples, seed)]
-    both, first, second = np.array([sums.sum(axis=0), *drawn]).T
+    sums = products.groupby(bootstrap.user_of).sum().to_numpy()
+    both, first, second = np.array([sums.sum(axis=0), *(times @ sums for times in bootstrap.multiplicities())]).T
     with np.errstate(invalid="ignore", divide="ignore"):
         found = np.clip(both / np.sqrt(first * second), -1, 1)
-    low, high = bounds(found[1:, None], np.array([len(sums)]))[:, 0] * (1 if np.isfinite(found[0]) else np.nan)
-    return {"spearman": found[0], "low": low, "high": high}
+    low, high = bounds(found[1:])[:, 0]
+    return found[0], low, high
 
 
 def trend(
     posts: pd.DataFrame, measures: Iterable[str], intervals: pd.Categorical, users: Any, resamples: int, few: int,
     seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """How the median of each measure changes from one popularity interval to the next.
-
-    Args:
-        posts: a column a measure, NaN where missing.
-        measures: columns of `posts`.
-        intervals: of the same posts.
-        users: of each post.
-        resamples: bootstrap resamples of users.
-        few: intervals with fewer measured posts are left out.
-        seed: of the bootstrap.
+    """How the median of each measure changes from one popularity interval to the next, of those of `few` posts or more.
 
     Returns:
         measure, slope (Theil-Sen: the median of the slopes between any two intervals' medians over their numbers, in
@@ -137,18 +107,18 @@ def trend(
     for measure in measures:
         known = every.assign(value=posts[measure].to_numpy(dtype=np.float64)).query("interval >= 0").dropna()
         kept = known[known.groupby("interval")["value"].transform("size") >= max(few, 1)]
-        medians = kept.groupby("interval")["value"].median()
-        place = np.searchsorted(medians.index, kept["interval"])
-        user = user_codes(kept["user"])
-        resampled = resampled_medians(kept["value"].to_numpy(), place, len(medians), user, resamples, seed)
-        low, high = bounds(_slopes(resampled, medians.index)[:, None], np.array([kept["user"].nunique()]))[:, 0]
-        rows.append((measure, _slopes(medians.to_numpy()[None], medians.index)[0], low, high))
+        bootstrap = Bootstrap(kept["user"], resamples, seed)
+        kept = kept.assign(user=bootstrap.user_of)
+        parts = {at: (part["value"].to_numpy(), part["user"].to_numpy()) for at, part in kept.groupby("interval")}
+        once = np.ones(bootstrap.users, dtype=np.int64)
+        slopes = np.array([_slope(parts, times) for times in chain([once], bootstrap.multiplicities())])
+        rows.append((measure, slopes[0], *bounds(slopes[1:])[:, 0]))
     return pd.DataFrame(rows, columns=["measure", "slope", "low", "high"])
 
 
-def _slopes(medians: np.ndarray, numbers: Any) -> np.ndarray:
-    """Theil-Sen slope of each row of (resamples, intervals) over the intervals' numbers; NaN with fewer than two."""
-    first, second = np.triu_indices(len(numbers), 1)
-    steps = np.asarray(numbers, dtype=np.float64)
-    slopes = pd.DataFrame((medians[:, second] - medians[:, first]) / (steps[second] - steps[first]))
-    return slopes.median(axis=1).to_numpy()
+def _slope(parts: dict[int, tuple[np.ndarray, np.ndarray]], times: np.ndarray) -> float:
+    """Theil-Sen slope of the medians over the intervals' numbers; each user's values count as often as `times` says."""
+    drawn = {at: np.repeat(values, times[users]) for at, (values, users) in parts.items()}
+    medians = [(at, np.median(values)) for at, values in drawn.items() if len(values)]
+    slopes = [(high - low) / (last - first) for (first, low), (last, high) in combinations(medians, 2)]
+    return float(np.median(slopes)) if slopes else np.nan

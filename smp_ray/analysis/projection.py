@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
+from sklearn.manifold import TSNE
+from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
+from sklearn.preprocessing import minmax_scale
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from smp_ray.analysis.resampling import user_codes
 from smp_ray.evaluation.bootstrap import Bootstrap
 
 #: (modality, space), as ("title", "after"), to the vectors of all posts, (posts, width); a row of NaN is no vector.
@@ -28,15 +31,9 @@ _QUALITY_COLUMNS = ["modality", "space", "src", "src_low", "src_high", "mae", "m
 
 
 def project(posts: pd.DataFrame, vectors: Vectors, count: int, seed: int) -> pd.DataFrame:
-    """3-D t-SNE of a sample of posts in each space.
+    """3-D t-SNE of a sample of `count` posts in each space; modalities share as many posts as they can.
 
     Each space is its own map: axes mean nothing, and positions in two maps cannot be compared, only what lies together.
-
-    Args:
-        posts: row_id, popularity (NaN: no label).
-        vectors: of the same posts in each space.
-        count: size of the sample. Modalities share as many posts as they can.
-        seed: of the sample and of the maps.
 
     Returns:
         row_id, modality, space, x, y, z (standard deviations of the map), density (of the map around the post, on a log
@@ -64,14 +61,11 @@ def _spaces(vectors: Vectors) -> Iterator[tuple[str, str, np.ndarray, np.ndarray
 
 def _map(values: np.ndarray, seed: int) -> np.ndarray:
     """float64 (posts, 3), each axis centred, all on the scale of their common standard deviation."""
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
     # Threads add up in an order of their own, and t-SNE makes another picture of the last digit.
     with threadpool_limits(1):
         tsne = TSNE(
-            3, perplexity=min(30.0, (len(values) - 1) / 3), init="pca" if values.shape[1] >= 3 else "random",
-            learning_rate=max(len(values) / 48, _LOWEST_RATE), angle=_ANGLE, max_iter=_ITERATIONS, random_state=seed,
+            3, perplexity=min(30.0, (len(values) - 1) / 3), learning_rate=max(len(values) / 48, _LOWEST_RATE),
+            angle=_ANGLE, max_iter=_ITERATIONS, random_state=seed,
         )  # fmt: skip
         found = tsne.fit_transform(values)
     centred = found.astype(np.float64) - found.mean(axis=0)
@@ -80,15 +74,11 @@ def _map(values: np.ndarray, seed: int) -> np.ndarray:
 
 def _density(places: np.ndarray) -> np.ndarray:
     """Log density by the distance to the tenth neighbour, rescaled to 0 to 1."""
-    from sklearn.neighbors import NearestNeighbors
-    from sklearn.preprocessing import minmax_scale
-
     neighbour = min(_DENSITY_NEIGHBOUR, len(places) - 1)
-    # A post is the nearest to itself.
-    distance = NearestNeighbors(n_neighbors=neighbour + 1).fit(places).kneighbors(places)[0][:, -1]
-    # Posts with the same vector lie on one point, where the density has no bound.
-    smallest = distance[distance > 0].min(initial=np.inf)
-    return np.asarray(minmax_scale(-np.log(np.maximum(distance, smallest if np.isfinite(smallest) else 1.0))))
+    # A post is the nearest to itself; those with the same vector lie on one point, where the density has no bound.
+    distance = pd.Series(NearestNeighbors(n_neighbors=neighbour + 1).fit(places).kneighbors(places)[0][:, -1])
+    density = -np.log(distance.mask(distance == 0))
+    return np.asarray(minmax_scale(density.fillna(density.max())))
 
 
 def neighbour_quality(
@@ -96,16 +86,9 @@ def neighbour_quality(
 ) -> pd.DataFrame:
     """How well the mean popularity of a post's neighbours in each space predicts its own, out of fold.
 
-    Neighbours are the nearest by cosine among the posts of the other folds; the time grows with the posts' square.
-
-    Args:
-        posts: popularity, fold, user_id; only posts with a label and a fold take part, those of a fold below 0 as
-            neighbours alone.
-        vectors: of the same posts in each space.
-        k: neighbours; all there are, where a fold's others are fewer.
-        resamples: bootstrap resamples of users.
-        past_only: neighbours come from earlier folds alone, as a split by time asks.
-        seed: of the bootstrap.
+    Neighbours are the `k` nearest by cosine (all there are, where they are fewer) among the posts of the other folds,
+    or with `past_only`, as a split by time asks, of earlier folds alone. Only posts with a label and a fold take part,
+    those of a fold below 0 as neighbours alone. The time grows with the posts' square.
 
     Returns:
         modality, space, src, src_low, src_high, mae, mae_low, mae_high (95 % intervals), posts (that were judged), k;
@@ -117,7 +100,7 @@ def neighbour_quality(
         own = posts[taking_part].reset_index(drop=True)
         own["predicted"] = _neighbours_mean(values[taking_part].astype(np.float32), own, k, past_only)
         judged = own[own["predicted"].notna()]
-        bootstrap = Bootstrap(user_codes(judged["user_id"]).tolist(), resamples, seed)
+        bootstrap = Bootstrap(judged["user_id"], resamples, seed)
         found = bootstrap.estimate(judged["popularity"], judged["predicted"])
         numbers = [value for metric in ("src", "mae") for value in vars(found[metric]).values()]
         rows.append((modality, space, *numbers, len(judged), k))
@@ -126,8 +109,6 @@ def neighbour_quality(
 
 def _neighbours_mean(values: np.ndarray, posts: pd.DataFrame, k: int, past_only: bool) -> np.ndarray:
     """Out-of-fold predictions, float64 (posts,); NaN where no fold judges the post or there is no neighbour."""
-    from sklearn.neighbors import KNeighborsRegressor
-
     labels, fold_of = posts["popularity"].to_numpy(), posts["fold"].to_numpy()
     predicted = np.full(len(labels), np.nan)
     for fold in np.unique(fold_of[fold_of >= 0]):

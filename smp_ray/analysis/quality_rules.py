@@ -5,7 +5,7 @@ them count neither as letters nor as symbols. Rules on what a title says look on
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,13 @@ from smp_ray.schema import BAD_IMAGE, NO_IMAGE
 
 #: The last row of `cleaning_rules`.
 ANY_RULE = "any rule"
+_LETTER = r"\p{L}"
 _UNSEEN = r"[\s\p{Z}\p{Cc}\p{Cf}\p{M}]"
 _SYMBOL = r"[^\s\p{Z}\p{Cc}\p{Cf}\p{M}\p{L}\p{N}]"
 
 
 def reasons(posts: pd.DataFrame, settings: CleaningConfig, image_statuses: Iterable[str] = ()) -> pd.DataFrame:
-    """Why each post would be removed.
-
-    Args:
-        posts: columns title, user_id, posted_at and `image_statuses`.
-        settings: the rules.
-        image_statuses: columns that say what became of each post's image.
+    """Why each post would be removed, from its title, user_id, posted_at and `image_statuses`.
 
     Returns:
         On the index of `posts` a boolean column a rule: empty_title, short_title, camera_file_name, no_letters,
@@ -38,14 +34,24 @@ def reasons(posts: pd.DataFrame, settings: CleaningConfig, image_statuses: Itera
         same time, in an earlier row), no_image, bad_image. A rule that is off, or has no image status to look at, has
         no column.
     """
-    titles = [title.strip() if isinstance(title, str) else "" for title in posts["title"]]
-    found = pd.DataFrame(_title_rules(titles, settings), index=posts.index)
+    titles = posts["title"].astype(object).fillna("").str.strip()
+    length = titles.str.len()
+    symbols, unseen = _count(titles, _SYMBOL), _count(titles, _UNSEEN)
+    present = length > 0
+    camera = [any(re.search(pattern, title) for pattern in settings.camera_names) for title in titles]
+    found = pd.DataFrame(
+        {
+            "empty_title": ~present,
+            "short_title": present & (length < settings.min_characters),
+            "camera_file_name": present & np.array(camera, dtype=bool),
+            "no_letters": present & (_count(titles, _LETTER) == 0),
+            "mostly_symbols": present & (symbols > settings.max_symbol_share * (length - unseen)),
+        }
+    )
     if settings.duplicates:
-        folded = [title.casefold() for title in titles]
-        keys = posts[["user_id", "posted_at"]].assign(title=pd.Series(folded, posts.index, dtype=object))
-        keys = keys[keys["user_id"].notna() & (keys["title"] != "")].sort_values("posted_at", kind="stable")
-        again = keys.duplicated(["user_id", "title"])
-        found["duplicate_title"] = found.index.isin(again.index[again])
+        keys = posts[["user_id", "posted_at"]].assign(title=titles.str.casefold())
+        keys = keys[keys["user_id"].notna() & present].sort_values("posted_at", kind="stable")
+        found["duplicate_title"] = keys.duplicated(["user_id", "title"]).reindex(posts.index, fill_value=False)
     statuses = posts[list(image_statuses)]
     for rule, status in (("no_image", NO_IMAGE), ("bad_image", BAD_IMAGE)):
         if statuses.columns.size and getattr(settings, rule):
@@ -53,25 +59,10 @@ def reasons(posts: pd.DataFrame, settings: CleaningConfig, image_statuses: Itera
     return found.astype(bool)
 
 
-def _title_rules(stripped: list[str], settings: CleaningConfig) -> dict[str, np.ndarray]:
-    """The rules on one title alone, bool (posts,) each."""
-    titles = pa.array(stripped, pa.large_string())
-    length = np.fromiter(map(len, stripped), np.int64, len(stripped))
-    present = length > 0
-    patterns = [re.compile(pattern) for pattern in settings.camera_names]
-    camera = (any(pattern.search(title) for pattern in patterns) for title in stripped)
-    seen = length - _count(titles, _UNSEEN)
-    return {
-        "empty_title": ~present,
-        "short_title": present & (length < settings.min_characters),
-        "camera_file_name": present & np.fromiter(camera, bool, len(stripped)),
-        "no_letters": present & (_count(titles, r"\p{L}") == 0),
-        "mostly_symbols": present & (_count(titles, _SYMBOL) > settings.max_symbol_share * seen),
-    }
-
-
-def _count(titles: pa.Array, pattern: str) -> np.ndarray:
-    return np.asarray(pc.count_substring_regex(titles, pattern).to_numpy(zero_copy_only=False), dtype=np.int64)
+def _count(titles: pd.Series, pattern: str) -> np.ndarray:
+    """How often Arrow's pattern, which knows Unicode's categories, is in each title."""
+    counts = pc.count_substring_regex(pa.array(titles, pa.large_string()), pattern)
+    return np.asarray(counts.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def cleaning_rules(reasons: pd.DataFrame) -> pd.DataFrame:
@@ -87,28 +78,18 @@ def cleaning_rules(reasons: pd.DataFrame) -> pd.DataFrame:
 
 
 def cleaning_by_interval(
-    reasons: pd.DataFrame, intervals: pd.Categorical, edges: Iterable[float], users: Any, resamples: int, few: int,
+    reasons: pd.DataFrame, intervals: pd.Categorical, edges: Sequence[float], users: Any, resamples: int, few: int,
     seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """The share that any rule removes by popularity interval.
-
-    Args:
-        reasons: of each post, as `reasons` gives them.
-        intervals: of the same posts; unlabelled posts are in none.
-        edges: of the intervals.
-        users: of each post.
-        resamples: bootstrap resamples of users.
-        few: intervals with fewer posts are marked.
-        seed: of the bootstrap.
+    """The share of the labelled posts that any rule removes by popularity interval.
 
     Returns:
-        interval, low, high (bounds of popularity), posts, removed, share, share_low, share_high (95 % interval), few.
+        interval, low, high (bounds of popularity), posts, removed, share, share_low, share_high (95 % interval), few
+        (whether it has fewer posts than `few`).
     """
     removed = reasons.any(axis=1).to_numpy()
-    means = group_means(removed, intervals, users, resamples, seed).rename_axis("interval").reset_index()
-    frame = interval_table(edges).assign(
-        posts=means["posts"],
-        removed=pd.Series(intervals[removed]).value_counts(sort=False).to_numpy(),
-        share=means["mean"], share_low=means["low"], share_high=means["high"],
-    )  # fmt: skip
+    means = group_means(removed, intervals, users, resamples, seed).reset_index()
+    frame = interval_table(edges).assign(posts=means["posts"])
+    frame["removed"] = pd.Series(intervals[removed]).value_counts(sort=False).to_numpy()
+    frame[["share", "share_low", "share_high"]] = means[["mean", "low", "high"]]
     return frame.assign(few=frame["posts"] < few)

@@ -11,21 +11,13 @@ _USER_POSTS = {"1": 1, "2-4": 2, "5-9": 5, "10-49": 10, "50+": 50}
 
 
 def errors_by(judged: pd.DataFrame, groups: pd.Categorical, resamples: int, few: int, seed: int = 0) -> pd.DataFrame:
-    """Errors by group of posts.
-
-    Args:
-        judged: popularity, prediction, user_id, all labelled and predicted.
-        groups: of the same posts; one without takes no part.
-        resamples: bootstrap resamples of users.
-        few: groups with fewer posts are marked.
-        seed: of the bootstrap.
+    """Errors by group of posts, from popularity, prediction and user_id, the first two known of all.
 
     Returns:
         A row a group: group, posts, users, mae, mae_low, mae_high (95 % interval), bias (mean of prediction -
-        popularity), src, few; NaN where undefined.
+        popularity), src, few (whether it has fewer posts than `few`); NaN where undefined.
     """
-    popularity = judged["popularity"].to_numpy(dtype=np.float64)
-    prediction = judged["prediction"].to_numpy(dtype=np.float64)
+    popularity, prediction = (judged[name].to_numpy(dtype=np.float64) for name in ("popularity", "prediction"))
     error = prediction - popularity
     found = group_means(np.abs(error), groups, judged["user_id"], resamples, seed)
     found = found.rename(columns={"mean": "mae", "low": "mae_low", "high": "mae_high"}).rename_axis("group")
@@ -44,8 +36,7 @@ def by_category(categories: pd.Series, largest: int = 20) -> pd.Categorical:
     if not categories.notna().any():
         return pd.Categorical([None] * len(categories), [])
     named = categories.astype(object).where(categories.notna(), NO_CATEGORY).astype(str)
-    counts = named.value_counts().rename_axis("name").reset_index(name="posts")
-    names = counts.sort_values(["posts", "name"], ascending=[False, True])["name"].tolist()
+    names = named.value_counts().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
     shown = names if len(names) <= largest else [*names[:largest], OTHERS]
     return pd.Categorical(named.where(~named.isin(names[largest:]), OTHERS), shown)
 

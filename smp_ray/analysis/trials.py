@@ -5,18 +5,12 @@ Trials are the rows of `trials.parquet` as `training.tune` writes it; parameters
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import CategoricalDistribution
 
-from smp_ray.config import Choice, FloatRange, SearchRange
+from smp_ray.config import SearchRange
 
 PARAMETER = "param_"
 #: Fewer completed trials say nothing about parameters.
@@ -25,41 +19,22 @@ _TREES = 64
 
 
 def study_of(trials: pd.DataFrame, space: Mapping[str, SearchRange]) -> optuna.Study:
-    """A study that holds every trial with a result as a completed one, in order.
-
-    Args:
-        trials: objective (NaN: left out) and `param_<name>`.
-        space: ranges that were searched.
-    """
-    verbosity = optuna.logging.get_verbosity()
+    """A study that holds every trial with an objective as a completed one, in order."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize")
-    optuna.logging.set_verbosity(verbosity)
-    searched = {name: range_ for name, range_ in space.items() if f"{PARAMETER}{name}" in trials}
-    distributions = {name: _distribution(range_) for name, range_ in searched.items()}
+    searched = {name: range_.distribution() for name, range_ in space.items() if f"{PARAMETER}{name}" in trials}
     for row in trials[trials["objective"].notna()].to_dict("records"):
-        params = {name: _choice(row[f"{PARAMETER}{name}"], range_) for name, range_ in searched.items()}
-        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=row["objective"]))
+        params = {name: row[f"{PARAMETER}{name}"] for name in searched}
+        for name, distribution in searched.items():
+            # Choices of several kinds are stored as JSON.
+            if isinstance(distribution, CategoricalDistribution) and params[name] not in distribution.choices:
+                params[name] = json.loads(params[name])
+        study.add_trial(optuna.create_trial(params=params, distributions=searched, value=row["objective"]))
     return study
-
-
-def _distribution(range_: SearchRange) -> BaseDistribution:
-    if isinstance(range_, Choice):
-        return CategoricalDistribution(range_.values)
-    kind: Any = FloatDistribution if isinstance(range_, FloatRange) else IntDistribution
-    return kind(range_.low, range_.high, log=range_.log)
-
-
-def _choice(value: Any, range_: SearchRange) -> Any:
-    """The value that was tried; choices of several kinds are stored as JSON."""
-    return json.loads(value) if isinstance(range_, Choice) and value not in range_.values else value
 
 
 def best_over_time(trials: pd.DataFrame) -> pd.DataFrame:
     """The best objective so far, in the order in which the trials ended.
-
-    Args:
-        trials: trial, status, objective (NaN: failed), seconds, started_after_seconds.
 
     Returns:
         trial, finished_after_seconds (since the sweep began), objective, best (lowest up to then; NaN before the first
@@ -76,11 +51,6 @@ def parameter_importance(trials: pd.DataFrame, space: Mapping[str, SearchRange],
     """Share of each parameter in the variance of the objective over the searched space (fANOVA, Hutter et al. 2014).
 
     Only completed trials are compared, for a stopped one would have become better.
-
-    Args:
-        trials: status, objective and `param_<name>`.
-        space: ranges that were searched.
-        seed: of the random forest.
 
     Returns:
         parameter, importance (they sum to 1), the most important first. No rows with fewer than 5 completed trials, or

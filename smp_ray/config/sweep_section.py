@@ -1,38 +1,52 @@
 """The `training.tune` section: the sweep and its search space."""
 
-from __future__ import annotations
-
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from smp_ray.section import Section
 
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
-class FloatRange(Section):
-    """A real-valued hyperparameter."""
 
-    type: Literal["float"]
+class _Bounds(Section):
+    type: str
     low: float
     high: float
     log: bool = Field(False, description="drawn evenly on the log scale")
 
     @model_validator(mode="after")
-    def _bounds(self) -> FloatRange:
-        return _check_bounds(self)
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) must not be above high ({self.high})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low ({self.low}) must be above 0 where log is true")
+        return self
+
+    def distribution(self) -> "BaseDistribution":
+        """As Optuna has it, which reads this very section."""
+        from optuna.distributions import json_to_distribution  # every worker reads the config, few search
+
+        return json_to_distribution(self.model_dump_json())
+
+    def nearest(self, value: Any) -> float:
+        """The value that is nearest to a number; the low end for anything else."""
+        return min(max(value, self.low), self.high) if isinstance(value, int | float) else self.low
 
 
-class IntRange(Section):
+class FloatRange(_Bounds):
+    """A real-valued hyperparameter."""
+
+    type: Literal["float"]
+
+
+class IntRange(_Bounds):
     """A whole-numbered hyperparameter; both bounds are included."""
 
     type: Literal["int"]
     low: int
     high: int
-    log: bool = Field(False, description="drawn evenly on the log scale")
-
-    @model_validator(mode="after")
-    def _bounds(self) -> IntRange:
-        return _check_bounds(self)
 
 
 class Choice(Section):
@@ -41,16 +55,15 @@ class Choice(Section):
     type: Literal["choice"]
     values: tuple[bool | int | float | str, ...] = Field(min_length=1)
 
+    def distribution(self) -> "BaseDistribution":
+        """As Optuna has it."""
+        from optuna.distributions import CategoricalDistribution
 
-AnyRange = TypeVar("AnyRange", FloatRange, IntRange)
+        return CategoricalDistribution(self.values)
 
-
-def _check_bounds(bounds: AnyRange) -> AnyRange:
-    if bounds.low > bounds.high:
-        raise ValueError(f"low ({bounds.low}) must not be above high ({bounds.high})")
-    if bounds.log and bounds.low <= 0:
-        raise ValueError(f"low ({bounds.low}) must be above 0 where log is true")
-    return bounds
+    def nearest(self, value: Any) -> bool | int | float | str:
+        """The value itself if it is in the list, else the first."""
+        return value if value in self.values else self.values[0]
 
 
 SearchRange = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
@@ -101,7 +114,7 @@ class TuneConfig(Section):
         return {name: value for name, value in self.params.items() if name == "max_bin"}
 
     @model_validator(mode="after")
-    def _no_overlap(self) -> TuneConfig:
+    def _no_overlap(self) -> Self:
         both = sorted(set(self.space) & set(self.params))
         if both:
             raise ValueError(f"{', '.join(both)} in 'space' and in 'params'; give each once")

@@ -1,16 +1,14 @@
 """95 % intervals of the metrics and of their differences, from a bootstrap over users."""
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from smp_ray.evaluation.metrics import METRICS, TieGroups, checked, correlation, relative_errors, score
-
-#: Percentiles that bound a 95 % interval.
-BOUNDS = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,31 @@ class Estimate:
     high: float | None
 
 
+def interval(value: Any, low: Any, high: Any, digits: int = 3, signed: bool = False) -> str:
+    """`0.729 [0.701, 0.755]`; without the brackets or `undefined` where bounds or value are None or NaN."""
+    if pd.isna(value):
+        return "undefined"
+    shown = f"{{:{'+' if signed else ''}.{digits}f}}".format
+    return shown(value) if pd.isna(low) or pd.isna(high) else f"{shown(value)} [{shown(low)}, {shown(high)}]"
+
+
+def bounds(resampled: np.ndarray) -> np.ndarray:
+    """95 % percentile bounds of each column of (resamples, columns), or of one, float64 (2, columns).
+
+    Resamples that are NaN are left out; where more than half are, or there is none, so are the bounds.
+    """
+    frame = pd.DataFrame(resampled)
+    return np.where(2 * frame.count() >= len(frame), frame.quantile([0.025, 0.975]), np.nan)
+
+
+def user_codes(users: Any) -> np.ndarray:
+    """A code for each user, int64 (posts,); a post without a user gets one of its own."""
+    codes, known = pd.factorize(np.asarray(users, dtype=object))
+    alone = codes < 0
+    codes[alone] = len(known) + np.arange(alone.sum())
+    return np.asarray(codes, dtype=np.int64)
+
+
 class Bootstrap:
     """Percentile intervals from resampled users: posts of one user are alike, so they are drawn together or not at all.
 
@@ -37,29 +60,26 @@ class Bootstrap:
     two users there is nothing to resample, and no interval either.
 
     Args:
-        users: the user of each post, a code or anything hashable. A post without a user needs a code of its own, as
-            `splits.user_codes` gives it.
+        users: the user of each post, a code or anything hashable; a post without a user is a user of its own.
         resamples: number of resamples, at least 1.
         seed: the same seed, users and number of resamples give the same resamples.
 
-    Raises:
-        ValueError: a missing user.
+    Attributes:
+        user_of: of each post, from 0 in order of appearance.
+        users: how many.
     """
 
-    def __init__(self, users: Iterable[Hashable], resamples: int = 1000, seed: int = 0):
-        self._user_of, distinct = pd.factorize(np.fromiter(users, dtype=object))
-        if missing := int((self._user_of < 0).sum()):
-            count = len(self._user_of)
-            raise ValueError(f"users: {missing} of {count} are missing; give a post without one a code of its own")
+    def __init__(self, users: Any, resamples: int = 1000, seed: int = 0):
+        self.user_of, distinct = pd.factorize(user_codes(users))
         self.users = len(distinct)
         self.resamples = resamples
         self.seed = seed
 
     def multiplicities(self) -> Iterator[np.ndarray]:
-        """How often each user, in order of appearance, is drawn: int64 (users,), one array a resample."""
+        """How often each user is drawn, int64 (users,), one array a resample; none with fewer than two users."""
         # Drawn anew at each call, which costs little, where all resamples of many users would fill the memory.
         generator = np.random.default_rng(self.seed)
-        for _ in range(self.resamples):
+        for _ in range(self.resamples if self.users > 1 else 0):
             yield np.bincount(generator.integers(self.users, size=self.users), minlength=self.users)
 
     def estimate(self, popularity: ArrayLike, prediction: ArrayLike) -> dict[str, Estimate]:
@@ -68,7 +88,7 @@ class Bootstrap:
         Raises:
             ValueError: the lengths, or that of the users, differ, or a value is not finite.
         """
-        labels, predicted, _ = checked(popularity=popularity, prediction=prediction, users=self._user_of)
+        labels, predicted, _ = checked(popularity=popularity, prediction=prediction, users=self.user_of)
         values = score(labels, predicted)
         (resampled,) = self._resampled(labels, [predicted])
         return {name: _with_interval(values[name], resampled[:, at]) for at, name in enumerate(METRICS)}
@@ -80,7 +100,7 @@ class Bootstrap:
             ValueError: the lengths, or that of the users, differ, or a value is not finite.
         """
         labels, predicted, compared, _ = checked(
-            popularity=popularity, prediction=prediction, baseline=baseline, users=self._user_of
+            popularity=popularity, prediction=prediction, baseline=baseline, users=self.user_of
         )
         values, compared_values = score(labels, predicted), score(labels, compared)
         resampled, compared_resampled = self._resampled(labels, [predicted, compared])
@@ -94,8 +114,6 @@ class Bootstrap:
     def _resampled(self, labels: np.ndarray, predictions: list[np.ndarray]) -> np.ndarray:
         """Metrics in each resample, float64 (predictions, resamples, metrics), NaN where undefined."""
         resampled = np.full((len(predictions), self.resamples, len(METRICS)), np.nan)
-        if self.users < 2:
-            return resampled
         # What sorts or walks through the posts' values is done here, once, and not in each resample.
         label_groups = TieGroups(labels)
         groups = [TieGroups(predicted) for predicted in predictions]
@@ -104,7 +122,7 @@ class Bootstrap:
         posts_of_user = self._by_user(np.ones(len(labels)))
         for at, multiplicity in enumerate(self.multiplicities()):
             times = multiplicity.astype(np.float64)
-            weights = times[self._user_of]
+            weights = times[self.user_of]
             posts = times @ posts_of_user
             label_ranks = label_groups.ranks(weights)
             for which in range(len(predictions)):
@@ -117,12 +135,9 @@ class Bootstrap:
         return resampled
 
     def _by_user(self, values: np.ndarray) -> np.ndarray:
-        return np.bincount(self._user_of, weights=values, minlength=self.users)
+        return np.bincount(self.user_of, weights=values, minlength=self.users)
 
 
 def _with_interval(value: float | None, resampled: np.ndarray) -> Estimate:
-    defined = resampled[~np.isnan(resampled)]
-    if value is None or 2 * len(defined) < len(resampled):
-        return Estimate(value, None, None)
-    low, high = np.percentile(defined, BOUNDS)
-    return Estimate(value, float(low), float(high))
+    low, high = (None if value is None or np.isnan(bound) else float(bound) for bound in bounds(resampled)[:, 0])
+    return Estimate(value, low, high)

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smp_ray.errors import FamilyError, SmpRayError
+from smp_ray.errors import FamilyError, SmpRayError, one_line
 from smp_ray.families.base import IMAGE, Family, ImageTransform
 from smp_ray.schema import BAD_IMAGE, ERROR, NO_IMAGE, NO_TEXT, OK
-from smp_ray.store.join import taken, vector_column
+from smp_ray.store.join import taken
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,7 @@ def needed(table: pa.Table, family: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FamilyStep:
-    """Computes one family of a batch.
-
-    Attributes:
-        model: the loaded family.
-        fields: its stored columns, status and error last.
-        transform: what made its images, or None.
-    """
+    """Computes one family of a batch; its `fields` are the stored columns, status and error last."""
 
     model: Family
     fields: Sequence[pa.Field]
@@ -49,16 +43,15 @@ class FamilyStep:
         need = needed(table, self.model.name)
         inputs = [self._input(table, name, need) for name in self.model.reads]
         present = np.array([[value is not None for value in values] for _, values in inputs], dtype=bool)
-        present = present.reshape(len(inputs), -1)
         ready = need & (present.any(axis=0) if self.model.partial else present[0])
-        items: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        distinct: dict[tuple[Any, ...], int] = {}
+        items: list[tuple[Any, ...]] = []
         places = np.full(table.num_rows, -1)
-        place_of: dict[tuple[Any, ...], int] = {}
         for row in np.flatnonzero(ready):
-            key = tuple(keys[row] for keys, _ in inputs)
-            items.setdefault(key, tuple(values[row] for _, values in inputs))
-            places[row] = place_of.setdefault(key, len(place_of))
-        found, errors = self._computed(list(items.values()))
+            places[row] = distinct.setdefault(tuple(keys[row] for keys, _ in inputs), len(items))
+            if places[row] == len(items):
+                items.append(tuple(values[row] for _, values in inputs))
+        found, errors = self._computed(items)
         valued = np.any([column.is_valid().to_numpy() for column in found.columns], axis=0)
         verdicts: list[tuple[str | None, str | None]] = [(None, None)] * table.num_rows
         for row in np.flatnonzero(need):
@@ -78,19 +71,17 @@ class FamilyStep:
     def _input(self, table: pa.Table, name: str, need: np.ndarray) -> tuple[list[Any], list[Any]]:
         """What is one input, and its value, of every post; None where there is none."""
         if name != IMAGE:
-            texts = [
-                None if isinstance(value, str) and not value.strip() else value for value in table[name].to_pylist()
-            ]
-            return [tuple(value) if isinstance(value, list) else value for value in texts], texts
+            found = table[name].to_pylist()
+            values = [None if isinstance(value, str) and not value.strip() else value for value in found]
+            return [tuple(value) if isinstance(value, list) else value for value in values], values
         assert self.transform is not None
         pixels = table[f"{self.model.name}_input"]
-        keys: list[str | None] = [None] * table.num_rows
-        pictures: dict[str | None, np.ndarray] = {}
-        for row in np.flatnonzero(need & pixels.is_valid().to_numpy()):
-            keys[row] = table["image_hash"][int(row)].as_py()
-            if keys[row] not in pictures:
-                flat = np.frombuffer(pixels[int(row)].as_buffer(), dtype=self.transform.dtype)
-                pictures[keys[row]] = flat.reshape(self.transform.shape)
+        keys = pc.if_else(pc.and_(pixels.is_valid(), pa.array(need)), table["image_hash"], None).to_pylist()
+        pictures = {}
+        for row, key in enumerate(keys):
+            if key is not None and key not in pictures:
+                flat = np.frombuffer(pixels[row].as_buffer(), dtype=self.transform.dtype)
+                pictures[key] = flat.reshape(self.transform.shape)
         return keys, [pictures.get(key) for key in keys]
 
     def _computed(self, items: list[tuple[Any, ...]]) -> tuple[pa.Table, dict[int, Exception]]:
@@ -104,6 +95,8 @@ class FamilyStep:
                 part = taken(empty, np.array([-1]))
             tables.append(part)
             place += part.num_rows
+        if len(failed) == len(items) >= SYSTEMIC:
+            raise failed[0]
         return pa.concat_tables(tables), failed
 
     def _lacking(self, table: pa.Table, row: int) -> tuple[str, str]:
@@ -128,35 +121,21 @@ class FamilyStep:
 def isolated(items: Sequence[Any], function: Callable[[list[Any]], pa.Table]) -> list[pa.Table | Exception]:
     """Apply a batch function; where it fails, to either half of the batch, so that one bad item costs only itself.
 
-    A batch that does not fit into a GPU's memory is halved likewise.
-
-    Returns:
-        Results in order; an exception stands for one item.
-
-    Raises:
-        Exception: one of them, where at least `SYSTEMIC` items were given and every single one failed.
-        SmpRayError: as it was raised: it is not about an item.
+    A batch that does not fit into a GPU's memory is halved likewise. Results are in order, an exception stands for one
+    item; an `SmpRayError` is raised, as it is not about an item.
     """
-    parts = _halved(items, function)
-    failures = [part for part in parts if isinstance(part, Exception)]
-    if len(failures) == len(items) >= SYSTEMIC:
-        raise failures[-1]
-    return parts
-
-
-def _halved(items: Sequence[Any], function: Callable[[list[Any]], pa.Table]) -> list[pa.Table | Exception]:
     if not items:
         return []
     try:
         return [function(list(items))]
     except SmpRayError:
         raise
-    except Exception as error:  # kept as the status of the post, or raised by the caller
+    except Exception as error:  # kept as the status of the post, or raised where every post fails
         if len(items) == 1:
             return [error]
         logger.warning("a batch of %d failed (%s); computing it in halves", len(items), reason(error))
     half = len(items) // 2
-    return [*_halved(items[:half], function), *_halved(items[half:], function)]
+    return [*isolated(items[:half], function), *isolated(items[half:], function)]
 
 
 def columns_of(model: Family, fields: Sequence[pa.Field], items: list[tuple[Any, ...]]) -> pa.Table:
@@ -174,9 +153,7 @@ def columns_of(model: Family, fields: Sequence[pa.Field], items: list[tuple[Any,
         try:
             columns.append(_stored(field, result[field.name], len(items)))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise FamilyError(
-                f"{model.name}: {field.name} is not {field.type}: {' '.join(str(error).split())}"
-            ) from error
+            raise FamilyError(f"{model.name}: {field.name} is not {field.type}: {one_line(error)}") from error
     return pa.table(columns, schema=pa.schema(fields))
 
 
@@ -184,12 +161,8 @@ def _stored(field: pa.Field, values: Any, count: int) -> pa.Array:
     if len(values) != count:
         raise ValueError(f"returned {len(values)} values for {count} posts")
     if pa.types.is_fixed_size_list(field.type):
-        vectors = np.full((count, field.type.list_size), np.nan, dtype=np.float32)
-        for place, row in enumerate(values):
-            if row is not None and np.shape(row) != vectors.shape[1:]:
-                raise ValueError(f"found a vector of shape {np.shape(row)}")
-            vectors[place] = np.nan if row is None else row
-        return vector_column(vectors.astype(np.float16), np.asarray(np.isnan(vectors).any(axis=1)))
+        vectors = [None if row is None else np.asarray(row, np.float32).astype(np.float16) for row in values]
+        return pa.array([None if row is None or np.isnan(row).any() else row for row in vectors], field.type)
     plain = values.tolist() if isinstance(values, np.ndarray) else list(values)
     if pa.types.is_integer(field.type):  # a cast does not cut 1.5 down to 1
         return pa.array(plain, from_pandas=True).cast(field.type)
@@ -197,5 +170,5 @@ def _stored(field: pa.Field, values: Any, count: int) -> pa.Array:
 
 
 def reason(error: BaseException) -> str:
-    """An exception on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    """An exception on one line, with its type."""
+    return f"{type(error).__name__}: {one_line(error)}"[:500]

@@ -16,12 +16,7 @@ from smp_ray.schema import BAD_IMAGE, NO_IMAGE, OK
 
 
 class DecodeStep:
-    """Fetches and decodes each image once and applies the families' transforms.
-
-    Args:
-        settings: limits for fetching and decoding.
-        transforms: transform of each image family that is computed in this pass.
-    """
+    """Fetches and decodes each image once and applies the transform of each image family of the pass."""
 
     def __init__(self, settings: ImagesConfig, transforms: Mapping[str, ImageTransform]) -> None:
         self._settings = settings
@@ -35,19 +30,17 @@ class DecodeStep:
         """
         wants = {family: needed(table, family) for family in self._transforms}
         wanted = np.any(list(wants.values()), axis=0)
-        fetched = self._fetch(table, wanted)
         kinds = {"image_status": pa.string(), "image_error": pa.string(), "image_hash": pa.string()}
         for family in self._transforms:
             kinds |= {f"{family}_input": pa.large_binary(), f"{family}_input_error": pa.string()}
-        columns: dict[str, list[Any]] = {name: [None] * table.num_rows for name in kinds}
-        for row in np.flatnonzero(wanted):
-            families = [family for family, want in wants.items() if want[row]]
-            for name, value in self._decoded(fetched[row], families).items():
-                columns[name][row] = value
-        out = table.drop_columns(["image_uri", "image_bytes"])
-        for name, kind in kinds.items():
-            out = out.append_column(name, pa.array(columns[name], kind))
-        return out
+        rows = [
+            self._decoded(fetched, [family for family, want in wants.items() if want[row]]) if wanted[row] else {}
+            for row, fetched in enumerate(self._fetch(table, wanted))
+        ]
+        made = pa.Table.from_pylist(rows, schema=pa.schema(kinds))
+        for name in made.column_names:
+            table = table.append_column(name, made[name])
+        return table.drop_columns(["image_uri", "image_bytes"])
 
     def _fetch(self, table: pa.Table, wanted: np.ndarray) -> list[Fetched]:
         inline = table["image_bytes"].to_pylist()
@@ -69,9 +62,9 @@ class DecodeStep:
             try:
                 pixels = transform.pixels(image)
                 if (pixels.shape, pixels.dtype) != (tuple(transform.shape), transform.dtype):
+                    declared = f"declared {transform.dtype} of shape {tuple(transform.shape)}"
                     raise FamilyError(
-                        f"{family}: its transform gave {pixels.dtype} of shape {pixels.shape}, "
-                        f"declared {transform.dtype} of shape {tuple(transform.shape)}"
+                        f"{family}: its transform gave {pixels.dtype} of shape {pixels.shape}, {declared}"
                     )
                 found[f"{family}_input"] = pixels.tobytes()
             except SmpRayError:

@@ -39,14 +39,6 @@ class Pool:
     #: torch threads of one actor; None leaves torch's own choice (on a GPU).
     threads: int | None
 
-    @property
-    def span(self) -> str:
-        """How many actors, in words."""
-        count = (
-            f"{self.max_actors}" if self.min_actors == self.max_actors else f"{self.min_actors} to {self.max_actors}"
-        )
-        return f"{count} actor{'' if self.max_actors == 1 else 's'}"
-
 
 @dataclass(frozen=True)
 class Placement:
@@ -58,13 +50,14 @@ class Placement:
     reason: str
 
     def describe(self) -> str:
-        """One line for the terminal."""
-        pools = ", ".join(
-            f"{'+'.join(pool.families)} on {pool.span} "
-            f"({pool.num_cpus:g} CPU{f', {pool.num_gpus:g} GPU' if pool.num_gpus else ''} each)"
-            for pool in self.pools
-        )
-        return f"placement {self.kind}: {pools}; {self.reason}"
+        """The plan and its reason, on one line for the user."""
+        shown = []
+        for pool in self.pools:
+            least = "" if pool.min_actors == pool.max_actors else f"{pool.min_actors} to "
+            actors = f"{least}{pool.max_actors} actor{'' if pool.max_actors == 1 else 's'}"
+            gpus = f", {pool.num_gpus:g} GPU" if pool.num_gpus else ""
+            shown.append(f"{'+'.join(pool.families)} on {actors} ({pool.num_cpus:g} CPU{gpus} each)")
+        return f"placement {self.kind}: {', '.join(shown)}; {self.reason}"
 
 
 def place(settings: FeaturesConfig, families: tuple[str, ...], resources: Resources) -> Placement:
@@ -80,13 +73,26 @@ def place(settings: FeaturesConfig, families: tuple[str, ...], resources: Resour
     decodes = any(IMAGE in find(family).reads for family in families)
     # A fraction at the least, beside Ray's filter, one reader and one writer.
     free = max(0.25, resources.cpus - FILTER_CPUS - 2 * IO_CPUS)
-    if kind == "colocated":
-        pools, decode_cpus = _colocated(settings, families, resources, free, decodes)
-    else:
+    cores = resources.cores or int(resources.cpus)
+    threads: int | None = None
+    decode_cpus: float | None = None
+    if kind == "spread":
         share = free / (len(families) + decodes)
-        cores = (resources.cores or int(resources.cpus)) // len(families)
-        pools = tuple(_pool(settings, family, models, resources, share, max(1, cores)) for family in families)
+        each = max(1, cores // len(families))
+        pools = tuple(_pool(settings, family, models, resources, share, each) for family in families)
         decode_cpus = _floor(min(1.0, share)) if decodes else None
+    else:
+        if resources.gpus:
+            workers = settings.workers or max(1, int(resources.gpus))
+            decode_cpus = _floor(min(1.0, free / 2)) if decodes else None
+        else:
+            # Decoding happens inside the workers: handing pixels between processes costs more than it gains on CPUs.
+            workers = settings.workers or max(1, min(cores, int(free / 0.5)))
+            threads = max(1, cores // workers)
+        num_cpus = _floor(min(1.0, (free - (decode_cpus or 0)) / workers))
+        num_gpus = _floor(min(1.0, resources.gpus / workers))
+        least = workers if resources.cores else 1
+        pools = (Pool(families, least, workers, num_cpus, num_gpus, threads),)
     placement = Placement(kind, pools, decode_cpus, reason)
     _check_fits(placement, resources)
     return placement
@@ -100,24 +106,6 @@ def _choose(settings: FeaturesConfig, models: int, resources: Resources) -> tupl
     if resources.gpus < max(2, models):
         return "colocated", f"auto: {resources.gpus:g} GPU for {models} models, so they share it"
     return "spread", f"auto: {resources.gpus:g} GPUs for {models} models, so each scales by itself"
-
-
-def _colocated(
-    settings: FeaturesConfig, families: tuple[str, ...], resources: Resources, free: float, decodes: bool
-) -> tuple[tuple[Pool, ...], float | None]:
-    """The one pool, and CPUs of the decoding tasks."""
-    cores = resources.cores or int(resources.cpus)
-    threads, decode_cpus = None, None
-    if resources.gpus:
-        workers = settings.workers or max(1, int(resources.gpus))
-        decode_cpus = _floor(min(1.0, free / 2)) if decodes else None
-    else:
-        # Decoding happens inside the workers: handing pixels between processes costs more than it gains on CPUs.
-        workers = settings.workers or max(1, min(cores, int(free / 0.5)))
-        threads = max(1, cores // workers)
-    num_cpus = _floor(min(1.0, (free - (decode_cpus or 0)) / workers))
-    num_gpus = _floor(min(1.0, resources.gpus / workers))
-    return (Pool(families, workers if resources.cores else 1, workers, num_cpus, num_gpus, threads),), decode_cpus
 
 
 def _pool(settings: FeaturesConfig, family: str, models: int, resources: Resources, share: float, threads: int) -> Pool:
@@ -137,17 +125,16 @@ def _check_fits(placement: Placement, resources: Resources) -> None:
     cpus = FILTER_CPUS + 2 * IO_CPUS + (placement.decode_cpus or 0)
     cpus += sum(pool.min_actors * pool.num_cpus for pool in placement.pools)
     gpus = sum(pool.min_actors * pool.num_gpus for pool in placement.pools)
-    if gpus > resources.gpus + 1e-6:
-        keys = ", ".join(f"features.{find(family).key()}" for pool in placement.pools for family in pool.families)
-        raise ConfigError(
-            f"features.placement: the plan needs at least {gpus:g} GPUs and the cluster has {resources.gpus:g}; "
-            f"lower min_actors or num_gpus of {keys}"
-        )
-    if cpus > resources.cpus + 1e-6:
-        raise ConfigError(
-            f"features.placement: the plan needs at least {cpus:g} CPUs (1 of them for Ray's checkpoint filter) and "
-            f"the cluster has {resources.cpus:g}; set ray.num_cpus (local) or lower num_cpus, min_actors or workers"
-        )
+    keys = ", ".join(f"features.{find(family).key()}" for pool in placement.pools for family in pool.families)
+    cpu_help = "set ray.num_cpus (local) or lower num_cpus, min_actors or workers"
+    for needs, has, unit, advice in (
+        (gpus, resources.gpus, "GPUs", f"lower min_actors or num_gpus of {keys}"),
+        (cpus, resources.cpus, "CPUs (1 of them for Ray's checkpoint filter)", cpu_help),
+    ):
+        if needs > has + 1e-6:
+            raise ConfigError(
+                f"features.placement: the plan needs at least {needs:g} {unit} and the cluster has {has:g}; {advice}"
+            )
 
 
 def _floor(value: float) -> float:

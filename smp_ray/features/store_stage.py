@@ -5,6 +5,7 @@ It makes an artefact a family, `features/<family>/<fingerprint>/manifest.json`, 
 each with all the families of its pass.
 """
 
+import time
 from collections.abc import Sequence
 
 from smp_ray.errors import SmpRayError
@@ -24,8 +25,7 @@ class FeatureStage(Stage):
 
     def find(self, run: Run) -> Artefact | None:
         """The families' manifests, if every family holds a finished row for every post."""
-        posts = _posts(run, self)
-        found = stored(run)
+        posts, found = _posts(run, self), stored(run)
         if posts is None or not all(covers(found.get(name), posts.fingerprint) for name in run.families):
             return None
         return found
@@ -36,21 +36,20 @@ class FeatureStage(Stage):
         Raises:
             SmpRayError: posts ended with status `error`; the next run tries them again.
         """
-        posts = _posts(run, self)
+        began = time.monotonic()  # starting Ray counts
+        posts, manifests = _posts(run, self), stored(run)
         assert posts is not None
-        manifests = stored(run)
         missing = [name for name in run.families if _wants(manifests.get(name), posts.fingerprint, run.retry)]
         if missing:
-            manifests = resolve(self.make)(run, posts, manifests, missing)
+            run.session.start()
+            manifests = resolve(self.make)(run, posts, manifests, missing, began)
         else:
             run.tell(f"{self.name}: up to date, {', '.join(run.families)} of {posts.rows:,} posts")
         run.commit(self.name, manifests)
-        failed = {name: m.details["covers"][posts.fingerprint].get(ERROR, 0) for name, m in manifests.items()}
-        if any(failed.values()):
-            raise SmpRayError(
-                f"posts with status error: {counted({name: count for name, count in failed.items() if count})} "
-                "(reasons in <family>_error); run again to retry them"
-            )
+        found = {name: m.details["covers"][posts.fingerprint] for name, m in manifests.items()}
+        if failed := {name: counts[ERROR] for name, counts in found.items() if counts.get(ERROR)}:
+            where = "(reasons in <family>_error); run again to retry them"
+            raise SmpRayError(f"posts with status error: {counted(failed)} {where}")
 
     def status(self, run: Run) -> list[StageStatus]:
         """A line for each family."""
@@ -77,29 +76,23 @@ def _wants(manifest: Manifest | None, posts: str, retry: Sequence[str]) -> bool:
 
 def _family_status(run: Run, key: FamilyKey, posts: Manifest | None) -> StageStatus:
     manifest = run.workspace.manifest(key.folder, key.fingerprint)
+    earlier = [manifest] if manifest else run.workspace.manifests(key.folder)
+    if not earlier:
+        return StageStatus(key.family, key.fingerprint, "missing", why="never computed")
+    last, why = earlier[-1], ""
+    counts = last.counts
     if manifest is None:
-        earlier = run.workspace.manifests(key.folder)
-        if not earlier:
-            return StageStatus(key.family, key.fingerprint, "missing", why="never computed")
-        last = earlier[-1]
-        why = changes(last.config, key.settings)
-        if not why and last.models.get(key.family) != key.model:
-            why = "the model's files or revision changed"
-        elif not why and last.inputs != key.inputs:
-            why = "the families that it reads changed"
-        why = why or "computed by another version of smp_ray"
-        return StageStatus(key.family, key.fingerprint, "stale", sum(last.counts.values()), last.counts, why)
-    rows, counts, why = sum(manifest.counts.values()), manifest.counts, ""
-    covered = None if posts is None else manifest.details["covers"].get(posts.fingerprint)
-    if posts is None:
+        why = changes(last.config, key.settings) or "its model, a family that it reads or smp_ray itself changed"
+    elif posts is None:
         why = "the posts are stale"
-    elif covered is None:
+    elif posts.fingerprint not in manifest.details["covers"]:
         why = "the posts changed since"
     else:
-        rows, counts = posts.rows, covered
-        if covered.get(ERROR):
-            why = f"{covered[ERROR]:,} posts with status error are tried again"
-    return StageStatus(key.family, key.fingerprint, "stale" if why else "committed", rows, counts, why)
+        counts = manifest.details["covers"][posts.fingerprint]
+        if counts.get(ERROR):
+            why = f"{counts[ERROR]:,} posts with status error are tried again"
+    state = "stale" if why else "committed"
+    return StageStatus(key.family, key.fingerprint, state, sum(counts.values()), counts, why)
 
 
 def counted(todo: dict[str, int]) -> str:

@@ -29,35 +29,32 @@ def adaptation(inputs: Inputs) -> dict[str, Any]:
     embedder, settings = embeddings(inputs.config), inputs.config.report
     if embedder is None or embedder[0] not in inputs.store:
         return {"embedded": False}
-    adapted = inputs.used_where(lambda manifest: "covers" in manifest.details)
-    posts = _sample(inputs, embedder[0], max(settings.projection_posts, _NEIGHBOUR_POSTS))
-    found: dict[tuple[str, str], np.ndarray] = {}
-    of_role = {column.role: column.name for column in ADAPTED_COLUMNS}
-    sources = [("before", inputs.store[embedder[0]], embedder[1])]
+    family, columns = embedder
+    spaces = {"before": (inputs.store[family], columns)}
+    adapted = inputs.holding("covers")
     if adapted is not None:
-        sources.append(("after", adapted, (of_role[IMAGE_EMBEDDING], of_role[TITLE_EMBEDDING])))
-    for space, manifest, columns in sources:
-        table = read_columns(inputs.workspace, manifest, columns, posts["row_id"].to_numpy())
-        found |= {(modality, space): vectors(table[name]) for modality, name in zip(_MODALITIES, columns, strict=True)}
-    order = [(modality, space) for modality in _MODALITIES for space in ("before", "after")]
-    found = {key: found[key] for key in order if key in found and np.isfinite(found[key]).any()}
+        of_role = {column.role: column.name for column in ADAPTED_COLUMNS}
+        spaces["after"] = (adapted, (of_role[IMAGE_EMBEDDING], of_role[TITLE_EMBEDDING]))
+    posts = _sample(inputs, family, max(settings.projection_posts, _NEIGHBOUR_POSTS))
+    found: dict[tuple[str, str], np.ndarray] = {}
+    for at, modality in enumerate(_MODALITIES):
+        for space, (manifest, names) in spaces.items():
+            table = read_columns(inputs.workspace, manifest, [names[at]], posts["row_id"].to_numpy())
+            if table[names[at]].null_count < len(table):
+                found[modality, space] = vectors(table[names[at]])
     shown: dict[str, Any] = {"embedded": True, "adapted": adapted is not None, "maps": [], "most": _NEIGHBOUR_POSTS}
     folds = inputs.holding("splits.parquet")
     if folds is not None:
         fold = read_table(inputs.workspace, folds.file("splits.parquet").path, ["row_id", "fold"]).to_pandas()
-        shown["quality"] = inputs.publish(
-            "neighbour_quality",
-            neighbour_quality(
-                posts.merge(fold, on="row_id", how="left"), found, settings.neighbours, inputs.resamples(len(posts)),
-                past_only=folds.config.get("kind") == "time", seed=settings.seed,
-            ),
+        table = neighbour_quality(
+            posts.merge(fold, on="row_id", how="left"), found, settings.neighbours, inputs.resamples(len(posts)),
+            past_only=folds.config.get("kind") == "time", seed=settings.seed,
         )  # fmt: skip
+        shown["quality"] = inputs.publish("neighbour_quality", table)
     maps = project(posts, found, settings.projection_posts, settings.seed)
     if len(maps):
-        beside = posts.set_index("row_id").loc[maps["row_id"]]
-        maps.insert(1, "post_id", beside["post_id"].to_numpy())
-        inputs.publish("projection", maps)
-        maps = maps.assign(title=beside["title"].to_numpy())
+        maps = posts[["row_id", "post_id", "title"]].merge(maps, on="row_id", how="right")
+        inputs.publish("projection", maps.drop(columns="title"))
         for (modality, space), part in maps.groupby(["modality", "space"], sort=False):
             one = {"modality": modality, "space": space, "posts": len(part), "plot": _map(part)}
             shown["maps"].append(one)
@@ -87,18 +84,12 @@ def _map(part: pd.DataFrame) -> go.Figure:
             "colorbar": {"title": {"text": colours[0]}, "thickness": 10, "len": 0.7},
         },
     )  # fmt: skip
-    buttons = [
-        {
-            "label": name, "method": "restyle",
-            "args": [{"marker.color": [part[name].tolist()], "marker.colorbar.title.text": name}],
-        }
-        for name in colours
-    ]  # fmt: skip
+    restyled = {name: {"marker.color": [part[name].tolist()], "marker.colorbar.title.text": name} for name in colours}
     menu = {
-        "type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "y": 0, "xanchor": "left",
-        "yanchor": "bottom", "bgcolor": "rgba(128,128,128,0.12)", "font": {"color": figures.MAIN, "size": 12},
+        "buttons": [{"label": name, "method": "restyle", "args": [change]} for name, change in restyled.items()],
+        "type": "buttons", "direction": "right", "x": 0, "y": 0, "xanchor": "left", "yanchor": "bottom",
+        "bgcolor": "rgba(128,128,128,0.12)", "font": {"color": figures.MAIN, "size": 12}, "visible": len(colours) > 1,
     }  # fmt: skip
-    return figures.themed(
-        go.Figure(points), margin={"l": 0, "r": 0, "t": 0, "b": 0}, updatemenus=[menu] if len(colours) > 1 else [],
-        scene={"xaxis": _HIDDEN, "yaxis": _HIDDEN, "zaxis": _HIDDEN, "aspectmode": "cube"},
-    )  # fmt: skip
+    scene = {"xaxis": _HIDDEN, "yaxis": _HIDDEN, "zaxis": _HIDDEN, "aspectmode": "cube"}
+    margin = {"l": 0, "r": 0, "t": 0, "b": 0}
+    return figures.themed(go.Figure(points), margin=margin, updatemenus=[menu], scene=scene)

@@ -18,7 +18,7 @@ _FILL, _FAINT_FILL = "rgba(53,114,176,0.45)", "rgba(53,114,176,0.1)"
 SCALE = "Viridis"
 _CLEAR, _RULE = "rgba(0,0,0,0)", "rgba(128,128,128,0.28)"
 _AXIS = {"gridcolor": _RULE, "zerolinecolor": _RULE, "linecolor": _RULE, "automargin": True}
-_THEME = go.layout.Template(
+THEME = go.layout.Template(
     layout={
         "font": {"family": "system-ui, sans-serif", "size": 13}, "autosize": True, "showlegend": False,
         "margin": {"l": 60, "r": 16, "t": 34, "b": 50}, "hoverlabel": {"align": "left"}, "xaxis": _AXIS, "yaxis": _AXIS,
@@ -31,39 +31,24 @@ _THEME = go.layout.Template(
 
 def themed(figure: go.Figure, x: str | None = None, y: str | None = None, **layout: Any) -> go.Figure:
     """A figure in the report's look, which leaves the background to the page, with named axes."""
-    figure.update_layout(template=_THEME, paper_bgcolor=_CLEAR, plot_bgcolor=_CLEAR, **layout)
-    for axis, name in (("xaxis", x), ("yaxis", y)):
-        if name is not None:
-            figure.update_layout({axis: {"title": {"text": name}}})
-    return figure
+    clear = {"paper_bgcolor": _CLEAR, "plot_bgcolor": _CLEAR}
+    return figure.update_layout(template=THEME, xaxis_title_text=x, yaxis_title_text=y, **clear, **layout)
 
 
 def columns(frame: pd.DataFrame, value: str, by: str, y: str, **axis: Any) -> go.Figure:
-    """A bar a group with its 95 % interval; those of few posts are lighter.
+    """A bar a row, named by its first column, from `value` with `<value>_low` and `_high`; of few posts it is lighter.
 
-    Args:
-        frame: a row a group, its name first; posts, few, `value`, `<value>_low`, `<value>_high`.
-        value: column that is shown.
-        by: what the groups are.
-        y: name of the vertical axis.
-        axis: more of the vertical axis.
+    `by` says what the rows are, `y` names the vertical axis, and `axis` is more of that.
     """
-    names = frame[frame.columns[0]]
     bars = go.Bar(
-        y=frame[value], marker_color=np.where(frame["few"], FAINT, MAIN).tolist(), error_y=_error_bars(frame, value),
-        customdata=[plain(name) for name in names], hovertemplate="%{customdata}: %{y}<extra></extra>", width=0.7,
+        y=frame[value], marker_color=shades(frame), error_y=_error_bars(frame, value), width=0.7,
+        customdata=frame.iloc[:, 0].map(plain), hovertemplate="%{customdata}: %{y}<extra></extra>",
     )  # fmt: skip
     return themed(go.Figure(bars), None, y, xaxis=_groups(frame, by), yaxis=axis)
 
 
 def boxes(frame: pd.DataFrame, y: str, log: bool = False) -> go.Figure:
-    """Quartiles and median of each popularity interval; those of few posts are lighter.
-
-    Args:
-        frame: interval, posts, q25, median, q75, few; a row an interval.
-        y: name of the vertical axis.
-        log: whether that axis is logarithmic.
-    """
+    """Quartiles and median of each row's popularity interval; those of few posts are lighter."""
     figure = go.Figure()
     for few, part in frame.reset_index(drop=True).query("posts > 0").groupby("few"):
         figure.add_box(
@@ -72,6 +57,11 @@ def boxes(frame: pd.DataFrame, y: str, log: bool = False) -> go.Figure:
             name="few posts" if few else "quartiles and median", boxpoints=False, hoverinfo="y", width=0.55,
         )  # fmt: skip
     return themed(figure, None, y, xaxis=_groups(frame, "popularity"), yaxis_type="log" if log else "linear")
+
+
+def shades(frame: pd.DataFrame) -> list[str]:
+    """A colour a group, lighter for few posts."""
+    return np.where(frame["few"], FAINT, MAIN).tolist()
 
 
 def _groups(frame: pd.DataFrame, by: str) -> dict[str, Any]:
@@ -89,16 +79,9 @@ def ranked(
     names: Iterable[Any], values: pd.Series, x: str, colours: list[str] | str = MAIN,
     interval: pd.DataFrame | None = None, points: bool = False, **axis: Any,
 ) -> go.Figure:  # fmt: skip
-    """Horizontal bars (or points), the first at the top.
+    """Horizontal bars (or points), the first at the top, of one colour or one each; NaN is left out.
 
-    Args:
-        names: of the rows, from the data.
-        values: finite or NaN.
-        x: name of the horizontal axis.
-        colours: one, or one a row.
-        interval: holds `<values.name>_low` and `_high`.
-        points: whether the rows are points.
-        axis: more of the horizontal axis.
+    `interval` is a frame with `<values.name>_low` and `_high`, `axis` more of the horizontal axis, which is named `x`.
     """
     shown = [plain(name, 44) for name in names]
     trace = {

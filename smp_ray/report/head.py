@@ -5,10 +5,14 @@ from typing import Any
 import pandas as pd
 
 from smp_ray.analysis.intervals import OVERALL
+from smp_ray.evaluation.bootstrap import interval
 from smp_ray.report.inputs import Inputs
 from smp_ray.report.prediction import TUNED, kind
-from smp_ray.report.wording import interval, relation
+from smp_ray.report.wording import relation, verdict
 from smp_ray.store.manifest import git_commit
+
+#: What a `verdict` says of two models.
+_COMPARED = {"better": "better than", "worse": "worse than", "no clear difference": "not clearly different from"}
 
 
 def head(inputs: Inputs) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def _stages(inputs: Inputs) -> pd.DataFrame:
     rows = []
     for name, manifest in manifests.items():
         # A family's posts are those of its last pass; the sweep's rows are its trials.
-        posts = manifest.details.get("last_pass", {}).get("rows", {}).get("posts", manifest.rows)
+        posts = manifest.details.get("last_pass", {}).get("computed", manifest.rows)
         posts = None if manifest is inputs.sweep else posts
         seconds = manifest.wall_seconds
         speed = posts / seconds if posts and seconds else None
@@ -81,13 +85,10 @@ def _found(inputs: Inputs) -> str:
 
 def _tuned(metrics: dict[str, Any], name: str) -> str:
     pooled = metrics["variants"][name]["pooled"]
-    src, mae = (interval(*(pooled[metric][key] for key in ("value", "low", "high"))) for metric in ("src", "mae"))
+    src, mae = interval(**pooled["src"]), interval(**pooled["mae"])
     text = f"Out of fold, the tuned model predicts with SRC {src} and MAE {mae}"
-    pairs = {pair["reference"]: pair["mae"] for pair in metrics["differences"] if pair["variant"] == name}
-    change = pairs.get("lightgbm_default")
-    if change is None or change["low"] is None:
-        return f"{text}."
-    shown = f"LightGBM as it comes (MAE {interval(change['value'], change['low'], change['high'], signed=True)})."
-    if change["low"] <= 0 <= change["high"]:
-        return f"{text}, not clearly different from {shown}"
-    return f"{text}, {'better' if change['value'] < 0 else 'worse'} than {shown}"
+    for pair in metrics["differences"]:
+        said = _COMPARED.get(verdict(**pair["mae"]))
+        if said and (pair["variant"], pair["reference"]) == (name, "lightgbm_default"):
+            text += f", {said} LightGBM as it comes (MAE {interval(**pair['mae'], signed=True)})"
+    return f"{text}."

@@ -4,7 +4,7 @@ Only numbers, keys and titles are kept for all posts; embeddings, descriptions a
 alone. The artefacts of the training are told by what they hold, so that the report knows no stage by its name.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -31,9 +31,6 @@ class Inputs:
     """One workspace's data as the sections of the report see it.
 
     Attributes:
-        config: the resolved configuration.
-        workspace: where the artefacts lie.
-        posts: the committed posts.
         store: the committed feature families by name.
         used: the other artefacts by their stage's name, None where there is none.
         published: frames that sections publish; each becomes a CSV file of this name.
@@ -74,22 +71,23 @@ class Inputs:
         return [name for name in self.measures if frame[name].notna().any()]
 
     def speaking(self, known: Iterable[str]) -> list[str]:
-        """Of the measures of each topic the first that is among those known."""
-        of_topic = {self.measures[name].topic: name for name in reversed(self.measures) if name in set(known)}
-        return [name for name in self.measures if name in of_topic.values() and self.measures[name].topic]
+        """Of some measures the first of each topic."""
+        topics = pd.Series({name: self.measures[name].topic for name in known}, dtype=object)
+        return topics[topics != ""].drop_duplicates().index.tolist()
 
     @property
     def labelled(self) -> bool:
         """Whether any post has a popularity."""
         return bool(self.frame["popularity"].notna().any())
 
-    def holding(self, file: str) -> Manifest | None:
-        """The artefact that has a file of this name."""
-        return self.used_where(lambda manifest: any(one.path.endswith(f"/{file}") for one in manifest.fragments))
-
-    def used_where(self, which: Callable[[Manifest], bool]) -> Manifest | None:
-        """The first artefact of the training of which something is true."""
-        return next((manifest for manifest in self.used.values() if manifest is not None and which(manifest)), None)
+    def holding(self, name: str) -> Manifest | None:
+        """The artefact that has a file or a detail of this name."""
+        for manifest in self.used.values():
+            if manifest is not None and (
+                name in manifest.details or any(one.path.endswith(f"/{name}") for one in manifest.fragments)
+            ):
+                return manifest
+        return None
 
     @property
     def sweep(self) -> Manifest | None:
@@ -102,7 +100,7 @@ class Inputs:
 
         Column `error` is prediction minus popularity, of what was predicted out of fold alone.
         """
-        manifest = self.used_where(lambda manifest: "predictions" in manifest.details)
+        manifest = self.holding("predictions")
         if manifest is None:
             return None
         found = read_table(self.workspace, manifest.details["predictions"]).to_pandas()
@@ -113,8 +111,8 @@ class Inputs:
     @cached_property
     def judged(self) -> pd.DataFrame | None:
         """The predictions that can be held against a label, made out of fold; None where there are none."""
-        found = None if self.predictions is None else self.predictions[self.predictions["error"].notna()]
-        return found if found is not None and len(found) else None
+        found = None if self.predictions is None else self.predictions.dropna(subset=["error"])
+        return None if found is None or found.empty else found
 
     @cached_property
     def metrics(self) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Prediction: every variant with its intervals, predicted against true, where the errors are, what the model uses."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from smp_ray.report.wording import number, plain
 from smp_ray.training.boosting.registry import find
 from smp_ray.training.matrix.matrix import load_final
 
-METRICS = ("src", "mae", "mape")
 BASELINE, TUNED, ABLATION = "baseline", "tuned model", "ablation"
 #: More points than this are drawn by WebGL.
 _SVG_POINTS = 5000
@@ -38,11 +38,9 @@ def prediction(inputs: Inputs) -> dict[str, Any]:
 
 
 def _variants(inputs: Inputs, metrics: dict[str, Any]) -> dict[str, Any]:
-    rows = [
-        {"variant": name, "from": values["from"], **_flat(values["pooled"])}
-        for name, values in metrics["variants"].items()
-    ]
-    frame = inputs.publish("metrics", _numbers(rows))
+    variants = metrics["variants"].items()
+    frame = _estimates({"variant": name, "from": values["from"], **values["pooled"]} for name, values in variants)
+    inputs.publish("metrics", frame)
     kinds = [kind(inputs, name) for name in frame["from"]]
     colours = [figures.OTHER if name == TUNED else figures.MAIN for name in kinds]
     shown = {
@@ -50,8 +48,7 @@ def _variants(inputs: Inputs, metrics: dict[str, Any]) -> dict[str, Any]:
         "variants_plot": figures.ranked(frame["variant"], frame["mae"], "MAE", colours, frame, points=True),
     }  # fmt: skip
     if pairs := metrics["differences"]:
-        rows = [{"variant": pair["variant"], "reference": pair["reference"], **_flat(pair)} for pair in pairs]
-        shown["differences"] = inputs.publish("differences", _numbers(rows))
+        shown["differences"] = inputs.publish("differences", _estimates(pairs))
     return shown
 
 
@@ -63,14 +60,9 @@ def kind(inputs: Inputs, name: str) -> str:
     return ABLATION if manifest is not None and "table" in manifest.details else BASELINE
 
 
-def _flat(estimates: dict[str, Any]) -> dict[str, Any]:
-    """Of each metric its value, `_low` and `_high`."""
-    ends = {"": "value", "_low": "low", "_high": "high"}
-    return {f"{metric}{end}": estimates[metric][key] for metric in METRICS for end, key in ends.items()}
-
-
-def _numbers(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows)
+def _estimates(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """A row each: two names, then of each metric its value, `_low` and `_high`."""
+    frame = pd.json_normalize(list(rows), sep="_").rename(columns=lambda name: name.removesuffix("_value"))
     return frame.astype(dict.fromkeys(frame.columns[2:], np.float64))
 
 
@@ -81,18 +73,15 @@ def _scatter(inputs: Inputs, judged: pd.DataFrame) -> dict[str, Any]:
     inputs.publish("predicted_against_true", sample[["row_id", "post_id", "fold", "popularity", "prediction"]])
     ends = [judged["popularity"].min(), judged["popularity"].max()]
     points = go.Scattergl if len(sample) > _SVG_POINTS else go.Scatter
-    figure = go.Figure(
-        [
-            go.Scatter(
-                x=ends, y=ends, mode="lines", hoverinfo="skip", line={"color": figures.REFERENCE, "dash": "dash"}
-            ),
-            points(
-                x=sample["popularity"], y=sample["prediction"].round(3), mode="markers",
-                text=[plain(title if isinstance(title, str) else "(no title)", 60) for title in sample["title"]],
-                hovertemplate="%{text}<br>true %{x}, predicted %{y}<extra></extra>",
-                marker={"size": 5, "color": figures.MAIN, "opacity": 0.45},
-            ),
-        ]
+    figure = go.Figure()
+    figure.add_scatter(x=ends, y=ends, mode="lines", hoverinfo="skip", line_color=figures.REFERENCE, line_dash="dash")
+    titles = [plain(title if isinstance(title, str) else "(no title)", 60) for title in sample["title"]]
+    figure.add_trace(
+        points(
+            x=sample["popularity"], y=sample["prediction"].round(3), mode="markers", text=titles,
+            hovertemplate="%{text}<br>true %{x}, predicted %{y}<extra></extra>",
+            marker={"size": 5, "color": figures.MAIN, "opacity": 0.45},
+        )
     )  # fmt: skip
     of_all = f"all {len(judged):,}" if len(sample) == len(judged) else f"a sample of {len(sample):,} of {len(judged):,}"
     return {"posts": of_all, "plot": figures.themed(figure, "true popularity", "predicted popularity")}
@@ -113,8 +102,7 @@ def _errors(inputs: Inputs, judged: pd.DataFrame) -> dict[str, Any]:
         inputs.publish(f"error_by_{name}", frame)
         if name == "category":
             names = [f"{group} ({posts:,})" for group, posts in zip(frame["group"], frame["posts"], strict=True)]
-            colours = np.where(frame["few"], figures.FAINT, figures.MAIN).tolist()
-            plot = figures.ranked(names, frame["mae"], "MAE", colours, frame, rangemode="tozero")
+            plot = figures.ranked(names, frame["mae"], "MAE", figures.shades(frame), frame, rangemode="tozero")
         else:
             plot = figures.columns(frame, "mae", by, "MAE", rangemode="tozero")
         shown[name] = {"by": by, "frame": frame, "plot": plot}
@@ -148,11 +136,11 @@ def _importance(inputs: Inputs) -> dict[str, Any]:
 
 
 def _groups(frame: pd.DataFrame) -> go.Figure:
-    shares = frame.rename(columns={"shap_share": "SHAP", "gain_share": "gain"})
-    shares["family"] = shares["family"].map(plain)
+    shares = frame.rename(columns={"shap_share": "SHAP", "gain_share": "gain"}).assign(
+        family=frame["family"].map(plain)
+    )
     figure = px.bar(
-        shares, x=["SHAP", "gain"], y="family", barmode="group", orientation="h",
-        color_discrete_sequence=[figures.MAIN, figures.OTHER],
+        shares, x=["SHAP", "gain"], y="family", barmode="group", orientation="h", template=figures.THEME
     )  # fmt: skip
     figure.update_traces(hovertemplate="%{y}: %{x:.1%}<extra></extra>")
     axes = {"xaxis_tickformat": ".0%", "yaxis_autorange": "reversed", "legend_traceorder": "normal"}
@@ -164,16 +152,9 @@ def _strongest(top: pd.DataFrame, groups: list[str]) -> go.Figure:
     figure = px.bar(
         top.assign(place=range(len(top)), family=top["family"].map(plain), gain=gain), x="shap", y="place",
         color="family", orientation="h", custom_data="gain", category_orders={"family": list(map(plain, groups))},
-        color_discrete_sequence=["#3572b0", "#d1782f", "#4c9a4e", "#b2474c", "#7d62a8", "#7f6a5f"],
+        template=figures.THEME,
     )  # fmt: skip
     figure.update_traces(hovertemplate="%{x:.3f}, %{customdata[0]}<extra></extra>", width=0.75)
-    names = [plain(name, 44) for name in top["column"]]
-    return figures.themed(
-        figure,
-        "mean size of the SHAP value",
-        "",
-        yaxis=figures.rows(names),
-        showlegend=True,
-        legend_title_text="",
-        margin_t=90,
-    )
+    names = figures.rows([plain(name, 44) for name in top["column"]])
+    layout = {"yaxis": names, "showlegend": True, "legend_title_text": "", "margin_t": 90}
+    return figures.themed(figure, "mean size of the SHAP value", "", **layout)

@@ -44,18 +44,11 @@ def sweep(inputs: Inputs) -> dict[str, Any]:
 
 def _over_time(frame: pd.DataFrame, objective: str) -> go.Figure:
     hover = [f"trial {trial}, {plain(state)}" for trial, state in zip(frame["trial"], frame["status"], strict=True)]
-    figure = go.Figure(
-        [
-            go.Scatter(
-                x=frame["finished_after_seconds"], y=frame["best"], mode="lines", hoverinfo="y",
-                line={"shape": "hv", "color": figures.OTHER},
-            ),
-            go.Scatter(
-                x=frame["finished_after_seconds"], y=frame["objective"], mode="markers", text=hover,
-                hovertemplate="%{text}: %{y}<extra></extra>",
-                marker={"size": 8, "color": [_COLOURS.get(state, figures.REFERENCE) for state in frame["status"]]},
-            ),
-        ]
+    ends, figure = frame["finished_after_seconds"], go.Figure()
+    figure.add_scatter(x=ends, y=frame["best"], mode="lines", hoverinfo="y", line_shape="hv", line_color=figures.OTHER)
+    figure.add_scatter(
+        x=ends, y=frame["objective"], mode="markers", text=hover, hovertemplate="%{text}: %{y}<extra></extra>",
+        marker={"size": 8, "color": [_COLOURS.get(state, figures.REFERENCE) for state in frame["status"]]},
     )  # fmt: skip
     return figures.themed(figure, "seconds since the sweep began", objective)
 
@@ -70,6 +63,7 @@ def _parallel(scored: pd.DataFrame, space: Mapping[str, SearchRange], objective:
     }
     study = study_of(scored.rename(columns=_escaped).map(_escaped), texts)
     figure = optuna.visualization.plot_parallel_coordinate(study, target_name=objective)
+    figure.update_annotations(font_color=None)  # the page's, whose background may be dark
     return figures.themed(figure, title_text="", margin={"l": 70, "r": 30, "t": 30, "b": 40})
 
 

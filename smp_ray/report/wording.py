@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 
@@ -31,15 +30,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def interval(value: Any, low: Any, high: Any, digits: int = 3, signed: bool = False) -> str:
-    """`0.729 [0.701, 0.755]`; `undefined` where there is no value."""
-    if value is None or np.isnan(value):
-        return "undefined"
-    shown = f"{{:{'+' if signed else ''}.{digits}f}}".format
-    known = low is not None and high is not None and not np.isnan([low, high]).any()
-    return shown(value) + (f" [{shown(low)}, {shown(high)}]" if known else "")
-
-
 def listed(names: Iterable[Any], values: Iterable[float], unit: str = "", digits: int = 3) -> str:
     """`first 0.5, second 0.3`, without those that are missing: a figure for those who do not see it."""
     known = ((name, value) for name, value in zip(names, values, strict=True) if not pd.isna(value))
@@ -48,16 +38,16 @@ def listed(names: Iterable[Any], values: Iterable[float], unit: str = "", digits
 
 def relation(value: float, low: float, high: float) -> str:
     """What a correlation and its interval say, in two words."""
-    if np.isnan([value, low, high]).any():
-        return "is undefined" if np.isnan(value) else "has no interval"
+    if pd.isna(value) or pd.isna(low):
+        return "is undefined" if pd.isna(value) else "has no interval"
     if low <= 0 <= high:
         return "has no clear relation"
     return "rises with popularity" if value > 0 else "falls with popularity"
 
 
-def verdict(value: float, low: float, high: float) -> str:
+def verdict(value: float | None, low: float | None, high: float | None) -> str:
     """What a difference of errors and its interval say."""
-    if np.isnan([value, low, high]).any():
+    if value is None or low is None or high is None or pd.isna([value, low, high]).any():
         return "undefined"
     if low <= 0 <= high:
         return "no clear difference"

@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from plotly.offline import get_plotlyjs
 
+from smp_ray.evaluation.bootstrap import interval
 from smp_ray.report import wording
 from smp_ray.report.adaptation import adaptation
-from smp_ray.report.cleaning import cleaning
 from smp_ray.report.gallery import gallery
 from smp_ray.report.head import head
 from smp_ray.report.inputs import Inputs
 from smp_ray.report.prediction import prediction
-from smp_ray.report.quality import quality
+from smp_ray.report.quality import cleaning, quality
 from smp_ray.report.search_section import sweep
 from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
@@ -27,27 +26,18 @@ def write_report(
 ) -> Made:
     """Write `index.html` and the figures' numbers, `*.csv`, into a folder of the workspace.
 
-    Args:
-        run: the command's run.
-        folder: of the workspace.
-        posts: the committed posts.
-        store: the committed feature families by name.
-        used: the other artefacts by their stage's name; a section whose artefact is missing or None says so.
-
-    Raises:
-        WorkspaceError: an artefact contradicts its manifest.
+    `store` has the families and `used` the other artefacts by their stage's name; what is not there is said.
     """
     workspace = run.workspace
     inputs = Inputs(run.config, workspace, posts, store, used)
     html = _page(inputs)
-    for name, frame in inputs.published.items():
-        workspace.write(_encoded(frame.to_csv(index=False)), folder, f"{name}.csv")
-    workspace.write(_encoded(html), folder, PAGE)
     # Numbers of an earlier report that this one does not show any more would only mislead.
     for info in workspace.files(folder):
-        name = info.path.rsplit("/", 1)[-1]
-        if name.endswith(".csv") and name.removesuffix(".csv") not in inputs.published:
+        if info.path.endswith(".csv"):
             workspace.filesystem.delete_file(info.path)
+    for name, frame in inputs.published.items():
+        workspace.write(frame.to_csv(index=False).encode(errors="replace"), folder, f"{name}.csv")
+    workspace.write(html.encode(errors="replace"), folder, PAGE)
     outputs = [f"{folder}/{PAGE}"]
     return Made(rows=posts.rows, details={"outputs": outputs}, note=f"→ {workspace.path(folder, PAGE)}")
 
@@ -71,16 +61,8 @@ def templates() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["number"] = wording.number
-    words = ("counted", "interval", "listed", "relation", "verdict", "numeric")
-    environment.globals.update({name: getattr(wording, name) for name in words})
+    words = (wording.counted, interval, wording.listed, wording.relation, wording.verdict, wording.numeric)
+    environment.globals.update({word.__name__: word for word in words})
     # Plotly's own JSON; Jinja sees to it that it cannot end the script that it stands in.
-    environment.policies["json.dumps_function"] = _figure_json
+    environment.policies["json.dumps_function"] = lambda figure, **_: figure.to_json()
     return environment
-
-
-def _figure_json(figure: Any, **_: Any) -> str:
-    return str(figure.to_json())
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", errors="replace")

@@ -44,21 +44,26 @@ class RawPost:
 
 @dataclass
 class Intake:
-    """Where a reader reports: rejected records (file, record, reason), counted oddities, progress."""
+    """Where a reader reports: rejected records (rows of `schema.REJECTED`), counted oddities, progress."""
 
-    keep_rejected: Callable[[str, str, str], None]
+    keep_rejected: Callable[[dict[str, Any]], None]
     progress: Progress = lambda what, done, total: None
     counts: Counter[str] = field(default_factory=Counter)
+    first_reason: str = ""
 
     def reject(self, kind: str, source_file: str, record: Any, reason: str) -> None:
-        """Put a record aside; `kind` is counted, `reason` says what was found."""
+        """Put a record aside; `kind` is counted, `reason` says what was found. Bytes are kept as their length."""
         self.counts["rejected"] += 1
         self.counts[f"rejected_{kind}"] += 1
-        self.keep_rejected(source_file, record_text(record), reason)
+        text = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=_shown)
+        text = text if len(text) <= _RECORD_LENGTH else text[:_RECORD_LENGTH] + "…"
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        self.keep_rejected({"source_file": source_file, "record": text, "reason": reason})
+        self.first_reason = self.first_reason or reason
 
-    def count(self, name: str, records: int = 1) -> None:
-        """Count something that was taken all the same but that the user should hear of."""
-        self.counts[name] += records
+
+def _shown(value: Any) -> str:
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
 
 
 class SourceSettings(Section, ABC):
@@ -79,31 +84,24 @@ class SourceSettings(Section, ABC):
 
 
 class Reader(ABC):
-    """One raw dataset. `posts` may be called once; it streams and holds no more than a few records.
+    """One raw dataset. `posts` may be called once; it streams and holds no more than a few records."""
 
-    Attributes:
-        source: the section that it was opened by.
-        extra_fields: columns that this source adds behind `schema.POSTS`.
-        namespace: goes into row_id where equal ids and paths do not mean equal content (the sample world's seeds).
-    """
-
+    #: Columns that this source adds behind `schema.POSTS`.
     extra_fields: list[pa.Field] = []  # noqa: RUF012
+    #: Goes into row_id where equal ids and paths do not mean equal content (the sample world's seeds).
     namespace = ""
 
     def __init__(self, source: SourceSettings) -> None:
         self.source = source
 
-    def identity(self) -> Any:
-        """What identifies the raw data, as JSON: that of `identify`, which may hash files and is asked only once."""
-        return self._identity
-
     @cached_property
-    def _identity(self) -> Any:
+    def identity(self) -> Any:
+        """What `identify` says, which may hash files and is asked only once."""
         return self.identify()
 
     @abstractmethod
     def identify(self) -> Any:
-        """Names, sizes and hashes of the files, and what else the posts depend on; image files are not looked at."""
+        """Names, sizes and hashes of the files, and what else the posts depend on, as JSON; no image is looked at."""
 
     @abstractmethod
     def posts(self, intake: Intake) -> Iterator[RawPost]:
@@ -112,14 +110,3 @@ class Reader(ABC):
         Raises:
             DataError: a needed file is missing or unreadable.
         """
-
-
-def record_text(record: Any) -> str:
-    """A record as text for `rejected.parquet`; bytes are shown by their length."""
-    text = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=_shown)
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return text if len(text) <= _RECORD_LENGTH else text[:_RECORD_LENGTH] + "…"
-
-
-def _shown(value: Any) -> str:
-    return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)

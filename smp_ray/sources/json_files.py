@@ -38,10 +38,8 @@ def json_records(location: Location, name: str) -> Iterator[Any]:
     done = 0
     try:
         with reading(shown):
-            listed = first == "["
-            for record in (
-                ijson.items(_Utf8(location, name), "item", use_float=True) if listed else _rows(location, name)
-            ):
+            listed = ijson.items(_Utf8(location, name), "item", use_float=True)
+            for record in listed if first == "[" else _rows(location, name):
                 yield record
                 done += 1
     except ijson.JSONError as error:
@@ -67,8 +65,8 @@ def _rows(location: Location, name: str) -> Iterator[dict[str, Any]]:
         raise DataError(f"{location.path(name)}: the columns do not have the same rows in the same order") from None
 
 
-def json_lines(location: Location, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and objects of a JSON-lines file; empty lines are passed over.
+def json_lines(location: Location, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Positions ("line 7") and objects of a JSON-lines file; empty lines are passed over.
 
     Raises:
         DataError: a line is not a JSON object, or the file has none.
@@ -80,15 +78,13 @@ def json_lines(location: Location, name: str) -> Iterator[tuple[int, dict[str, A
             continue
         try:
             record = json.loads(line.rstrip("\r\n"))
-        except json.JSONDecodeError as error:
-            where = f"line {number} column {error.colno}"
-            raise DataError(f"{shown}: {where}: not readable as JSON: {error.msg}") from None
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
-            raise DataError(f"{shown}: line {number}: not readable as JSON: {error}") from None
+        except (ValueError, RecursionError) as error:  # RecursionError: deep nesting
+            where = f"line {number}" + (f" column {error.colno}" if isinstance(error, json.JSONDecodeError) else "")
+            raise DataError(f"{shown}: {where}: not readable as JSON: {getattr(error, 'msg', error)}") from None
         if not isinstance(record, dict):
             raise DataError(f"{shown}: line {number}: found {line.strip()[:40]!r}, allowed: one JSON object a line")
         found += 1
-        yield number, record
+        yield f"line {number}", record
     if not found:
         raise DataError(f"{shown}: an empty file ({number} lines), allowed: one JSON object a line")
 

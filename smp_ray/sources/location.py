@@ -14,12 +14,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from smp_ray.errors import DataError
-from smp_ray.store.place import Place
+from smp_ray.store.workspace import Place
 
 #: Raw files that are larger than this together are identified by size and time of change, not by their content.
-HASHED_BYTES = 2**30
-
-_READ_BUFFER = 2**20
+_HASHED_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -53,14 +51,14 @@ class Location(Place):
         """Whether there is such a file inside."""
         return bool(self.kind(relative) == pafs.FileType.File)
 
-    def text(self, relative: str = "") -> TextIO:
+    def text(self, relative: str) -> TextIO:
         """A file as text with its line ends as they are, decompressed where its suffix says so (.gz, .bz2, .zst).
 
         A byte-order mark is passed over, and invalid UTF-8 becomes U+FFFD.
         """
         with reading(self.path(relative)):
             raw: Any = self.filesystem.open_input_stream(self.path(relative))
-        return io.TextIOWrapper(io.BufferedReader(raw, _READ_BUFFER), "utf-8-sig", errors="replace", newline="")
+        return io.TextIOWrapper(io.BufferedReader(raw, 2**20), "utf-8-sig", errors="replace", newline="")
 
 
 @contextmanager
@@ -73,21 +71,20 @@ def reading(name: str) -> Iterator[None]:
 
 
 def files_identity(location: Location, names: Iterable[str]) -> list[dict[str, Any]]:
-    """What identifies the content of files: name, size and a hash (or the time of change beyond `HASHED_BYTES`)."""
+    """What identifies the content of files: name, size and a hash (or the time of change beyond `_HASHED_BYTES`)."""
     names = sorted(names)
     with reading(location.uri):
         infos = location.filesystem.get_file_info([location.path(name) for name in names])
-        hashed = sum(info.size or 0 for info in infos) <= HASHED_BYTES
+        hashed = sum(info.size or 0 for info in infos) <= _HASHED_BYTES
         identity = []
         for name, info in zip(names, infos, strict=True):
-            content = {"blake2b": _hash(location, name)} if hashed else {"mtime_ns": info.mtime_ns}
+            content = {"mtime_ns": info.mtime_ns}
+            if hashed:
+                with location.filesystem.open_input_file(info.path) as file:
+                    digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+                content = {"blake2b": digest.hexdigest()}
             identity.append({"name": name, "size": info.size, **content})
         return identity
-
-
-def _hash(location: Location, name: str) -> str:
-    with location.filesystem.open_input_file(location.path(name)) as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def inside(path: str) -> str | None:

@@ -60,21 +60,18 @@ class DemoReader(Reader):
     def posts(self, intake: Intake) -> Iterator[RawPost]:
         """All posts of the world, which is made first if need be; see `Reader.posts`."""
         if self._workspace.read_json(self.namespace, _MARKER) != self._facts:
-            intake.progress("sample world", 0, self._facts["posts"])
+            intake.progress("sample world", 0, self._world["posts"])
             self._make()
-        splits = ("train", "test") if self._root.is_file("test_allmetadata_json/test_text.json") else ("train",)
+        splits = ("train", "test") if self._root.exists("test_allmetadata_json", "test_text.json") else ("train",)
         source = SmpdImageSource(kind="smpd_image", path=self._root.uri, splits=splits)
-        yield from SmpdImageReader(source, self.namespace).posts(intake)
+        yield from SmpdImageReader(source).posts(intake)
 
     def _make(self) -> None:
         from smp_ray.demo.world import write_world  # only who makes a world draws pictures
 
         self._workspace.delete_dir(self.namespace)
         target = self._workspace.make_dir(self.namespace)
-        if self._workspace.is_local:
-            write_world(Path(target), **self._world)
-        else:
-            with tempfile.TemporaryDirectory(prefix="smp-ray-world-") as folder:
-                write_world(Path(folder) / "world", **self._world)
-                pafs.copy_files(f"{folder}/world", target, pafs.LocalFileSystem(), self._workspace.filesystem)
+        with tempfile.TemporaryDirectory(prefix="smp-ray-world-") as folder:
+            write_world(Path(folder) / "world", **self._world)
+            pafs.copy_files(f"{folder}/world", target, pafs.LocalFileSystem(), self._workspace.filesystem)
         self._workspace.write_json(self._facts, self.namespace, _MARKER)

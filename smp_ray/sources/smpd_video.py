@@ -6,49 +6,48 @@ There are no images and no frames, so image_uri is null and the image families s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import Field
 
 from smp_ray.errors import DataError
+from smp_ray.sources import values as read
 from smp_ray.sources.base import Intake, RawPost, Reader, SourceSettings
-from smp_ray.sources.joined import Readings, Records, read_fields
+from smp_ray.sources.joined import Readings, Records, key_of, read_fields
 from smp_ray.sources.json_files import json_lines
 from smp_ray.sources.location import Location, files_identity
-from smp_ray.sources.values import as_id, as_label, as_number, as_text, as_texts, as_time
 from smp_ray.store.workspace import Workspace
 
-_POSTS, _USERS, _VIDEOS, _LABELS = "posts.jsonl", "users.jsonl", "videos.jsonl", "popularity.jsonl"
+_POSTS = "posts.jsonl"
 
 
 def _language(value: Any) -> str | None:
     """A language; "un" stands for an unknown one."""
-    found = as_id(value)
+    found = read.as_id(value)
     return None if found == "un" else found
 
 
 _POST: Readings = {
-    "title": ("post_content", as_text),
+    "title": ("post_content", read.as_text),
     # An empty text would split into one empty tag; as_texts leaves empty ones out.
-    "tags": ("post_content", lambda value: as_texts(value, ",")),
-    "posted_at": ("post_time", as_time),
+    "tags": ("post_content", lambda value: read.as_texts(value, ",")),
+    "posted_at": ("post_time", read.as_time),
     "text_language": ("post_text_language", _language),
     # "NA" is Namibia here, so no text stands for a missing location but the empty one.
-    "post_location": ("post_location", as_id),
-    "video_path": ("video_path", as_text),
-    "suggested_words": ("post_suggested_words", as_texts),
+    "post_location": ("post_location", read.as_id),
+    "video_path": ("video_path", read.as_text),
+    "suggested_words": ("post_suggested_words", read.as_texts),
 }
 _USER: Readings = {
-    f"user_{name}_count": (f"user_{name}_count", as_number)
+    f"user_{name}_count": (f"user_{name}_count", read.as_number)
     for name in ("following", "follower", "likes", "video", "digg", "heart", "friend")
 }
 _VIDEO_NUMBERS = ("video_height", "video_width", "video_duration", "music_duration")
 _VIDEO_TEXTS = ("video_ratio", "video_format", "music_title")
 _VIDEO: Readings = {
-    **{name: (name, as_number) for name in _VIDEO_NUMBERS},
-    **{name: (name, as_text) for name in _VIDEO_TEXTS},
+    **{name: (name, read.as_number) for name in _VIDEO_NUMBERS},
+    **{name: (name, read.as_text) for name in _VIDEO_TEXTS},
 }
 #: Counts that the crawl kept in 32 bits: beyond 2^31 they read as negative numbers, and 2^32 more is the count.
 _OVERFLOWED = ("user_likes_count", "user_heart_count")
@@ -83,67 +82,47 @@ class SmpdVideoReader(Reader):
 
     def identify(self) -> Any:
         """Name, size and content hash of the JSON-lines files that are there."""
-        names = [name for name in (_POSTS, _USERS, _VIDEOS, _LABELS) if self._location.is_file(name)]
-        return files_identity(self._location, names)
+        names = (_POSTS, "users.jsonl", "videos.jsonl", "popularity.jsonl")
+        return files_identity(self._location, [name for name in names if self._location.is_file(name)])
 
     def posts(self, intake: Intake) -> Iterator[RawPost]:
         """All posts in the order of posts.jsonl; see `Reader.posts`."""
-        with closing(Records()) as records:
-            for name, key in ((_LABELS, "pid"), (_USERS, "uid"), (_VIDEOS, "pid")):
-                if self._location.is_file(name):
-                    records.fill(name.removesuffix(".jsonl"), self._keyed(name, key, intake), name, intake)
+        records = Records()
+        for kind, key in (("popularity", "pid"), ("users", "uid"), ("videos", "pid")):
+            file = f"{kind}.jsonl"
+            if self._location.is_file(file):
+                records.fill(kind, file, json_lines(self._location, file), (key,), intake)
+            else:
+                intake.counts[f"missing_file_{file}"] += 1
+        post_ids = {key_of(record, "pid") for _, record in json_lines(self._location, _POSTS)}
+        for kind in ("popularity", "videos"):
+            for key, record in records.items(kind):
+                if key not in post_ids:
+                    intake.reject(f"{kind}_without_post", f"{kind}.jsonl", record, f"no post {key} in {_POSTS}")
+        for line, record in json_lines(self._location, _POSTS):
+            post_id, user_id = key_of(record, "pid"), key_of(record, "uid")
+            if post_id is None or user_id is None:
+                intake.reject("without_ids", _POSTS, record, f"{line}: no {'uid' if post_id else 'pid'}")
+                continue
+            label = records.get("popularity", post_id)
+            try:
+                popularity = None if label is None else read.as_label(label.get("popularity"), given=True)
+            except ValueError as error:
+                intake.reject("label", "popularity.jsonl", label, f"label of post {post_id}: {error}")
+                continue
+            values: dict[str, Any] = {
+                "post_id": post_id, "user_id": user_id, "popularity": popularity, "media_type": "video",
+                "split": "test" if popularity is None else "train",
+            }  # fmt: skip
+            read_fields(values, record, _POST, intake)
+            for kind, key, readings in (("users", user_id, _USER), ("videos", post_id, _VIDEO)):
+                joined = records.get(kind, key)
+                if joined is None:
+                    intake.counts[f"without_{kind}_record"] += 1
                 else:
-                    intake.count(f"missing_file_{name}")
-            post_ids = {_id(record, "pid") for _, record in json_lines(self._location, _POSTS)}
-            for kind in ("popularity", "videos"):
-                for key in records.keys(kind):
-                    if key not in post_ids:
-                        record = records.get(kind, key)
-                        intake.reject(f"{kind}_without_post", f"{kind}.jsonl", record, f"no post {key} in {_POSTS}")
-            for number, record in json_lines(self._location, _POSTS):
-                post = self._post(records, record, number, intake)
-                if post is not None:
-                    yield post
-
-    def _keyed(self, name: str, key: str, intake: Intake) -> Iterator[tuple[str, dict[str, Any]]]:
-        for number, record in json_lines(self._location, name):
-            found = _id(record, key)
-            if found is None:
-                intake.reject("without_ids", name, record, f"line {number}: no {key}")
-            else:
-                yield found, record
-
-    def _post(self, records: Records, record: dict[str, Any], number: int, intake: Intake) -> RawPost | None:
-        post_id, user_id = _id(record, "pid"), _id(record, "uid")
-        if post_id is None or user_id is None:
-            intake.reject("without_ids", _POSTS, record, f"line {number}: no {'uid' if post_id else 'pid'}")
-            return None
-        label = records.get("popularity", post_id)
-        try:
-            popularity = None if label is None else as_label(label.get("popularity"), given=True)
-        except ValueError as error:
-            intake.reject("label", _LABELS, label, f"label of post {post_id}: {error}")
-            return None
-        values: dict[str, Any] = {
-            "post_id": post_id, "user_id": user_id, "popularity": popularity, "media_type": "video",
-            "split": "test" if popularity is None else "train",
-        }  # fmt: skip
-        read_fields(values, record, _POST, intake)
-        for kind, key, readings in (("users", user_id, _USER), ("videos", post_id, _VIDEO)):
-            joined = records.get(kind, key)
-            if joined is None:
-                intake.count(f"without_{kind}_record")
-            else:
-                read_fields(values, joined, readings, intake)
-        for column in _OVERFLOWED:
-            if (values.get(column) or 0) < 0:
-                values[column] += 2.0**32
-                intake.count(f"repaired_{column}")
-        return RawPost(values, image_reference=None, source_file=_POSTS)
-
-
-def _id(record: dict[str, Any], key: str) -> str | None:
-    try:
-        return as_id(record.get(key))
-    except ValueError:
-        return None
+                    read_fields(values, joined, readings, intake)
+            for column in _OVERFLOWED:
+                if (values.get(column) or 0) < 0:
+                    values[column] += 2.0**32
+                    intake.counts[f"repaired_{column}"] += 1
+            yield RawPost(values, image_reference=None, source_file=_POSTS)

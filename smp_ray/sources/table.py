@@ -13,37 +13,25 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from smp_ray.sources import values as read
 from smp_ray.sources.base import Intake, RawPost, Reader, SourceSettings
 from smp_ray.sources.location import Location, files_identity, inside
 from smp_ray.sources.table_files import Format, table_files, table_rows
-from smp_ray.sources.values import (
-    as_flag,
-    as_id,
-    as_label,
-    as_latitude,
-    as_longitude,
-    as_number,
-    as_text,
-    as_texts,
-    as_time,
-)
 from smp_ray.store.workspace import Workspace
 
-_SPLITS = ("train", "test")
 #: Addresses that are taken as they are; whoever fetches the image opens them.
 _FETCHED = ("http", "https", "s3", "gs")
-_REPORT_EVERY = 10_000
 
 
 def _split(value: Any) -> str | None:
-    found = as_id(value)
-    if found is not None and found.lower() not in _SPLITS:
-        raise ValueError(f"found {found!r}, allowed: train or test")
-    return found.lower() if found else None
+    found = (read.as_id(value) or "").lower()
+    if found not in ("train", "test", ""):
+        raise ValueError(f"found {value!r}, allowed: train or test")
+    return found or None
 
 
 def _tags(value: Any) -> list[str] | None:
-    return as_texts(value, "," if isinstance(value, str) and "," in value else None)
+    return read.as_texts(value, "," if isinstance(value, str) and "," in value else None)
 
 
 def _image(value: Any) -> str | bytes | None:
@@ -52,27 +40,27 @@ def _image(value: Any) -> str | bytes | None:
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value or None
-    return as_id(value)
+    return read.as_id(value)
 
 
 #: How the value of each column is read; `user_<name>` columns that are not here are numbers.
 READINGS: dict[str, Callable[[Any], Any]] = {
-    "post_id": as_id,
-    "user_id": as_id,
+    "post_id": read.as_id,
+    "user_id": read.as_id,
     "split": _split,
-    "title": as_text,
+    "title": read.as_text,
     "tags": _tags,
-    "text_language": as_id,
-    "media_type": as_id,
+    "text_language": read.as_id,
+    "media_type": read.as_id,
     "image": _image,
-    "posted_at": as_time,
-    "latitude": as_latitude,
-    "longitude": as_longitude,
-    "geo_accuracy": as_number,
-    "category": as_id,
-    "subcategory": as_id,
-    "concept": as_id,
-    "popularity": as_label,
+    "posted_at": read.as_time,
+    "latitude": read.as_latitude,
+    "longitude": read.as_longitude,
+    "geo_accuracy": read.as_number,
+    "category": read.as_id,
+    "subcategory": read.as_id,
+    "concept": read.as_id,
+    "popularity": read.as_label,
 }
 #: The columns that a table may fill (besides any `user_<name>` number).
 TABLE_COLUMNS = tuple(READINGS)
@@ -109,12 +97,8 @@ class TableReader(Reader):
         super().__init__(source)
         self._columns = source.columns
         self.extra_fields = [pa.field(name, pa.float64()) for name in sorted(self._columns) if name not in READINGS]
-        self._location = Location.open(source.path)
-        self._files, self._format = table_files(self._location, source.format)
-        if source.image_root is not None:
-            self._images = Location.open(source.image_root)
-        else:
-            self._images = self._location.parent() if self._files == [""] else self._location
+        self._location, self._files, self._format = table_files(source.path, source.format)
+        self._images = self._location if source.image_root is None else Location.open(source.image_root)
 
     def identify(self) -> Any:
         """The content of the table's files, and the folder of relative image paths, because image_uri is absolute."""
@@ -124,23 +108,18 @@ class TableReader(Reader):
     def posts(self, intake: Intake) -> Iterator[RawPost]:
         """All rows of all files; see `Reader.posts`."""
         wanted = list(dict.fromkeys(self._columns.values()))
-        done = 0
         for name in self._files:
-            shown = name or self._location.root.rpartition("/")[2]
             for position, record in table_rows(self._location, name, self._format, wanted, intake):
-                done += 1
-                if done % _REPORT_EVERY == 0:
-                    intake.progress(shown, done, None)
-                post = self._post(record, position, shown, intake)
+                post = self._post(record, position, name, intake)
                 if post is not None:
                     yield post
 
-    def _post(self, record: dict[str, Any], position: str, shown: str, intake: Intake) -> RawPost | None:
+    def _post(self, record: dict[str, Any], position: str, file: str, intake: Intake) -> RawPost | None:
         values: dict[str, Any] = {}
         reference: str | bytes | None = None
         for column, name in self._columns.items():
             try:
-                value = READINGS.get(column, as_flag)(record.get(name))
+                value = READINGS.get(column, read.as_flag)(record.get(name))
                 if column != "image":
                     values[column] = value
                 elif isinstance(value, bytes):
@@ -149,15 +128,13 @@ class TableReader(Reader):
                     reference, values["image_uri"] = value, self._address(value)
             except ValueError as error:
                 kind = "label" if column == "popularity" else column
-                intake.reject(kind, shown, record, f"{position}: {column}: {error}")
+                intake.reject(kind, file, record, f"{position}: {column}: {error}")
                 return None
         if values["post_id"] is None:
-            intake.reject("without_ids", shown, record, f"{position}: no {self._columns['post_id']}")
+            intake.reject("without_ids", file, record, f"{position}: no {self._columns['post_id']}")
             return None
-        if values.get("latitude") is None or values.get("longitude") is None:
-            values.update(latitude=None, longitude=None, geo_accuracy=None)
         values["split"] = values.get("split") or ("test" if values.get("popularity") is None else "train")
-        return RawPost(values, reference, shown)
+        return RawPost(values, reference, file)
 
     def _address(self, reference: str) -> str:
         """What image_uri says for an image that is named, not held."""

@@ -14,13 +14,12 @@ from smp_ray.sources.json_files import json_lines
 from smp_ray.sources.location import Location, reading
 
 Format = Literal["csv", "parquet", "jsonl"]
+Rows = Iterator[tuple[str, dict[str, Any]]]
 
-#: Suffixes by format; text files may be compressed.
-_SUFFIXES: dict[Format, tuple[str, ...]] = {
-    "csv": (".csv", ".tsv"),
-    "parquet": (".parquet", ".pq"),
-    "jsonl": (".jsonl", ".ndjson", ".json"),
-}
+_FORMATS: dict[str, Format] = {
+    ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+}  # fmt: skip
 _COMPRESSED = (".gz", ".bz2", ".zst")
 
 #: Characters of one CSV field: an unclosed quote would otherwise take in the rest of the file.
@@ -29,36 +28,34 @@ _LONGEST_FIELD = 2**26
 _BATCH_ROWS = 512
 
 
-def table_files(location: Location, wanted: str) -> tuple[list[str], Format]:
-    """Names of the table's files, relative to `location` ("" for a location that is a file), and their format.
+def table_files(path: str, wanted: str) -> tuple[Location, list[str], Format]:
+    """The folder of a table, the names of its files in it, and their format.
 
     Raises:
         DataError: there is no such file or folder, none of its files is a table, or they are of several formats.
     """
+    location = Location.open(path)
     kind = location.kind()
     if kind == pafs.FileType.NotFound:
-        raise DataError(f"{location.uri}: no such file or folder")
+        raise DataError(f"{path}: no such file or folder")
     if kind == pafs.FileType.File:
-        found = _format(location.root) if wanted == "auto" else wanted
+        name = location.root.rpartition("/")[2]
+        found = _format(name) if wanted == "auto" else wanted
         if found is None:
-            known = ", ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
-            raise DataError(f"{location.uri}: the suffix is none of {known}; source.format names the format")
-        return [""], found  # type: ignore[return-value]
+            raise DataError(f"{path}: the suffix is none of {', '.join(_FORMATS)}; source.format names the format")
+        return location.parent(), [name], found  # type: ignore[return-value]
     for recursive in (False, True):  # images often lie in folders below; they are only listed where there is need
-        names = _listed(location, recursive)
-        formats = {name: _format(name) for name in names}
-        taken = [name for name in names if formats[name] == wanted or (wanted == "auto" and formats[name])]
-        several = sorted({str(formats[name]) for name in taken})
+        formats = {name: found for name in _listed(location, recursive) if (found := _format(name))}
+        taken = [name for name, found in formats.items() if wanted in ("auto", found)]
+        several = sorted({formats[name] for name in taken})
         if len(several) > 1:
-            raise DataError(f"{location.uri}: holds {' and '.join(several)} files; source.format names one of them")
+            raise DataError(f"{path}: holds {' and '.join(several)} files; source.format names one of them")
         if taken:
-            return taken, formats[taken[0]]  # type: ignore[return-value]
-    raise DataError(f"{location.uri}: no {'table' if wanted == 'auto' else wanted} files in this folder")
+            return location, taken, several[0]
+    raise DataError(f"{path}: no {'table' if wanted == 'auto' else wanted} files in this folder")
 
 
-def table_rows(
-    location: Location, name: str, found: Format, columns: list[str], intake: Intake
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def table_rows(location: Location, name: str, found: Format, columns: list[str], intake: Intake) -> Rows:
     """Position ("line 7" or "row 7") and record of each row of a file; a record has the wanted columns at least.
 
     Without `columns`, records have all that the file has.
@@ -77,14 +74,13 @@ def _format(path: str) -> Format | None:
     lower = path.lower()
     for suffix in _COMPRESSED:
         lower = lower.removesuffix(suffix)
-    return next((found for found, suffixes in _SUFFIXES.items() if lower.endswith(suffixes)), None)
+    return next((found for suffix, found in _FORMATS.items() if lower.endswith(suffix)), None)
 
 
 def _listed(location: Location, recursive: bool) -> list[str]:
     with reading(location.uri):
         infos = location.filesystem.get_file_info(pafs.FileSelector(location.root, recursive=recursive))
-    prefix = location.path("x")[:-1]
-    names = [info.path.removeprefix(prefix) for info in infos if info.type == pafs.FileType.File]
+    names = [info.path.removeprefix(location.path("x")[:-1]) for info in infos if info.type == pafs.FileType.File]
     return sorted(name for name in names if not any(part.startswith((".", "_")) for part in name.split("/")))
 
 
@@ -94,15 +90,13 @@ def _need_columns(shown: str, there: list[str], columns: list[str]) -> None:
         raise DataError(f"{shown}: more than one column {', '.join(map(repr, repeated))}")
     missing = [name for name in columns if name not in there]
     if missing:
-        has = ", ".join(there) if len(there) <= 30 else ", ".join(there[:30]) + f", … ({len(there)} in all)"
+        has = ", ".join(there[:30]) + (f", … ({len(there)} in all)" if len(there) > 30 else "")
         raise DataError(f"{shown}: no column {', '.join(map(repr, missing))}; it has {has}")
 
 
-def _read_csv(
-    location: Location, name: str, columns: list[str], intake: Intake
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_csv(location: Location, name: str, columns: list[str], intake: Intake) -> Rows:
     shown = location.path(name)
-    tabs = any(shown.lower().endswith(".tsv" + suffix) for suffix in ("", *_COMPRESSED))
+    tabs = any(name.lower().endswith(".tsv" + suffix) for suffix in ("", *_COMPRESSED))
     csv.field_size_limit(_LONGEST_FIELD)
     start = 1
     try:
@@ -118,34 +112,32 @@ def _read_csv(
                     yield f"line {start}", dict(zip(header, row, strict=True))
                 elif row:
                     reason = f"line {start}: found {len(row)} fields, the header has {len(header)}"
-                    intake.reject("field_count", name or shown.rpartition("/")[2], row, reason)
+                    intake.reject("field_count", name, row, reason)
                 start = rows.line_num + 1
     except csv.Error as error:
         raise DataError(f"{shown}: line {start}: not readable as CSV: {error}; is a quote not closed?") from None
 
 
-def _read_jsonl(location: Location, name: str, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_jsonl(location: Location, name: str, columns: list[str]) -> Rows:
     # A field may be absent from a line, which means null; one that no line has is a mistake in the mapping.
-    absent = set(columns)
-    seen: dict[str, None] = {}
-    for number, record in json_lines(location, name):
+    absent, seen = set(columns), dict[str, None]()
+    for line, record in json_lines(location, name):
+        absent.difference_update(record)
         if absent:
-            absent.difference_update(record)
             seen.update(dict.fromkeys(record))
-        yield f"line {number}", record
+        yield line, record
     if absent:
         _need_columns(location.path(name), list(seen), columns)
 
 
-def _read_parquet(location: Location, name: str, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_parquet(location: Location, name: str, columns: list[str]) -> Rows:
     shown = location.path(name)
-    with reading(shown), location.filesystem.open_input_file(location.path(name)) as opened:
+    with reading(shown), location.filesystem.open_input_file(shown) as opened:
         file = pq.ParquetFile(opened)
         _need_columns(shown, file.schema_arrow.names, columns)
-        columns = columns or file.schema_arrow.names
         number = 0
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-            for record in pa.table({column: _plain(batch[column]) for column in columns}).to_pylist():
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns or None):
+            for record in pa.table({column: _plain(batch[column]) for column in batch.schema.names}).to_pylist():
                 number += 1
                 yield f"row {number}", record
 

@@ -1,27 +1,27 @@
-"""Reading of single values: the same rules for every source. None always means "not given"."""
+"""Reading of single values: the same rules for every source. None always means "not given".
+
+What cannot be read is a `ValueError` that says what was found and what is allowed.
+"""
 
 import math
 import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+from smp_ray.section import shown
 
 
 def clean_text(text: str) -> str:
     """Text that can be stored as UTF-8: lone surrogates become U+FFFD; NUL is kept."""
-    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def as_text(value: Any) -> str | None:
-    """A text as it was written; numbers that a table format made of texts are written out again.
-
-    Raises:
-        ValueError: a list, a mapping or the like.
-    """
+    """A text as it was written; numbers that a table format made of texts are written out again."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
@@ -36,22 +36,14 @@ def as_text(value: Any) -> str | None:
 
 
 def as_id(value: Any) -> str | None:
-    """An id as text: 775, 775.0, "775" and " 775 " are the same id; empty means none.
-
-    Raises:
-        ValueError: a truth value, a list, a mapping or the like.
-    """
+    """An id as text: 775, 775.0, "775" and " 775 " are the same id; empty means none."""
     if isinstance(value, bool):
         raise _problem(value, "a text or a whole number")
     return (as_text(value) or "").strip() or None
 
 
 def as_number(value: Any) -> float | None:
-    """A finite number, also from a string; empty, null and NaN mean none.
-
-    Raises:
-        ValueError: anything else, infinity included.
-    """
+    """A finite number, also from a string; empty, null and NaN mean none."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
@@ -64,11 +56,7 @@ def as_number(value: Any) -> float | None:
 
 
 def as_label(value: Any, *, given: bool = False) -> float | None:
-    """A popularity: a finite number; NaN is an error. Null and empty mean none, or are errors if one was `given`.
-
-    Raises:
-        ValueError: the label is not a finite number.
-    """
+    """A popularity: a finite number; NaN is an error. Null and empty mean none, or are errors if one was `given`."""
     if not given and (value is None or (isinstance(value, str) and not value.strip())):
         return None
     number = None if isinstance(value, bool) else as_number(value)
@@ -77,37 +65,19 @@ def as_label(value: Any, *, given: bool = False) -> float | None:
     return number
 
 
-def as_latitude(value: Any) -> float | None:
-    """Degrees from -90 to 90.
-
-    Raises:
-        ValueError: not a number, or out of bounds.
-    """
-    return _bounded(value, 90)
-
-
-def as_longitude(value: Any) -> float | None:
-    """Degrees from -180 to 180.
-
-    Raises:
-        ValueError: not a number, or out of bounds.
-    """
-    return _bounded(value, 180)
-
-
-def _bounded(value: Any, bound: float) -> float | None:
+def _degrees(bound: int, value: Any) -> float | None:
     number = as_number(value)
     if number is not None and abs(number) > bound:
-        raise _problem(number, f"-{bound:g} to {bound:g}")
+        raise _problem(number, f"-{bound} to {bound}")
     return number
 
 
-def as_time(value: Any) -> datetime | None:
-    """A moment in UTC, from epoch seconds or ISO 8601; without a zone it is UTC. Digits alone are epoch seconds.
+as_latitude = partial(_degrees, 90)
+as_longitude = partial(_degrees, 180)
 
-    Raises:
-        ValueError: neither, or outside the years 1 to 9999.
-    """
+
+def as_time(value: Any) -> datetime | None:
+    """A moment in UTC, from epoch seconds or ISO 8601; without a zone it is UTC. Digits alone are epoch seconds."""
     try:
         if not isinstance(value, date):
             try:
@@ -122,11 +92,7 @@ def as_time(value: Any) -> datetime | None:
 
 
 def as_hours(value: Any) -> float | None:
-    """A time-zone offset in hours: "+05:30" is 5.5; a plain number is taken as it is.
-
-    Raises:
-        ValueError: neither.
-    """
+    """A time-zone offset in hours: "+05:30" is 5.5; a plain number is taken as it is."""
     offset = re.fullmatch(r"\s*([+-]?)(\d{1,2}):(\d{2})(?::\d{2})?\s*", value) if isinstance(value, str) else None
     if offset is None:
         return as_number(value)
@@ -135,11 +101,7 @@ def as_hours(value: Any) -> float | None:
 
 
 def as_flag(value: Any) -> float | None:
-    """1.0 or 0.0 from a truth value, written as one or as a number.
-
-    Raises:
-        ValueError: neither.
-    """
+    """1.0 or 0.0 from a truth value, written as one or as a number."""
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return float(value.strip().lower() == "true")
     return as_number(value)
@@ -152,11 +114,7 @@ def as_seconds(value: Any) -> float | None:
 
 
 def as_vector(value: Any) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-    """A vector from numbers separated by commas in one string, or from a list; empty means none.
-
-    Raises:
-        ValueError: a part is not a finite number.
-    """
+    """A vector from numbers separated by commas in one string, or from a list; empty means none."""
     if isinstance(value, str):
         text = value.strip(" \t[],")
         value = text.split(",") if text else None
@@ -173,11 +131,7 @@ def as_vector(value: Any) -> np.ndarray[Any, np.dtype[np.float32]] | None:
 
 
 def as_texts(value: Any, separator: str | None = None) -> list[str] | None:
-    """A list of texts without empty ones, from a list or from one string split at `separator` (None: white space).
-
-    Raises:
-        ValueError: neither.
-    """
+    """A list of texts without empty ones, from a list or from one string split at `separator` (None: white space)."""
     if not isinstance(value, list):
         text = as_text(value)
         if text is None:
@@ -187,5 +141,4 @@ def as_texts(value: Any, separator: str | None = None) -> list[str] | None:
 
 
 def _problem(value: Any, allowed: str) -> ValueError:
-    text = clean_text(repr(value))
-    return ValueError(f"found {text if len(text) <= 60 else text[:57] + '...'}, allowed: {allowed}")
+    return ValueError(f"found {shown(value)}, allowed: {allowed}")

@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from smp_ray.errors import ConfigError, SmpRayError
+from smp_ray.errors import ConfigError
 from smp_ray.store.manifest import Manifest
-from smp_ray.store.place import Place
 from smp_ray.store.reader import FamilyReader, iter_posts
-from smp_ray.store.workspace import Workspace
+from smp_ray.store.workspace import Place, Workspace, writing
 
 #: Posts joined at a time: memory stays at some hundred megabytes whatever the size of the store.
 PIECE = 20_000
@@ -27,7 +26,7 @@ def export(workspace: Workspace, posts: Manifest, families: Iterable[Manifest], 
 
     Raises:
         ConfigError: `out` is no name of a Parquet file.
-        SmpRayError: it cannot be written.
+        WorkspaceError: it cannot be written.
     """
     if not out.split("?")[0].endswith((".parquet", ".pq")):
         raise ConfigError(f"--out: found {out}, allowed: a name that ends in .parquet")
@@ -38,16 +37,15 @@ def export(workspace: Workspace, posts: Manifest, families: Iterable[Manifest], 
     pieces = (_joined(piece, readers) for piece in iter_posts(workspace, posts, None, PIECE))
     target = f"{place.root}.{uuid.uuid4().hex[:8]}.tmp" if place.is_local else place.root
     try:
-        if place.is_local:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-        first = next(pieces)
-        with pq.ParquetWriter(target, first.schema, filesystem=place.filesystem, compression="zstd") as writer:
-            for table in chain([first], pieces):
-                writer.write_table(table)
-        if place.is_local:
-            os.replace(target, place.root)
-    except OSError as error:
-        raise SmpRayError(f"{out}: cannot be written: {' '.join(str(error).split())}") from error
+        with writing(out):
+            if place.is_local:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+            first = next(pieces)
+            with pq.ParquetWriter(target, first.schema, filesystem=place.filesystem, compression="zstd") as writer:
+                for table in chain([first], pieces):
+                    writer.write_table(table)
+            if place.is_local:
+                os.replace(target, place.root)
     finally:
         if place.is_local and os.path.exists(target):
             os.remove(target)

@@ -4,13 +4,16 @@ import hashlib
 import importlib.metadata
 import json
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from smp_ray import __version__
+
 MANIFEST = "manifest.json"
-_LIBRARIES = ("smp-ray", "ray", "torch", "open_clip_torch", "transformers", "lightgbm", "pandas", "pyarrow")
+_LIBRARIES = ("ray", "torch", "open_clip_torch", "transformers", "lightgbm", "pandas", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,8 @@ class Manifest:
     git_commit: str | None = None
 
     def file(self, name: str) -> Fragment:
-        """The fragment of this file name.
-
-        Raises:
-            KeyError: the artefact has no such file.
-        """
-        for fragment in self.fragments:
-            if fragment.path.endswith(f"/{name}"):
-                return fragment
-        raise KeyError(f"{self.stage}/{self.fingerprint} has no file {name}")
+        """The fragment of this file name; the artefact has it."""
+        return next(fragment for fragment in self.fragments if fragment.path.endswith(f"/{name}"))
 
 
 @dataclass
@@ -61,10 +57,8 @@ class Made:
     Attributes:
         rows: posts, trials or whatever the artefact counts.
         counts: rows by status or kind.
-        fragments: its Parquet files.
         details: facts that readers of the artefact need; "warnings" are said to the user, and without the files of
             "outputs" (relative to the workspace) the artefact is made again.
-        models: identities of the models behind it.
         note: what was made, in a few words for the user.
     """
 
@@ -84,25 +78,16 @@ def fingerprint(*parts: Any) -> str:
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that the numbers depend on; those not installed are left out."""
-    versions = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    """Versions of this package and of the libraries that the numbers depend on."""
+    return {"smp-ray": __version__, **{name: importlib.metadata.version(name) for name in _LIBRARIES}}
 
 
 @cache
 def git_commit() -> str | None:
     """Commit of the source tree this package runs from, with `-dirty` if changed; None outside a checkout."""
     root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty", "--match", "no-tags"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
+    if (root / ".git").exists():
+        with suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    return None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 
 from smp_ray.errors import WorkspaceError
 from smp_ray.store.manifest import Fragment
-from smp_ray.store.workspace import Workspace
+from smp_ray.store.workspace import Workspace, writing
 
 #: A numbered file is closed when it has this many rows or Arrow bytes.
 _FILE_ROWS = 100_000
@@ -42,18 +41,16 @@ class PartWriter:
     """Writes tables into one file, or into numbered files of a useful size; use as a context manager.
 
     Args:
-        workspace: where to.
         path: relative to the workspace; with a number in it (`part-{:05d}.parquet`) a new file begins when one is full.
         schema: of all that is written.
-        options: of pyarrow's ParquetWriter.
     """
 
-    def __init__(self, workspace: Workspace, path: str, schema: pa.Schema, **options: Any) -> None:
+    def __init__(self, workspace: Workspace, path: str, schema: pa.Schema, compression: str = "zstd") -> None:
         self.fragments: list[Fragment] = []
         self._workspace = workspace
         self._name = path
         self._schema = schema
-        self._options = {"compression": "zstd", **options}
+        self._compression = compression
         self._writer: pq.ParquetWriter | None = None
         self._rows = self._bytes = 0
 
@@ -61,29 +58,29 @@ class PartWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
+        if kind is None:
             self._close()
-        except WorkspaceError:
-            if kind is None:  # else the first error is the one to show
-                raise
 
-    def write(self, table: pa.Table | pa.RecordBatch, **options: Any) -> None:
+    def write(self, table: pa.Table | pa.RecordBatch) -> None:
         """Write rows; opens the file even where there are none.
 
         Raises:
             WorkspaceError: the workspace cannot be written.
         """
-        numbered = "{" in self._name
-        if numbered and self._rows + table.num_rows > _FILE_ROWS:
+        full = self._rows + table.num_rows > _FILE_ROWS or self._bytes + table.nbytes > _FILE_BYTES
+        if full and "{" in self._name:
             self._close()
-        with self._explained():
-            writer = self._writer = self._writer or self._open()
+        with writing(self._path):
+            if self._writer is None:
+                self._workspace.make_dir(self._path.rpartition("/")[0])
+                full_path, system = self._workspace.path(self._path), self._workspace.filesystem
+                self._writer = pq.ParquetWriter(
+                    full_path, self._schema, filesystem=system, compression=self._compression
+                )
             if table.num_rows:
-                writer.write(table, **options)
+                self._writer.write(table)
         self._rows += table.num_rows
         self._bytes += table.nbytes
-        if numbered and (self._rows >= _FILE_ROWS or self._bytes >= _FILE_BYTES):
-            self._close()
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """As `write`, of rows as dictionaries; columns that a row lacks are null."""
@@ -93,24 +90,11 @@ class PartWriter:
     def _path(self) -> str:
         return self._name.format(len(self.fragments))
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise WorkspaceError(f"{self._path}: cannot be written: {error}") from None
-
-    def _open(self) -> pq.ParquetWriter:
-        self._workspace.make_dir(self._path.rpartition("/")[0])
-        full = self._workspace.path(self._path)
-        return pq.ParquetWriter(full, self._schema, filesystem=self._workspace.filesystem, **self._options)
-
     def _close(self) -> None:
         if self._writer is None:
             return
-        writer, self._writer = self._writer, None
-        with self._explained():
-            writer.close()
+        with writing(self._path):
+            self._writer.close()
             size = self._workspace.filesystem.get_file_info(self._workspace.path(self._path)).size
         self.fragments.append(Fragment(self._path, self._rows, size))
-        self._rows = self._bytes = 0
+        self._writer, self._rows, self._bytes = None, 0, 0

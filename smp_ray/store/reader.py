@@ -55,8 +55,6 @@ class FamilyReader:
     Posts asked for in the order in which they were ingested touch each fragment about once.
 
     Args:
-        workspace: with the store.
-        manifest: of the family.
         columns: those to read; None: all. The status is always among them.
         keep: fragments held in memory.
     """

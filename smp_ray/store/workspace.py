@@ -1,23 +1,103 @@
-"""Where artefacts live: a folder or an object store, manifests and the atomic commit.
+"""A folder or an object-store prefix on a pyarrow filesystem, and the one where artefacts live.
 
-Layout: `<workspace>/<stage>/<fingerprint>/…` with `manifest.json` written last. An artefact without a manifest does
-not exist for any reader. Everything goes through one `pyarrow.fs.FileSystem`, so `s3://…` works as a folder does.
+Layout of a workspace: `<workspace>/<stage>/<fingerprint>/…` with `manifest.json` written last. An artefact without a
+manifest does not exist for any reader. Everything goes through `pyarrow.fs`, so `s3://…` works as a folder does.
 """
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import pyarrow.fs as pafs
 
-from smp_ray.errors import WorkspaceError
+from smp_ray.errors import SmpRayError, WorkspaceError, one_line
 from smp_ray.store.manifest import MANIFEST, Fragment, Manifest, git_commit, library_versions
-from smp_ray.store.place import Place
 
 #: Raised when artefacts of earlier versions can no longer be read; `workspace.json` holds that of a workspace.
 FORMAT = 2
 _MARKER = "workspace.json"
+
+
+@contextmanager
+def writing(name: str) -> Iterator[None]:
+    """Say in one line, as a `WorkspaceError`, that `name` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceError(f"{name}: cannot be written: {one_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class Place:
+    """A root on a filesystem. Paths given to its methods are relative to the root; "" is the root itself."""
+
+    #: What is raised where the place cannot be opened.
+    problem: ClassVar[type[SmpRayError]] = WorkspaceError
+
+    uri: str
+    filesystem: pafs.FileSystem
+    root: str
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """Open a local path or a URI (`s3://bucket/prefix?endpoint_override=…`, `gs://`, `file://`).
+
+        Raises:
+            SmpRayError: the address is not one that pyarrow can open.
+        """
+        if "://" not in uri:
+            return cls(uri, pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute()))
+        try:
+            filesystem, root = pafs.FileSystem.from_uri(uri)
+        except (OSError, ValueError) as error:
+            raise cls.problem(f"{uri}: cannot be opened: {one_line(error)}") from None
+        return cls(uri, filesystem, root.rstrip("/"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files inside are named by plain paths."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def path(self, *parts: str) -> str:
+        """Full path on `filesystem` of something inside."""
+        return "/".join([self.root.rstrip("/"), *(part.strip("/") for part in parts if part)]) or "/"
+
+    def kind(self, *parts: str) -> pafs.FileType:
+        """File, Directory or NotFound."""
+        return self.filesystem.get_file_info(self.path(*parts)).type
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file or folder is there."""
+        return bool(self.kind(*parts) != pafs.FileType.NotFound)
+
+    def read(self, *parts: str) -> bytes:
+        """The content of a file."""
+        with self.filesystem.open_input_stream(self.path(*parts)) as stream:
+            return bytes(stream.read())
+
+    def write(self, data: bytes, *parts: str) -> None:
+        """Write a file so that a reader sees the old one or the whole new one, never a part."""
+        path = self.path(*parts)
+        if not self.is_local:
+            with self.filesystem.open_output_stream(path) as stream:  # an object appears when it is complete
+                stream.write(data)
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{path}.{os.getpid()}.tmp"
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    def write_json(self, value: Any, *parts: str) -> None:
+        """As `write`, a value as JSON."""
+        self.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode(), *parts)
 
 
 @dataclass(frozen=True)
@@ -25,11 +105,7 @@ class Workspace(Place):
     """The place of all artefacts of a project."""
 
     def check_format(self) -> None:
-        """Refuse a workspace that another version wrote.
-
-        Raises:
-            WorkspaceError: its format is not `FORMAT`; one line says what to do.
-        """
+        """Refuse, with a `WorkspaceError`, a workspace that another version wrote."""
         marker = self.read_json(_MARKER)
         found = marker.get("format") if marker else 1 if self.exists("ingest") or self.exists("features") else FORMAT
         if found != FORMAT:
@@ -51,13 +127,11 @@ class Workspace(Place):
     def make_dir(self, *parts: str) -> str:
         """Create a folder (a no-op on object stores) and return its full path."""
         path = self.path(*parts)
-        try:
+        with writing(self.uri):
             if not self.exists(_MARKER):
                 self.filesystem.create_dir(self.root, recursive=True)
                 self.write_json({"format": FORMAT}, _MARKER)
             self.filesystem.create_dir(path, recursive=True)
-        except OSError as error:
-            raise WorkspaceError(f"{self.uri}: cannot be written: {error}") from None
         return path
 
     def delete_dir(self, *parts: str) -> None:
@@ -72,9 +146,8 @@ class Workspace(Place):
         try:
             return json.loads(self.read(*parts))
         except ValueError as error:
-            raise WorkspaceError(
-                f"{self.path(*parts)}: not readable as JSON ({error}); delete it to recompute"
-            ) from None
+            path = self.path(*parts)
+            raise WorkspaceError(f"{path}: not readable as JSON ({error}); delete it to recompute") from None
 
     def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
         """The manifest of a committed artefact, or None; `fingerprint` "" for the only artefact of a folder."""
@@ -91,17 +164,11 @@ class Workspace(Place):
     def manifests(self, stage: str) -> list[Manifest]:
         """All committed artefacts of a stage, oldest first."""
         selector = pafs.FileSelector(self.path(stage), recursive=False, allow_not_found=True)
-        names = [info.base_name for info in self.filesystem.get_file_info(selector)]
-        found = [self.manifest(stage, name) for name in names]
+        found = [self.manifest(stage, info.base_name) for info in self.filesystem.get_file_info(selector)]
         return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.created_at)
 
     def commit(self, manifest: Manifest, alone: bool = False) -> Manifest:
-        """Write the manifest, which makes the artefact exist; fills in the time, versions and git commit.
-
-        Args:
-            manifest: of a finished artefact.
-            alone: it replaces the only artefact of its folder.
-        """
+        """Write the manifest, which makes the artefact exist: `alone` in its stage's folder, or beside others."""
         manifest.created_at = datetime.now(UTC).isoformat(timespec="seconds")
         manifest.versions = library_versions()
         manifest.git_commit = git_commit()

@@ -20,7 +20,6 @@ from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.registry import find
-from smp_ray.training.boosting.space import distributions
 from smp_ray.training.matrix.matrix import FoldData, load_folds
 from smp_ray.training.out_of_fold import write_out_of_fold
 from smp_ray.training.splits import load_splits
@@ -60,7 +59,8 @@ def candidates(sweep: TuneConfig, count: int) -> list[dict[str, Any]]:
     """The predictor's own settings and then draws from the search space, the same for the same seed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=sweep.seed))
-    drawn = [study.ask(distributions(sweep.space)).params for _ in range(count - 1)]
+    space = {name: range_.distribution() for name, range_ in sweep.space.items()}
+    drawn = [study.ask(space).params for _ in range(count - 1)]
     return [{**sweep.params, **one} for one in ({}, *drawn)]
 
 

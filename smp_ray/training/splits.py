@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from smp_ray.config import SplitConfig
 from smp_ray.errors import DataError
+from smp_ray.evaluation.bootstrap import user_codes
 from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import read_table, write_table
@@ -100,15 +101,6 @@ def load_splits(workspace: Workspace, manifest: Manifest) -> Splits:
         popularity=table["popularity"].to_numpy(),
         folds=table["fold"].to_numpy(),
     )
-
-
-def user_codes(users: pa.ChunkedArray) -> np.ndarray:
-    """A code for each user, int64 (posts,); a post without a user gets one of its own."""
-    encoded = users.combine_chunks().dictionary_encode()
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    alone = codes < 0
-    codes[alone] = len(encoded.dictionary) + np.arange(int(alone.sum()))
-    return codes
 
 
 def divide(labelled: pa.Table, settings: SplitConfig) -> tuple[np.ndarray, list[str]]:

@@ -6,23 +6,11 @@ from typing import Any
 import pyarrow as pa
 from rich.table import Table
 
+from smp_ray.evaluation.bootstrap import interval
 from smp_ray.evaluation.metrics import METRICS
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
-
-_DIGITS = 3
-
-
-def with_interval(estimate: Mapping[str, float | None], signed: bool = False) -> str:
-    """`1.234 [1.200, 1.270]`, or `undefined`."""
-    if estimate["value"] is None:
-        return "undefined"
-    form = f"{{:{'+' if signed else ''}.{_DIGITS}f}}"
-    text = form.format(estimate["value"])
-    if estimate["low"] is None or estimate["high"] is None:
-        return text
-    return f"{text} [{form.format(estimate['low'])}, {form.format(estimate['high'])}]"
 
 
 def metrics_table(variants: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -72,7 +60,7 @@ def _differences(compared: Sequence[Mapping[str, Any]], between: str) -> list[li
 
 def _cells(title: str, lines: Mapping[str, Mapping[str, Any]], signed: bool) -> list[list[str]]:
     head = [title, *(metric.upper() for metric in METRICS)]
-    return [head, *([name, *(with_interval(line[one], signed) for one in METRICS)] for name, line in lines.items())]
+    return [head, *([name, *(interval(**line[one], signed=signed) for one in METRICS)] for name, line in lines.items())]
 
 
 def _table(cells: list[list[str]]) -> Table:

@@ -14,6 +14,7 @@ from smp_ray.analysis.intervals import (
     popularity_intervals,
     trend,
 )
+from smp_ray.evaluation.bootstrap import Bootstrap
 
 EDGES = (2.0, 4.0, 6.0, 8.0, 10.0)
 
@@ -141,6 +142,18 @@ def test_trend_agrees_with_theil_sen_on_medians() -> None:
     assert 0 < found.loc["up", "low"] < expected < found.loc["up", "high"]
     assert found.loc["within", "high"] < 0
     assert found.loc["nothing"].isna().all()
+
+
+def test_interval_of_the_trend_agrees_with_repeated_rows() -> None:
+    frame = world(200).dropna(subset=["popularity", "up"])
+    intervals, (codes, _) = popularity_intervals(frame["popularity"], EDGES), pd.factorize(frame["user"])
+    slopes = []
+    for times in Bootstrap(codes, 30, 2).multiplicities():
+        rows = np.repeat(np.arange(len(frame)), times[codes])
+        medians = frame["up"].iloc[rows].groupby(intervals.codes[rows]).median()
+        slopes.append(stats.theilslopes(medians, medians.index).slope)
+    found = trend(frame, ["up"], intervals, frame["user"], 30, few=1, seed=2).iloc[0]
+    np.testing.assert_allclose([found["low"], found["high"]], np.percentile(slopes, [2.5, 97.5]))
 
 
 def test_trend_needs_two_intervals() -> None:

@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error
 
-from smp_ray.evaluation.bootstrap import Bootstrap, Estimate
+from smp_ray.evaluation.bootstrap import Bootstrap, Estimate, bounds, interval, user_codes
 from smp_ray.evaluation.metrics import METRICS, score
 from tests.evaluation.test_metrics import exactly, posts
 
@@ -175,5 +176,33 @@ def test_bad_input_of_the_bootstrap_is_refused() -> None:
         Bootstrap([1, 2, 3]).difference([1, 2, 3], [1, 2, 3], [1, 2])
     with pytest.raises(ValueError, match="baseline: 1 of 3"):
         Bootstrap([1, 2, 3]).difference([1, 2, 3], [1, 2, 3], [1, 2, np.nan])
-    with pytest.raises(ValueError, match="users: 2 of 3 are missing"):
-        Bootstrap(["a", None, float("nan")])
+
+
+def test_a_post_without_a_user_is_a_user_of_its_own() -> None:
+    assert user_codes(["b", None, "a", "b", np.nan]).tolist() == [0, 2, 1, 0, 3]
+    assert user_codes(pa.chunked_array([["b", None], ["a", "b", None]])).tolist() == [0, 2, 1, 0, 3]
+    assert user_codes([]).tolist() == []
+    assert Bootstrap(["b", None, "a", "b", np.nan]).user_of.tolist() == [0, 1, 2, 0, 3]
+
+
+def test_bounds_leave_out_what_is_undefined() -> None:
+    rng = np.random.default_rng(0)
+    resampled = rng.normal(size=(101, 3))
+    resampled[:50, 1], resampled[:51, 2] = np.nan, np.nan
+    found = bounds(resampled)
+    np.testing.assert_array_equal(found[:, 0], np.percentile(resampled[:, 0], [2.5, 97.5]))
+    np.testing.assert_array_equal(found[:, 1], np.percentile(resampled[50:, 1], [2.5, 97.5]))
+    assert np.isnan(found[:, 2]).all()
+    assert np.isnan(bounds(np.zeros((0, 2)))).all()
+    assert np.isnan(bounds(np.zeros(0))).tolist() == [[True], [True]]
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shown"),
+    [
+        (0.72949, 0.7012, 0.755, "+0.729 [+0.701, +0.755]"), (-0.5, None, None, "-0.500"),
+        (-0.5, np.nan, np.nan, "-0.500"), (None, None, None, "undefined"), (np.nan, 0.1, 0.2, "undefined"),
+    ],
+)  # fmt: skip
+def test_an_estimate_in_words(value: float | None, low: float | None, high: float | None, shown: str) -> None:
+    assert interval(value, low, high, signed=True) == shown

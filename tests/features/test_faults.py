@@ -54,7 +54,11 @@ def written(config: Path) -> int:
 
 def start(config: Path, log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as file:
-        return subprocess.Popen(command("features", str(config)), stderr=file, stdout=file, env={**os.environ})
+        return subprocess.Popen(
+            command("features", str(config)), stderr=file, stdout=file, env={**os.environ},
+            # As a terminal starts it: whoever is started in the background of a shell ignores Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
 
 def wait_for(condition: Callable[[], bool], running: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,6 +1,6 @@
 """Only what is missing is computed: reruns, a changed model, appended posts, edited posts, statuses tried again.
 
-It also tests `features/one_pass.py`, `features/store_stage.py`, `features/survey.py`, `features/stats.py`.
+It also tests `features/one_pass.py`, `features/store_stage.py`.
 """
 
 from __future__ import annotations

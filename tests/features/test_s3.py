@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from smp_ray.config import load_config
-from smp_ray.features.feature_pass import PassFolder
+from smp_ray.features.feature_pass import CHECKPOINT, mend
 from smp_ray.pipeline import export, open_run
 from smp_ray.ray_session import RaySession
 from smp_ray.store.workspace import Workspace
@@ -68,10 +68,10 @@ def test_mending_a_commit_that_was_killed_between_copy_and_delete(bucket: str) -
     import pyarrow.parquet as pq
 
     workspace = Workspace.open(bucket.format("mend"))
-    folder = PassFolder(workspace, "features/passes/x")
+    folder = "features/passes/x"
     ids = pa.table({"row_id": pa.array([1, 2, 3], pa.int64())})
     for name in ("a.parquet", "a.pending.parquet", "b.pending.parquet"):
-        pq.write_table(ids, workspace.path(folder.checkpoint, name), filesystem=workspace.filesystem)
-    assert folder.mend() == 3
-    names = [info.base_name for info in workspace.files(folder.checkpoint)]
+        pq.write_table(ids, workspace.path(folder, CHECKPOINT, name), filesystem=workspace.filesystem)
+    assert mend(workspace, folder) == 3
+    names = [info.base_name for info in workspace.files(folder, CHECKPOINT)]
     assert names == ["a.parquet", "b.pending.parquet"]

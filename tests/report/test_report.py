@@ -1,6 +1,6 @@
 """The report without a browser: what is shown or said to be missing, the CSV files, escaping, size.
 
-It also tests `report/adaptation.py`, `report/cleaning.py`, `report/figures.py`, `report/gallery.py`,
+It also tests `report/adaptation.py`, `report/figures.py`, `report/gallery.py`,
 `report/head.py`, `report/inputs.py`, `report/prediction.py`, `report/quality.py`, `report/search_section.py`.
 """
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from smp_ray.config import Config, build_config
 from smp_ray.ray_session import RaySession
-from smp_ray.report import write_report
+from smp_ray.report.write import write_report
 from smp_ray.run import Run
 from smp_ray.store.join import vector_column
 from smp_ray.store.manifest import Manifest
@@ -157,8 +157,8 @@ def _tune(workspace: Workspace, values: dict[str, np.ndarray], labels: np.ndarra
     )
     details = {
         "objective": "mae", "best": {"trial": 1, "value": 1.2, "rounds": 80, "params": {}}, "concurrency": 2,
-        "trials_by_status": {"completed": 7, "stopped": 1, "failed": 1}, "sweep_seconds": 14.0,
-        "predictor": "lightgbm", "models": ["tune/key/model/model-0.txt"], "columns": "tune/key/model/columns.json",
+        "sweep_seconds": 14.0,
+        "predictor": "lightgbm", "models": ["tune/key/model/model-0.txt"],
     }  # fmt: skip
     return _commit(workspace, "tune", {"trials": trials}, details=details)
 

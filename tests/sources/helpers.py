@@ -38,7 +38,7 @@ def section(**source: Any) -> SourceSettings:
 
 def folder_of(reader: Reader) -> str:
     """A folder for each section and state of the raw data, as the runner of stages gives."""
-    return f"ingest/{fingerprint(reader.source.model_dump(mode='json'), reader.identity())}"
+    return f"ingest/{fingerprint(reader.source.model_dump(mode='json'), reader.identity)}"
 
 
 def take(workspace: str | Path, **source: Any) -> Taken:

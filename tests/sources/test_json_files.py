@@ -92,7 +92,10 @@ def test_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None:
 
 def test_empty_lines_and_byte_order_mark_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"a": "\xff"}')
-    assert list(json_lines(Location.open(str(tmp_path)), "p.jsonl")) == [(1, {"a": 1}), (3, {"a": "\ufffd"})]
+    assert list(json_lines(Location.open(str(tmp_path)), "p.jsonl")) == [
+        ("line 1", {"a": 1}),
+        ("line 3", {"a": "\ufffd"}),
+    ]
 
 
 def test_lines_of_text_keep_their_numbers(tmp_path: Path) -> None:

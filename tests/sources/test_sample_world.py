@@ -7,8 +7,7 @@ from typing import Any
 import pyarrow.fs as pafs
 import pytest
 
-from smp_ray.store.place import Place
-from smp_ray.store.workspace import Workspace
+from smp_ray.store.workspace import Place, Workspace
 from tests.sources.helpers import SmpdFiles, Taken, folder_of, section, take
 
 

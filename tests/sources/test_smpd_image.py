@@ -35,7 +35,6 @@ def test_every_column_of_a_post(files: SmpdFiles) -> None:
         "is_public": 1.0, "user_timezone_name": None, "user_path_alias": "ann", "media_status": "ready",
         "user_location_description": None,
     }  # fmt: skip
-    assert set(taken.made.details["extra_columns"]) <= {*post, "user_description"}
 
 
 def test_json_is_joined_by_ids_and_labels_by_line(files: SmpdFiles) -> None:

@@ -34,11 +34,7 @@ class Growing(ABC):
 
 
 class Model(ABC):
-    """A trained model.
-
-    Attributes:
-        columns: how many it was trained on.
-    """
+    """A trained model; `columns` is how many it was trained on."""
 
     columns: int
 
@@ -64,18 +60,14 @@ class Predictor(ABC):
 
     Attributes:
         name: as `training.predictor` gives it.
-        defaults: its own settings, of those parameters that a search space may hold.
+        defaults: its own settings. The first trial has them; a parameter without one is first tried at its low end.
     """
 
     name: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     def check(self, space: Mapping[str, SearchRange]) -> None:  # noqa: B027  (nothing is refused unless it says so)
-        """Whether all of a space can be searched.
-
-        Raises:
-            ConfigError: it cannot; names the parameter.
-        """
+        """Raise a `ConfigError` that names what of a space cannot be searched."""
 
     def pace(self, params: Mapping[str, Any]) -> float:
         """How far a round goes, against one with the predictor's own settings: at most 1."""
@@ -91,11 +83,7 @@ class Predictor(ABC):
     ) -> Any:
         """The data as `begin` takes them, any number of times, whatever of the space is searched.
 
-        Args:
-            training: the training posts.
-            popularity: their labels, float64 (training posts,).
-            validation: the posts that each round predicts; None: none.
-            params: complete parameters.
+        `popularity` is float64 (training posts,). Each round predicts the validation posts.
         """
 
     @abstractmethod

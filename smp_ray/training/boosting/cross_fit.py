@@ -6,46 +6,20 @@ has no posts left to stop early by and is given that number.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from smp_ray.config import TuneConfig
 from smp_ray.errors import DataError, SmpRayError
-from smp_ray.evaluation.metrics import by_fold, score
+from smp_ray.evaluation.metrics import by_fold, relative_errors, score
 from smp_ray.training.boosting.base import Growing, Objective, Predictor
 from smp_ray.training.matrix.matrix import FoldData, Matrix
 
 
-@dataclass(frozen=True)
-class PreparedFold:
-    """A fold as a predictor takes it.
-
-    Attributes:
-        fold: number of the fold.
-        data: see `Predictor.prepare`.
-        popularity: float64 (validation posts,), the labels.
-        positions: int64 (validation posts,), places of the validation posts in `Splits`.
-    """
-
-    fold: int
-    data: Any
-    popularity: np.ndarray
-    positions: np.ndarray
-
-
-def prepare_folds(predictor: Predictor, folds: Sequence[FoldData], params: dict[str, Any]) -> list[PreparedFold]:
-    """All folds as the predictor takes them; the same ones serve any number of runs, one after the other."""
-    return [
-        PreparedFold(
-            fold.fold,
-            predictor.prepare(fold.training, fold.training_popularity, fold.validation, params),
-            fold.validation_popularity,
-            fold.validation_positions,
-        )
-        for fold in folds
-    ]
+def prepare_folds(predictor: Predictor, folds: Sequence[FoldData], params: dict[str, Any]) -> list[Any]:
+    """Each fold as the predictor takes it; the same ones serve any number of runs, one after the other."""
+    return [predictor.prepare(fold.training, fold.training_popularity, fold.validation, params) for fold in folds]
 
 
 def check_labels(labels: Sequence[np.ndarray], objective: Objective) -> None:
@@ -68,12 +42,6 @@ def check_labels(labels: Sequence[np.ndarray], objective: Objective) -> None:
 class Lockstep:
     """One model a fold, grown together.
 
-    Args:
-        predictor: what is grown.
-        folds: the prepared folds.
-        params: complete parameters, see `Predictor.complete`.
-        objective: what is averaged over the folds.
-
     Attributes:
         rounds: rounds grown.
         best: lowest mean objective so far (without early stopping: the latest one).
@@ -82,14 +50,11 @@ class Lockstep:
             LightGBM's dart goes on changing the weights of earlier trees.
     """
 
-    def __init__(
-        self, predictor: Predictor, folds: Sequence[PreparedFold], params: dict[str, Any], objective: Objective
-    ) -> None:
-        self._folds, self._objective = folds, objective
-        self._models = [predictor.begin(fold.data, params) for fold in folds]
+    def __init__(self, models: Sequence[Growing], folds: Sequence[FoldData], objective: Objective) -> None:
+        self._models, self._folds, self._objective = models, folds, objective
         self.rounds = self.best_round = 0
         self.best = float("inf")
-        self.best_predictions = [np.zeros(len(fold.popularity)) for fold in folds]
+        self.best_predictions: list[np.ndarray] = []
 
     def run(self, max_rounds: int, early_stopping_rounds: int | None) -> Iterator[float]:
         """Grow until there is no better mean for `early_stopping_rounds` rounds (None: all rounds, the last counts).
@@ -105,8 +70,7 @@ class Lockstep:
             mean = self._mean(predictions)
             if mean < self.best or early_stopping_rounds is None:
                 self.best, self.best_round = mean, self.rounds
-                for kept, values in zip(self.best_predictions, predictions, strict=True):
-                    kept[:] = values
+                self.best_predictions = [values.copy() for values in predictions]
             yield mean
             if early_stopping_rounds is not None and self.rounds - self.best_round >= early_stopping_rounds:
                 return
@@ -115,8 +79,9 @@ class Lockstep:
         means = []
         with np.errstate(over="ignore", invalid="ignore"):
             for fold, values in zip(self._folds, predictions, strict=True):
-                errors = np.abs(fold.popularity - values)
-                means.append((errors / np.abs(fold.popularity) if self._objective == "mape" else errors).mean())
+                labels = fold.validation_popularity
+                errors = relative_errors(labels, values) if self._objective == "mape" else np.abs(labels - values)
+                means.append(errors.mean())
         if not np.isfinite(means).all():
             raise SmpRayError(f"predictions are not finite after round {self.rounds}")
         return float(np.mean(means))
@@ -125,13 +90,13 @@ class Lockstep:
         """The best round's predictions, float64 (posts,), at the posts' places in `Splits`; NaN for all others."""
         prediction = np.full(posts, np.nan)
         for fold, values in zip(self._folds, self.best_predictions, strict=True):
-            prediction[fold.positions] = values
+            prediction[fold.validation_positions] = values
         return prediction
 
     def metrics(self) -> dict[str, Any]:
         """`src`, `mae` and `mape` of the best round: `metrics` of all folds together, `folds` fold by fold."""
-        labels = np.concatenate([fold.popularity for fold in self._folds])
-        folds = np.concatenate([np.full(len(fold.popularity), fold.fold) for fold in self._folds])
+        labels = np.concatenate([fold.validation_popularity for fold in self._folds])
+        folds = np.repeat([fold.fold for fold in self._folds], [len(values) for values in self.best_predictions])
         values = np.concatenate(self.best_predictions)
         return {"metrics": score(labels, values), "folds": by_fold(labels, values, folds)}
 
@@ -143,22 +108,17 @@ def cross_fit(
     settings: TuneConfig,
     rounds: int | None = None,
 ) -> Lockstep:
-    """Train one model a fold to its end.
+    """Train one model a fold to its end, with early stopping or for a given number of rounds.
 
-    Args:
-        predictor: what is trained.
-        folds: matrices and labels of each fold.
-        params: the predictor's; what is not given is as in `Predictor.complete`.
-        settings: the objective, the rounds at most, when to stop early, seed and threads; its own `params` are not
-            looked at.
-        rounds: so many, come what may; None: with early stopping.
+    The settings' own `params` are not looked at.
 
     Raises:
         DataError: the objective is undefined for a label.
     """
     check_labels([fold.validation_popularity for fold in folds], settings.objective)
     complete = predictor.complete(params, settings.objective, settings.seed, settings.cpus_per_trial)
-    lockstep = Lockstep(predictor, prepare_folds(predictor, folds, complete), complete, settings.objective)
+    models = [predictor.begin(data, complete) for data in prepare_folds(predictor, folds, complete)]
+    lockstep = Lockstep(models, folds, settings.objective)
     stopping = settings.early_stopping_rounds if rounds is None else None
     for _ in lockstep.run(rounds or settings.max_rounds, stopping):
         pass

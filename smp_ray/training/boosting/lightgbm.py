@@ -11,17 +11,7 @@ from smp_ray.errors import ConfigError
 from smp_ray.training.boosting.base import Growing, Model, Objective, Predictor
 from smp_ray.training.matrix.matrix import Matrix
 
-#: The loss for each objective. LightGBM's mape is the absolute error weighted by 1 / max(1, |label|).
-LOSS: dict[Objective, str] = {"mae": "regression_l1", "mape": "mape"}
 _LOSS_ALIASES = {"objective", "objective_type", "app", "application", "loss"}
-#: Parameters that shape the bins, by LightGBM's main names and the aliases in use. All trials share one binned copy of
-#: the data, so they can be fixed but not searched.
-_OF_DATASET = {
-    "max_bin", "max_bins", "max_bin_by_feature", "min_data_in_bin", "bin_construct_sample_cnt", "subsample_for_bin",
-    "data_random_seed", "data_seed", "use_missing", "zero_as_missing", "enable_bundle", "is_enable_bundle", "bundle",
-    "is_enable_sparse", "is_sparse", "enable_sparse", "sparse", "feature_pre_filter", "pre_partition",
-    "forcedbins_filename", "linear_tree", "linear_trees",
-}  # fmt: skip
 
 
 class LightGBM(Predictor):
@@ -29,19 +19,15 @@ class LightGBM(Predictor):
 
     name = LIGHTGBM
     defaults = {  # noqa: RUF012  (declared as a constant in the base)
-        "learning_rate": 0.1, "num_leaves": 31, "max_depth": -1, "min_data_in_leaf": 20,
-        "min_sum_hessian_in_leaf": 1e-3, "feature_fraction": 1.0, "feature_fraction_bynode": 1.0,
-        "bagging_fraction": 1.0, "bagging_freq": 0, "lambda_l1": 0.0, "lambda_l2": 0.0, "linear_lambda": 0.0,
-        "min_gain_to_split": 0.0, "max_delta_step": 0.0, "path_smooth": 0.0, "boosting": "gbdt",
-        "data_sample_strategy": "bagging", "extra_trees": False, "drop_rate": 0.1, "max_drop": 50, "skip_drop": 0.5,
-        "xgboost_dart_mode": False, "uniform_drop": False, "top_rate": 0.2, "other_rate": 0.1,
-        "min_data_per_group": 100, "max_cat_threshold": 32, "cat_l2": 10.0, "cat_smooth": 10.0,
-        "max_cat_to_onehot": 4, "alpha": 0.9, "fair_c": 1.0,
+        "learning_rate": 0.1, "num_leaves": 31, "max_depth": -1, "min_data_in_leaf": 20, "feature_fraction": 1.0,
+        "bagging_fraction": 1.0, "lambda_l1": 0.0, "lambda_l2": 0.0, "path_smooth": 0.0, "extra_trees": False,
+        "boosting": "gbdt", "alpha": 0.9,
     }  # fmt: skip
 
     def check(self, space: Mapping[str, SearchRange]) -> None:
         """Refuse what shapes the bins, which all trials share."""
-        wrong = sorted(set(space) & _OF_DATASET)
+        # Of the parameters that it is given, a Dataset names those that are its own.
+        wrong = sorted(lgb.Dataset(np.zeros((0, 0)), params=dict.fromkeys(space)).get_params())
         if wrong:
             raise ConfigError(
                 f"training.tune.space: {', '.join(wrong)} shapes the bins, which all trials share; set it in "
@@ -59,44 +45,42 @@ class LightGBM(Predictor):
 
     def complete(self, params: Mapping[str, Any], objective: Objective, seed: int, threads: int) -> dict[str, Any]:
         """An `objective` among `params` is the loss; the seed is that of bagging, columns, binning and dart."""
-        complete: dict[str, Any] = {**params}
-        if not _LOSS_ALIASES & set(complete):
-            complete["objective"] = LOSS[objective]
-        goss = "goss" in (complete.get("boosting"), complete.get("data_sample_strategy"))
-        if "bagging_fraction" in complete and not goss:
-            # LightGBM ignores bagging_fraction unless bagging_freq says how often to draw; goss allows neither.
-            complete.setdefault("bagging_freq", 1)
-        return {
-            **complete,
+        complete = {
+            **params,
             "metric": "None",
             "seed": seed,
             "num_threads": threads,
             "deterministic": True,
             # Chosen by timing otherwise, and the two sum floating point numbers in different orders.
-            "force_row_wise": not complete.get("force_col_wise", False),
+            "force_row_wise": not params.get("force_col_wise", False),
             # Otherwise columns that no leaf of min_data_in_leaf posts can split are dropped from the shared bins.
             "feature_pre_filter": False,
             "verbosity": -1,
         }
+        if not _LOSS_ALIASES & set(params):
+            # LightGBM's mape is the absolute error weighted by 1 / max(1, |label|).
+            complete["objective"] = "mape" if objective == "mape" else "regression_l1"
+        if "bagging_fraction" in params and "goss" not in (params.get("boosting"), params.get("data_sample_strategy")):
+            # LightGBM ignores bagging_fraction unless bagging_freq says how often to draw; goss allows neither.
+            complete.setdefault("bagging_freq", 1)
+        return complete
 
     def prepare(
         self, training: Matrix, popularity: np.ndarray, validation: Matrix | None, params: dict[str, Any]
     ) -> tuple[lgb.Dataset, lgb.Dataset | None]:
         """Both parts in the bins of the training posts."""
-        kept = {"verbosity", "num_threads", "seed", "deterministic", "force_row_wise", "force_col_wise"} | _OF_DATASET
-        shape = {name: value for name, value in params.items() if name in kept}
         binned = lgb.Dataset(
             training.values,
             label=popularity,
             # LightGBM takes no names with spaces or JSON's signs, so columns go by number; columns.json names them.
             feature_name=[f"column_{place}" for place in range(len(training.names))],
             categorical_feature=[training.names.index(name) for name in training.levels],
-            params=shape,
+            params=params,
         ).construct()
         if validation is None:
             return binned, None
         unused = np.zeros(len(validation.values))  # LightGBM asks for labels, and judges nothing
-        return binned, lgb.Dataset(validation.values, unused, reference=binned, params=shape).construct()
+        return binned, lgb.Dataset(validation.values, unused, reference=binned, params=params).construct()
 
     def begin(self, data: tuple[lgb.Dataset, lgb.Dataset | None], params: dict[str, Any]) -> Growing:
         """A booster of no trees."""
@@ -110,15 +94,13 @@ class LightGBM(Predictor):
 class _Booster(Growing):
     def __init__(self, training: lgb.Dataset, validation: lgb.Dataset | None, params: dict[str, Any]) -> None:
         self._booster = lgb.Booster(params, training)
-        self._validates = validation is not None
         if validation is not None:
             self._booster.add_valid(validation, "validation")
         self._predictions = np.zeros(0)
 
     def grow(self) -> np.ndarray:
         self._booster.update()
-        if self._validates:
-            self._booster.eval_valid(feval=self._capture)
+        self._booster.eval_valid(feval=self._capture)
         return self._predictions
 
     def _capture(self, predictions: np.ndarray, _: lgb.Dataset) -> tuple[str, float, bool]:

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 from smp_ray.store.workspace import Workspace
 
-Status = Literal["completed", "stopped", "failed"]
-
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -18,7 +16,6 @@ class TrialRecord:
 
     Attributes:
         number: place in the order of suggestions, from 0.
-        params: what was searched.
         status: `completed` (by early stopping or all its rounds), `stopped` (by successive halving or the time budget)
             or `failed`.
         objective: mean over the folds of the objective at the best round; None: failed.
@@ -26,14 +23,12 @@ class TrialRecord:
         rounds_trained: all rounds, those after the best one included.
         metrics: `src`, `mae` and `mape` of all out-of-fold predictions together.
         folds: `fold`, `posts`, `src`, `mae` and `mape` of each fold.
-        seconds: wall clock of the trial.
         started_after_seconds: from the start of the sweep; an interrupted sweep's clock stands still.
-        error: why it failed.
     """
 
     number: int
     params: dict[str, Any]
-    status: Status
+    status: Literal["completed", "stopped", "failed"]
     objective: float | None = None
     rounds: int = 0
     rounds_trained: int = 0
@@ -54,3 +49,8 @@ def read_records(workspace: Workspace, folder: str) -> dict[int, TrialRecord]:
 def write_record(workspace: Workspace, folder: str, record: TrialRecord) -> None:
     """Store a record: the trial is over."""
     workspace.write_json(asdict(record), folder, "trials", f"{record.number:05d}.json")
+
+
+def clock(records: dict[int, TrialRecord]) -> float:
+    """Seconds from the start of the sweep to the end of the last trial so far."""
+    return max((record.started_after_seconds + record.seconds for record in records.values()), default=0.0)

@@ -1,7 +1,7 @@
 """What the sweep tries: Optuna's suggestions through Ray Tune's `OptunaSearch`, numbered, and none of them twice."""
 
-import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Collection, Mapping
 from itertools import count
 from typing import Any, cast
 
@@ -10,7 +10,6 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from smp_ray.config import SearchRange
-from smp_ray.training.boosting.space import distributions
 from smp_ray.training.sweep.records import TrialRecord
 
 #: What a trial reports to Ray Tune. A failed one reports infinity, so that the search keeps away from it.
@@ -24,51 +23,54 @@ class Suggestions(Searcher):
 
     Args:
         space: what is searched.
-        first: the point that is tried before all others.
+        defaults: the predictor's own settings; what is nearest to them in the space is tried first.
         seed: of Optuna's sampler.
         recorded: trials of an interrupted sweep. Optuna is told of them, and draws anew from then on.
+        deadline: in `time.time()`; after it, nothing is suggested unless nothing was tried yet.
     """
 
     def __init__(
         self,
         space: Mapping[str, SearchRange],
-        first: Mapping[str, Any],
+        defaults: Mapping[str, Any],
         seed: int,
-        recorded: Iterable[TrialRecord] = (),
+        recorded: Collection[TrialRecord] = (),
+        deadline: float = float("inf"),
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="min")
-        known = list(recorded)
-        self._seen = {_key(record.params) for record in known}
-        self._taken = {record.number for record in known}
+        #: Of all points that were suggested.
+        self._numbers = {frozenset(record.params.items()): record.number for record in recorded}
+        self._deadline = deadline
         #: What Optuna calls a trial, by what Ray Tune calls it.
         self._asked: dict[str, str] = {}
-        self._asks = 0
+        first = {name: range_.nearest(defaults.get(name)) for name, range_ in space.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # Parameters are drawn jointly, and trials in flight count as bad ones, so that those side by side differ.
+        # Another seed for each start, or a sweep that goes on would draw what it drew before.
+        seed += len(self._numbers)
         self._search = OptunaSearch(
             # Optuna takes no empty space; with none there is one trial, that of the fixed parameters.
-            space=distributions(space) or (lambda trial: {}),
+            space={name: range_.distribution() for name, range_ in space.items()} or (lambda trial: {}),
             metric=OBJECTIVE,
             mode="min",
-            # Parameters are drawn jointly, and trials in flight count as bad ones, so that those side by side differ.
-            # Another seed for each start, or a sweep that goes on would draw what it drew before.
-            sampler=optuna.samplers.TPESampler(seed=seed + len(known), multivariate=True, constant_liar=True),
-            points_to_evaluate=[] if _key(first) in self._seen else [dict(first)],
+            sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
+            points_to_evaluate=[] if frozenset(first.items()) in self._numbers else [first],
         )
-        for record in known if space else ():
+        for record in recorded if space else ():
             value = float("inf") if record.objective is None else record.objective
             self._search.add_evaluated_point(record.params, value)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next trial's `number` and `params`; `FINISHED` when the space holds nothing new."""
-        for _ in range(_ATTEMPTS):
-            self._asks += 1
-            asked = str(self._asks)
+        """The next trial's `number` and `params`; `FINISHED` when the space holds nothing new, or time is up."""
+        over = time.time() >= self._deadline and self._numbers
+        for attempt in range(0 if over else _ATTEMPTS):
+            asked = f"{trial_id}/{attempt}"
             params = dict(self._search.suggest(asked) or {})
-            if _key(params) not in self._seen:
-                self._seen.add(_key(params))
+            point = frozenset(params.items())
+            if point not in self._numbers:
+                taken = set(self._numbers.values())
+                self._numbers[point] = number = next(number for number in count() if number not in taken)
                 self._asked[trial_id] = asked
-                number = next(number for number in count() if number not in self._taken)
-                self._taken.add(number)
                 return {"number": number, "params": params}
             self._search.on_trial_complete(asked, error=True)  # it says nothing new
         return cast(None, Searcher.FINISHED)  # a text, which Tune compares with; its types know of None alone
@@ -82,7 +84,3 @@ class Suggestions(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see `save`."""
-
-
-def _key(params: Mapping[str, Any]) -> str:
-    return json.dumps(params, sort_keys=True)

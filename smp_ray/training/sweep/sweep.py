@@ -4,7 +4,7 @@ import logging
 import os
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -16,13 +16,10 @@ from smp_ray.config import TuneConfig
 from smp_ray.errors import SmpRayError
 from smp_ray.progress import Reporter, polled
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.boosting.space import default_point
-from smp_ray.training.sweep.records import TrialRecord, read_records, write_record
+from smp_ray.training.sweep.records import TrialRecord, clock, write_record
 from smp_ray.training.sweep.search import OBJECTIVE, Suggestions
 from smp_ray.training.sweep.trial import PROGRESS, RECORD, FoldTrial, SweepTask
 
-#: Lost processes that a trial survives.
-MAX_FAILURES = 3
 #: Ray Tune as a library: no tables, no loggers that write files for each trial, no traceback of a failed trial on the
 #: terminal, the working folder left alone, and Ctrl-C that interrupts.
 _QUIET = {
@@ -31,83 +28,41 @@ _QUIET = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A finished sweep.
-
-    Attributes:
-        records: of every trial, by number.
-        concurrency: trials side by side.
-        startup_seconds: until the first trial of this run began: Ray Tune, the first actor.
-        seconds: from there until the last trial ended.
-        resumed: trials that an interrupted sweep had finished.
-    """
-
-    records: dict[int, TrialRecord]
-    concurrency: int
-    startup_seconds: float
-    seconds: float
-    resumed: int
-
-
 @dataclass
 class Recorder(tune.Callback):
-    """Writes the record of each trial, as soon as it has ended, into a folder of the workspace.
+    """Adds each trial's record to `records` and writes it, as soon as the trial has ended.
 
     Attributes:
-        records: of the trials that have ended, by number; grows.
-        clock_began: when the sweep's clock would have read 0, in `time.time()`.
-        deadline: when the time budget ends, in `time.time()`.
+        began: when the sweep's clock would have read 0, in `time.time()`.
     """
 
     workspace: Workspace
     folder: str
     records: dict[int, TrialRecord]
-    clock_began: float
-    deadline: float
-    _began: dict[str, float] = field(default_factory=dict)
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Called again where a trial's process died and it begins anew."""
-        self._began[trial.trial_id] = time.time()
+    began: float
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """It came to its end, or the halving stopped it."""
-        self._keep(trial, trial.last_result[RECORD])
+        """It came to its end, or the halving or the time budget stopped it."""
+        self._keep(trial, **trial.last_result[RECORD])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Its process died too often."""
         last = str(trial.get_error() or "Ray's log tells more").strip().splitlines()[-1]
-        self._keep(
-            trial, {"status": "failed", "error": f"its process died (out of memory?) or could not start: {last}"}
-        )
+        self._keep(trial, status="failed", error=f"its process died (out of memory?) or could not start: {last}")
 
-    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Ray Tune does not tell which trials the time budget stopped; a sweep ended by Ctrl-C tries them again."""
-        for trial in trials:
-            if (
-                trial.config["number"] not in self.records
-                and time.time() >= self.deadline
-                and RECORD in trial.last_result
-            ):
-                self._keep(trial, trial.last_result[RECORD])
-
-    def _keep(self, trial: Trial, result: dict[str, Any]) -> None:
-        now, config = time.time(), trial.config
-        began = self._began.get(trial.trial_id, now)
-        record = TrialRecord(
-            number=config["number"], params=config["params"], seconds=round(now - began, 3),
-            started_after_seconds=round(began - self.clock_began, 3), **result,
-        )  # fmt: skip
+    def _keep(self, trial: Trial, **result: Any) -> None:
+        seconds = (trial.last_result or {}).get("time_total_s", 0.0)
+        started = round(time.time() - seconds - self.began, 3)
+        record = TrialRecord(**trial.config, **result, seconds=round(seconds, 3), started_after_seconds=started)
         write_record(self.workspace, self.folder, record)
         self.records[record.number] = record
 
 
 def trials_at_once(settings: TuneConfig, cores: int | None) -> int:
-    """How many trials the cluster's CPUs hold side by side.
+    """How many trials the cluster's CPUs hold side by side, `max_concurrent` at most.
 
     Args:
-        settings: `max_concurrent` is an upper bound.
+        settings: the sweep's.
         cores: physical cores of a local Ray, whose logical CPUs may be more; None: a cluster.
 
     Raises:
@@ -125,72 +80,47 @@ def trials_at_once(settings: TuneConfig, cores: int | None) -> int:
     return min(fit, settings.max_concurrent or fit, settings.trials)
 
 
-def run_sweep(task: SweepTask, workspace: Workspace, folder: str, cores: int | None) -> Sweep:
-    """Run as many trials as have no record yet.
-
-    Args:
-        task: predictor, settings and data.
-        workspace: where `folder` lies.
-        folder: the artefact's folder, in which `trials/` is.
-        cores: physical cores of a local Ray; None: a cluster.
-
-    Raises:
-        SmpRayError: a trial does not fit the cluster, or the time budget ended before any trial had a result.
-    """
-    settings = task.settings
-    concurrency = trials_at_once(settings, cores)
-    records = read_records(workspace, folder)
-    kept, used = set(records), max((r.started_after_seconds + r.seconds for r in records.values()), default=0.0)
-    budget = None if settings.time_budget_s is None else max(settings.time_budget_s - used, 0.0)
-    if len(records) < settings.trials and (budget != 0 or not records):
-        clock = time.time() - used
-        recorder = Recorder(workspace, folder, records, clock, clock + (settings.time_budget_s or float("inf")))
-        _run(task, list(records.values()), recorder, concurrency, budget, lambda: _progress(records, settings))
-        if not records:
-            raise SmpRayError(f"no trial had a result within training.tune.time_budget_s ({budget} s); set it higher")
-    fresh = [record for number, record in records.items() if number not in kept]
-    first = min((record.started_after_seconds for record in fresh), default=used)
-    last = max((record.started_after_seconds + record.seconds for record in fresh), default=used)
-    return Sweep(records, concurrency, round(first - used, 3), round(last - first, 3), len(kept))
-
-
-def _progress(records: dict[int, TrialRecord], settings: TuneConfig) -> tuple[int, int, str]:
-    values = [record.objective for record in list(records.values()) if record.objective is not None]
-    note = f"best {settings.objective.upper()} {min(values):.4g}" if values else "no result yet"
-    return len(records), settings.trials, note
-
-
-def _run(
-    task: SweepTask, recorded: list[TrialRecord], recorder: Recorder, concurrency: int, budget: float | None, ask: Any
+def run_sweep(
+    task: SweepTask, workspace: Workspace, folder: str, records: dict[int, TrialRecord], concurrency: int
 ) -> None:
-    """Have Ray Tune run what is lacking."""
-    settings = task.settings
+    """Have Ray Tune run as many trials as have no record yet, and add theirs to the records in the artefact's folder.
+
+    Until the time budget ends, but one trial is always tried.
+    """
+    settings, asha, began = task.settings, task.settings.asha, time.time() - clock(records)
+    deadline = began + (settings.time_budget_s or float("inf"))
+    if len(records) >= settings.trials or (records and time.time() >= deadline):
+        return
     os.environ.update(_QUIET)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    space = settings.space
-    search = Suggestions(space, default_point(space, task.predictor.defaults), settings.seed, recorded)
-    asha = settings.asha
     halving = None if asha is None else ASHAScheduler(
         time_attr=PROGRESS, metric=OBJECTIVE, mode="min", max_t=settings.max_rounds,
         grace_period=min(asha.grace_rounds, settings.max_rounds), reduction_factor=asha.reduction_factor,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="smp_ray_tune_") as notes:  # Ray Tune's own, which nothing goes on from
-        tuner = tune.Tuner(
+
+    def progress() -> tuple[int, int, str]:
+        values = [record.objective for record in list(records.values()) if record.objective is not None]
+        note = f"best {settings.objective.upper()} {min(values):.4g}" if values else "no result yet"
+        return len(records), settings.trials, note
+
+    with (
+        tempfile.TemporaryDirectory(prefix="smp_ray_tune_") as notes,  # Ray Tune's own, which nothing goes on from
+        Reporter("sweep", "trials") as reporter,
+        polled(reporter, progress),
+    ):
+        tune.Tuner(
             tune.with_resources(tune.with_parameters(FoldTrial, task=task), {"CPU": settings.cpus_per_trial}),
             tune_config=tune.TuneConfig(
-                search_alg=search, scheduler=halving, num_samples=settings.trials - len(recorded), reuse_actors=True,
-                max_concurrent_trials=concurrency, time_budget_s=budget,
-                trial_name_creator=_name, trial_dirname_creator=_name,
+                search_alg=Suggestions(
+                    settings.space, task.predictor.defaults, settings.seed, list(records.values()), deadline
+                ),
+                scheduler=halving, num_samples=settings.trials - len(records), reuse_actors=True,
+                max_concurrent_trials=concurrency,
             ),
             run_config=tune.RunConfig(
-                name="sweep", storage_path=notes, verbose=0, callbacks=[recorder],
-                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                storage_path=notes, verbose=0, callbacks=[Recorder(workspace, folder, records, began)],
+                stop=lambda trial, result: time.time() >= deadline,
+                failure_config=tune.FailureConfig(max_failures=3),  # lost processes that a trial survives
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
-        )  # fmt: skip
-        with Reporter("sweep", "trials") as reporter, polled(reporter, ask):
-            tuner.fit()
-
-
-def _name(trial: Trial) -> str:
-    return f"trial-{trial.config['number']:05d}"
+        ).fit()  # fmt: skip

@@ -1,32 +1,41 @@
 """The tune stage: sweep, out-of-fold predictions of the best trials, and the final models.
 
-The artefact holds `trials.parquet` (a row a trial), `out_of_fold.parquet`, `model/` (see `final`) and `trials/` (see
-`records`), from which an interrupted sweep goes on.
+The artefact holds `trials.parquet` (a row a trial), `out_of_fold.parquet`, `model/` and `trials/` (see `records`), from
+which an interrupted sweep goes on. Models are stored in the predictor's own text; LightGBM's is read without smp_ray:
+
+    booster = lightgbm.Booster(model_file="model/model-0.txt")
+    columns = json.load(open("model/columns.json"))["columns"]
+    prediction = booster.predict(values)  # one column each, in this order; categories as the places of their levels
+
+The prediction is the mean over `models`, where there are several.
 """
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 
-from smp_ray.config import Choice, FloatRange, SearchRange
+from smp_ray.config import Choice, SearchRange
 from smp_ray.errors import SmpRayError
 from smp_ray.evaluation.metrics import METRICS
+from smp_ray.progress import Reporter
 from smp_ray.run import Run
 from smp_ray.store.join import locate
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import write_table
-from smp_ray.training.boosting.cross_fit import check_labels
+from smp_ray.store.workspace import Workspace
+from smp_ray.training.boosting.cross_fit import check_labels, cross_fit, fit
 from smp_ray.training.boosting.registry import find
-from smp_ray.training.matrix.matrix import load_final, load_folds
+from smp_ray.training.matrix.matrix import FoldData, Matrix, load_final, load_folds
 from smp_ray.training.out_of_fold import write_out_of_fold
 from smp_ray.training.splits import load_splits
-from smp_ray.training.sweep.final import refit, write_models
-from smp_ray.training.sweep.records import TrialRecord
-from smp_ray.training.sweep.sweep import Sweep, run_sweep
+from smp_ray.training.sweep.records import TrialRecord, clock, read_records
+from smp_ray.training.sweep.sweep import run_sweep, trials_at_once
 from smp_ray.training.sweep.trial import SweepTask
 
 #: The tuned model's name in metrics and tables.
@@ -45,51 +54,87 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     predictor.check(settings.space)
     workspace, folds = run.workspace, load_splits(run.workspace, splits)
     check_labels([folds.popularity[folds.validation(fold)] for fold in range(folds.count)], settings.objective)
+    concurrency, records = trials_at_once(settings, run.session.cores), read_records(workspace, folder)
+    resumed = len(records)
     task = SweepTask(predictor, settings, ray.remote(num_cpus=0.5)(load_folds).remote(workspace, matrix, folds))
-    sweep = run_sweep(task, workspace, folder, run.session.cores)
-    ranked = sorted((r.objective, r.number) for r in sweep.records.values() if r.objective is not None)
+    run_sweep(task, workspace, folder, records, concurrency)
+    ranked = sorted((r.objective, r.number) for r in records.values() if r.objective is not None)
     if not ranked:
         workspace.delete_dir(folder, "trials")  # without their records, the next run tries them again
-        first = sweep.records[min(sweep.records)]
-        raise SmpRayError(f"tune: all {len(sweep.records)} trials failed, the first with: {first.error}")
-    chosen = [sweep.records[number] for _, number in ranked[: settings.models]]
+        raise SmpRayError(f"tune: all {len(records)} trials failed, the first with: {records[min(records)].error}")
+    chosen = [records[number] for _, number in ranked[: settings.models]]
     every, row_ids, training = load_final(workspace, matrix)
     final, popularity = every.rows(training), folds.popularity[locate(row_ids[training], folds.row_ids)]
-    cpus = run.session.cpus_of(settings.cpus_per_trial)
-    prediction, texts = refit(task, chosen, final, popularity, len(folds.row_ids), cpus)
-    counts: dict[str, int] = dict(Counter(record.status for record in sweep.records.values()))
+    shared, labels, cpus = ray.put(final), ray.put(popularity), run.session.cpus_of(settings.cpus_per_trial)
+    train = ray.remote(num_cpus=cpus)(_train)
+    running = [train.remote(task, task.folds, record, shared, labels, len(folds.row_ids)) for record in chosen]
+    with Reporter("final models", "models") as reporter:
+        waiting = running
+        while waiting:
+            _, waiting = ray.wait(waiting)
+            reporter.update(len(chosen) - len(waiting), len(chosen))
+    predictions, texts = zip(*ray.get(running), strict=True)
+    fragments = [
+        write_table(workspace, f"{folder}/trials.parquet", trials_table(records, settings.space, folds.count)),
+        write_out_of_fold(workspace, folder, folds, {"prediction": np.mean(predictions, axis=0)}),
+    ]
+    counts: dict[str, int] = dict(Counter(record.status for record in records.values()))
     best = chosen[0]
     details = {
         "predictor": run.config.training.predictor,
         "objective": settings.objective,
         "best": {"trial": best.number, "value": best.objective, "rounds": best.rounds, "params": best.params},
         "trials_used": [record.number for record in chosen],
-        "trials_by_status": counts,
-        "trials_resumed": sweep.resumed,
-        "concurrency": sweep.concurrency,
-        "startup_seconds": sweep.startup_seconds,
-        "sweep_seconds": sweep.seconds,
+        "trials_resumed": resumed,
+        "concurrency": concurrency,
+        "sweep_seconds": clock(records),
         "models": write_models(workspace, f"{folder}/model", final, settings.objective, chosen, texts),
-        "columns": f"{folder}/model/columns.json",
         "variants": {TUNED: {"column": "prediction"}},
         "against_earlier": True,
     }
-    trials = trials_table(sweep.records, settings.space, folds.count)
-    fragments = [
-        write_table(workspace, f"{folder}/trials.parquet", trials),
-        write_out_of_fold(workspace, folder, folds, {"prediction": prediction}),
-    ]
-    note = _summary(sweep, counts, best, settings.objective)
-    return Made(rows=len(sweep.records), counts=counts, fragments=fragments, details=details, note=note)
-
-
-def _summary(sweep: Sweep, counts: Mapping[str, int], best: TrialRecord, objective: str) -> str:
     by_status = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    kept = f", {sweep.resumed} of them kept from an interrupted run" if sweep.resumed else ""
-    return (
-        f"{len(sweep.records)} trials ({by_status}{kept}), "
-        f"best {objective.upper()} {best.objective:.4f} by trial {best.number} after {best.rounds} rounds"
+    kept = f", {resumed} of them kept from an interrupted run" if resumed else ""
+    note = (
+        f"{len(records)} trials ({by_status}{kept}), "
+        f"best {settings.objective.upper()} {best.objective:.4f} by trial {best.number} after {best.rounds} rounds"
     )
+    return Made(rows=len(records), counts=counts, fragments=fragments, details=details, note=note)
+
+
+def _train(
+    task: SweepTask, folds: list[FoldData], record: TrialRecord, matrix: Matrix, popularity: np.ndarray, posts: int
+) -> tuple[np.ndarray, str]:
+    """A trial's out-of-fold predictions, as they were in the sweep, and its model of all training posts as text."""
+    predictor, settings, params = task.predictor, task.settings, {**task.settings.params, **record.params}
+    crossed = cross_fit(predictor, folds, params, settings, record.rounds)
+    params = predictor.complete(params, settings.objective, settings.seed, settings.cpus_per_trial)
+    final = fit(predictor, matrix, popularity, params, record.rounds)
+    return crossed.out_of_fold(posts), final.text()
+
+
+def write_models(
+    workspace: Workspace,
+    folder: str,
+    matrix: Matrix,
+    objective: str,
+    chosen: Sequence[TrialRecord],
+    texts: Sequence[str],
+) -> list[str]:
+    """Write `model-<i>.txt` and `columns.json` into a folder of the workspace; the models' paths in the workspace."""
+    names = [f"model-{place}.txt" for place in range(len(texts))]
+    for name, text in zip(names, texts, strict=True):
+        workspace.write(text.encode(), folder, name)
+    columns = [
+        {"name": name, "family": family, "levels": matrix.levels.get(name)}
+        for name, family in zip(matrix.names, matrix.families, strict=True)
+    ]
+    trials = [
+        {"trial": record.number, "rounds": record.rounds, "params": record.params, "objective": record.objective}
+        for record in chosen
+    ]
+    described = {"objective": objective, "columns": columns, "models": names, "trials": trials}
+    workspace.write_json(described, folder, "columns.json")
+    return [f"{folder}/{name}" for name in names]
 
 
 def trials_table(records: Mapping[int, TrialRecord], space: Mapping[str, SearchRange], folds: int) -> pa.Table:
@@ -99,33 +144,23 @@ def trials_table(records: Mapping[int, TrialRecord], space: Mapping[str, SearchR
     out-of-fold predictions together; null where undefined or failed), `<metric>_fold_<k>`, seconds,
     started_after_seconds, error.
     """
-    ordered = [records[number] for number in sorted(records)]
-    columns: dict[str, pa.Array] = {
-        "trial": pa.array([record.number for record in ordered], pa.int32()),
-        "status": pa.array([record.status for record in ordered], pa.string()),
-    }
+    schema = {"trial": pa.int32(), "status": pa.string()}
     for name, range_ in space.items():
-        columns[f"param_{name}"] = _param_column([record.params[name] for record in ordered], range_)
-    columns["objective"] = pa.array([record.objective for record in ordered], pa.float64())
-    rounds = [None if record.objective is None else record.rounds for record in ordered]
-    columns["rounds"] = pa.array(rounds, pa.int32())
-    for metric in METRICS:
-        columns[metric] = pa.array([record.metrics.get(metric) for record in ordered], pa.float64())
-    for metric in METRICS:
-        for fold in range(folds):
-            values = [next((one[metric] for one in record.folds if one["fold"] == fold), None) for record in ordered]
-            columns[f"{metric}_fold_{fold}"] = pa.array(values, pa.float64())
-    columns["seconds"] = pa.array([record.seconds for record in ordered], pa.float64())
-    columns["started_after_seconds"] = pa.array([record.started_after_seconds for record in ordered], pa.float64())
-    columns["error"] = pa.array([record.error for record in ordered], pa.string())
-    return pa.table(columns)
+        allowed = range_.values if isinstance(range_, Choice) else [range_.low]
+        schema[f"param_{name}"] = pa.infer_type([_stored(value, range_) for value in allowed])
+    schema |= {"objective": pa.float64(), "rounds": pa.int32()}
+    scores = [*METRICS, *(f"{metric}_fold_{fold}" for metric in METRICS for fold in range(folds))]
+    schema |= dict.fromkeys((*scores, "seconds", "started_after_seconds"), pa.float64()) | {"error": pa.string()}
+    lines = []
+    for number, record in sorted(records.items()):
+        line = {**asdict(record), **record.metrics, "trial": number, "rounds": record.rounds or None}
+        line |= {f"param_{name}": _stored(record.params[name], range_) for name, range_ in space.items()}
+        line |= {f"{metric}_fold_{fold['fold']}": fold[metric] for fold in record.folds for metric in METRICS}
+        lines.append(line)
+    return pa.Table.from_pylist(lines, pa.schema(schema))
 
 
-def _param_column(values: Sequence[Any], range_: SearchRange) -> pa.Array:
-    if isinstance(range_, FloatRange):
-        return pa.array(values, pa.float64())
-    if not isinstance(range_, Choice):
-        return pa.array(values, pa.int64())
-    kinds = {type(value) for value in range_.values}
-    # Choices of several kinds (0.5, "auto") have no common type but text.
-    return pa.array(values) if len(kinds) == 1 else pa.array([json.dumps(value) for value in values], pa.string())
+def _stored(value: Any, range_: SearchRange) -> Any:
+    """A value as the table holds it; choices of several kinds (0.5, "auto") have no common type but text."""
+    mixed = isinstance(range_, Choice) and len({type(one) for one in range_.values}) > 1
+    return json.dumps(value) if mixed else value

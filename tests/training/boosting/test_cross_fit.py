@@ -5,6 +5,7 @@ It also tests `training/boosting/base.py`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lightgbm as lgb
@@ -13,8 +14,9 @@ import pytest
 
 from smp_ray.config import TuneConfig
 from smp_ray.errors import DataError, SmpRayError
-from smp_ray.training.boosting.cross_fit import Lockstep, PreparedFold, cross_fit, fit, prepare_folds
+from smp_ray.training.boosting.cross_fit import Lockstep, cross_fit, fit, prepare_folds
 from smp_ray.training.boosting.lightgbm import LightGBM
+from smp_ray.training.matrix.matrix import FoldData
 from tests.training.fold_data import POSTS, small_folds, small_matrix, small_splits
 
 LIGHTGBM = LightGBM()
@@ -25,9 +27,10 @@ DART: dict[str, Any] = {"boosting": "dart", "learning_rate": 0.3, "drop_rate": 0
 
 
 def run(
-    folds: list[PreparedFold], params: dict[str, Any], rounds: int, patience: int | None
+    prepared: list[Any], params: dict[str, Any], rounds: int, patience: int | None, folds: list[FoldData] | None = None
 ) -> tuple[Lockstep, list[float]]:
-    lockstep = Lockstep(LIGHTGBM, folds, params, "mae")
+    models = [LIGHTGBM.begin(data, params) for data in prepared]
+    lockstep = Lockstep(models, folds or small_folds(), "mae")
     return lockstep, list(lockstep.run(rounds, patience))
 
 
@@ -53,14 +56,12 @@ def test_lockstep_is_lightgbms_own_cross_validation(patience: int | None) -> Non
     callbacks = [lgb.early_stopping(patience, verbose=False)] if patience else []
     expected = lgb.cv({**params, "metric": "l1"}, full, 80, folds=parts, callbacks=callbacks)["valid l1-mean"]
     # The same Datasets as cv makes: parts of one that was binned on all posts.
+    prepared = [tuple(full.subset(sorted(rows)).construct() for rows in part) for part in parts]
     folds = [
-        PreparedFold(
-            fold, (full.subset(sorted(training)).construct(), full.subset(sorted(validation)).construct()),
-            popularity[validation], validation,
-        )
-        for fold, (training, validation) in enumerate(parts)
-    ]  # fmt: skip
-    lockstep, means = run(folds, params, 80, patience)
+        replace(fold, validation_popularity=popularity[validation], validation_positions=validation)
+        for fold, (_, validation) in zip(small_folds(), parts, strict=True)
+    ]
+    lockstep, means = run(prepared, params, 80, patience, folds)
     assert lockstep.best_round == len(expected)
     np.testing.assert_allclose(means[: len(expected)], expected, rtol=0, atol=1e-10)
     if patience:

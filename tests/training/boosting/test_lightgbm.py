@@ -1,4 +1,4 @@
-"""LightGBM's parameters: what is always set, what cannot be searched, and its own settings as a point (`space`)."""
+"""LightGBM's parameters: what is always set, what cannot be searched, and its own settings as a point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from smp_ray.config import Choice, FloatRange, IntRange, SearchRange, TuneConfig
 from smp_ray.errors import ConfigError
 from smp_ray.training.boosting.cross_fit import fit
 from smp_ray.training.boosting.lightgbm import LightGBM
-from smp_ray.training.boosting.space import default_point
 from tests.training.fold_data import POSTS, small_matrix
 
 LIGHTGBM = LightGBM()
@@ -42,7 +41,7 @@ def test_the_default_point_lies_in_the_space() -> None:
         "tree_learner": Choice(type="choice", values=("serial", "feature")),
         "refit_decay_rate": FloatRange(type="float", low=0.3, high=0.5),
     }
-    assert default_point(space, LIGHTGBM.defaults) == {
+    assert {name: range_.nearest(LIGHTGBM.defaults.get(name)) for name, range_ in space.items()} == {
         "learning_rate": 0.05, "num_leaves": 31, "lambda_l2": 1e-3, "boosting": "gbdt", "tree_learner": "serial",
         "refit_decay_rate": 0.3,
     }  # fmt: skip

@@ -12,17 +12,16 @@ from ray.tune.search.optuna import OptunaSearch
 
 from smp_ray.config import Choice, SearchRange, TuneConfig
 from smp_ray.training.boosting.lightgbm import LightGBM
-from smp_ray.training.boosting.space import default_point
 from smp_ray.training.sweep.records import TrialRecord
 from smp_ray.training.sweep.search import OBJECTIVE, Suggestions
 from tests.training.fold_data import SPACE
 
 RANGES = TuneConfig(space=SPACE).space
-FIRST = default_point(RANGES, LightGBM.defaults)
+FIRST = {name: range_.nearest(LightGBM.defaults[name]) for name, range_ in RANGES.items()}
 
 
 def search(recorded: Sequence[TrialRecord] = (), seed: int = 3) -> Suggestions:
-    return Suggestions(RANGES, FIRST, seed, recorded)
+    return Suggestions(RANGES, LightGBM.defaults, seed, recorded)
 
 
 def value(params: dict[str, Any]) -> float:
@@ -77,6 +76,12 @@ def test_optuna_is_told_what_is_recorded_and_nothing_is_drawn_again(monkeypatch:
 def test_the_first_point_is_tried_if_it_was_lost() -> None:
     records = tried(search(), 5)[1:]
     assert search(records).suggest("a") == {"number": 0, "params": FIRST}
+
+
+def test_after_the_deadline_one_trial_is_tried_at_most() -> None:
+    late = Suggestions(RANGES, LightGBM.defaults, 3, deadline=0)
+    assert [late.suggest(name) for name in "ab"] == [{"number": 0, "params": FIRST}, "FINISHED"]
+    assert Suggestions(RANGES, LightGBM.defaults, 3, tried(search(), 2), 0).suggest("a") == "FINISHED"
 
 
 def test_a_space_of_few_points_is_searched_once() -> None:

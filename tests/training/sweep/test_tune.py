@@ -1,6 +1,6 @@
-"""The tune stage with Ray Tune: `sweep`, `trial`, `records` and `final` as one, killed and disturbed.
+"""The tune stage with Ray Tune: `sweep`, `trial`, `records` and `tune` as one, killed and disturbed.
 
-It also tests `training/sweep/final.py`, `training/sweep/trial.py`.
+It also tests `training/sweep/trial.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from smp_ray.store.manifest import Manifest
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.lightgbm import LightGBM
-from smp_ray.training.boosting.space import default_point
 from smp_ray.training.sweep.sweep import trials_at_once
 from tests.training.fold_data import POSTS, SPACE, commit_small, small_folds, small_matrix, small_splits
 from tests.training.runs import brought, run_with
@@ -101,7 +100,8 @@ def test_every_trial_has_its_row_and_bad_ones_are_stopped(tuned: tuple[Config, M
 def test_trial_0_is_lightgbm_with_its_own_settings(tuned: tuple[Config, Manifest]) -> None:
     first, space = trials_of(tuned[0]).iloc[0], tuned[0].training.tune.space
     assert first["status"] == "completed"
-    assert {name: first[f"param_{name}"] for name in SPACE} == default_point(space, LightGBM.defaults)
+    for name, range_ in space.items():
+        assert first[f"param_{name}"] == range_.nearest(LightGBM.defaults[name])
 
 
 def test_the_best_trials_are_what_is_published(tuned: tuple[Config, Manifest]) -> None:
