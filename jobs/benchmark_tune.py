@@ -163,7 +163,7 @@ def made_up_folds(posts: int, columns: int, count: int = 5, seed: int = 0) -> li
     popularity = popularity.astype(np.float64) + rng.standard_t(3, size=posts)
     values[rng.random(values.shape) < 0.05] = np.nan
     fold_of = rng.permutation(posts) % count
-    whole = Matrix(values, tuple(f"number_{place}" for place in range(columns)), (METADATA,) * columns, (), {})
+    whole = Matrix(values, tuple(f"number_{place}" for place in range(columns)), (METADATA,) * columns, {})
     return [
         FoldData(
             fold, whole.rows(fold_of != fold), popularity[fold_of != fold], whole.rows(fold_of == fold),

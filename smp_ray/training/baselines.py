@@ -5,10 +5,8 @@
 and `ncku_dart` has the settings of the paper's team.
 """
 
-import time
-from typing import Any
-
 import numpy as np
+import pandas as pd
 import ray
 
 from smp_ray.config import LIGHTGBM, Config
@@ -17,7 +15,7 @@ from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.registry import find
-from smp_ray.training.matrix.matrix import load_fold
+from smp_ray.training.matrix.matrix import load_folds
 from smp_ray.training.out_of_fold import write_out_of_fold
 from smp_ray.training.splits import Splits, load_splits
 
@@ -45,11 +43,9 @@ def user_mean_prediction(splits: Splits) -> np.ndarray:
     prediction = mean_prediction(splits)
     for fold in range(splits.count):
         training, judged = splits.training(fold), splits.validation(fold)
-        size = int(splits.users.max()) + 1
-        posts = np.bincount(splits.users[training], minlength=size)
-        total = np.bincount(splits.users[training], weights=splits.popularity[training], minlength=size)
-        known = judged & (posts[splits.users] > 0)
-        prediction[known] = total[splits.users[known]] / posts[splits.users[known]]
+        means = pd.Series(splits.popularity[training]).groupby(splits.users[training]).mean()
+        own = means.reindex(splits.users[judged]).to_numpy()
+        prediction[judged] = np.where(np.isnan(own), prediction[judged], own)
     return prediction
 
 
@@ -58,38 +54,34 @@ def baselines(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made
     names, folds = run.config.training.baselines, load_splits(run.workspace, splits)
     simple = {"mean": mean_prediction, "user_mean": user_mean_prediction}
     train = ray.remote(num_cpus=run.session.cpus_of(run.config.training.tune.cpus_per_trial))(_train)
-    shared, every = ray.put(folds), range(folds.count)
+    shared, every = ray.put(folds), list(range(folds.count))
     # dart's folds do not wait for each other, so each is a task of its own.
-    parts = {"lightgbm_default": [list(every)], "ncku_dart": [[fold] for fold in every]}
+    parts = {"lightgbm_default": [every], "ncku_dart": [[fold] for fold in every]}
     running = {
         name: [train.remote(name, run.config, run.workspace, matrix, shared, part) for part in parts[name]]
         for name in names
         if name in parts
     }
-    predictions: dict[str, np.ndarray] = {}
-    variants: dict[str, dict[str, Any]] = {}
+    predictions = {}
     for name in names:
-        variants[name] = {"column": name}
         if name in simple:
             predictions[name] = simple[name](folds)
-            continue
-        found, rounds, seconds = zip(*ray.get(running[name]), strict=True)
-        predictions[name] = np.where(folds.judged, np.nansum(found, axis=0), np.nan)
-        variants[name] |= {"rounds": rounds[0], "seconds": round(sum(seconds), 3)}
+        else:
+            predictions[name] = np.where(folds.judged, np.nansum(ray.get(running[name]), axis=0), np.nan)
     return Made(
         rows=len(folds.row_ids),
         fragments=[write_out_of_fold(run.workspace, folder, folds, predictions)],
-        details={"variants": variants},
+        details={"variants": {name: {"column": name} for name in names}},
         note=", ".join(names),
     )
 
 
 def _train(
     name: str, config: Config, workspace: Workspace, matrix: Manifest, splits: Splits, folds: list[int]
-) -> tuple[np.ndarray, int, float]:
-    """Prediction, rounds and seconds of one baseline on some folds. Runs as a Ray task."""
-    data, began = [load_fold(workspace, matrix, splits, fold) for fold in folds], time.monotonic()
+) -> np.ndarray:
+    """Prediction of one baseline on some folds, float64 (posts,), NaN for all other posts. Runs as a Ray task."""
     dart, sweep = name == "ncku_dart", config.training.tune
     params = {**(_NCKU_DART if dart else _LIGHTGBM_DEFAULT), **sweep.bins}
+    data = load_folds(workspace, matrix, splits, folds)
     grown = cross_fit(find(LIGHTGBM), data, params, sweep, _NCKU_ROUNDS if dart else None)
-    return grown.out_of_fold(len(splits.row_ids)), grown.best_round, time.monotonic() - began
+    return grown.out_of_fold(len(splits.row_ids))

@@ -41,7 +41,7 @@ def small_matrix(posts: int = POSTS, seed: int = 0) -> tuple[Matrix, np.ndarray]
     )
     names = (*(f"number {place}" for place in range(COLUMNS - 1)), "category")
     families = ("metadata",) * COLUMNS
-    matrix = Matrix(values, names, families, ("category",), {"category": ("dog", "cat", "sea", "food")})
+    matrix = Matrix(values, names, families, {"category": ("dog", "cat", "sea", "food")})
     return matrix, np.maximum(popularity, 1).astype(np.float32).astype(np.float64)
 
 

@@ -19,10 +19,9 @@ from smp_ray.ray_session import RaySession
 from smp_ray.training.baselines import mean_prediction, user_mean_prediction
 from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.lightgbm import LightGBM
-from smp_ray.training.matrix.build import aligned, posts_by_user
-from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import Encoder, encode
-from smp_ray.training.matrix.gather import load_columns
+from smp_ray.training.matrix.build import aligned
+from smp_ray.training.matrix.columns import Columns, load_columns
+from smp_ray.training.matrix.encoder import Encoder, encode, occurrences
 from smp_ray.training.matrix.matrix import FoldData, load_folds
 from smp_ray.training.splits import Splits, divide, load_splits
 from tests.training.runs import brought
@@ -58,7 +57,7 @@ def judged(columns: Columns, splits: Splits) -> Estimate:
     folds = []
     for fold in range(FOLDS):
         popularity, users, training = aligned(columns.row_ids, splits, fold)
-        encoder = Encoder(MatrixConfig(pca_dimensions=4, text_dimensions=4), 0, posts_by_user(columns.users))
+        encoder = Encoder(MatrixConfig(pca_dimensions=4, text_dimensions=4), 0, occurrences(columns.users))
         matrix = encode(encoder, columns, training, popularity, users)
         held = splits.validation(fold)
         folds.append(

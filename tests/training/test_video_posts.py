@@ -15,10 +15,9 @@ from smp_ray.evaluation.bootstrap import Bootstrap
 from smp_ray.evaluation.metrics import score
 from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.lightgbm import LightGBM
-from smp_ray.training.matrix.build import aligned, posts_by_user
-from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import Encoder, encode
-from smp_ray.training.matrix.gather import load_columns
+from smp_ray.training.matrix.build import aligned
+from smp_ray.training.matrix.columns import Columns, load_columns
+from smp_ray.training.matrix.encoder import Encoder, encode, occurrences
 from smp_ray.training.matrix.matrix import FoldData
 from smp_ray.training.splits import Splits, load_splits
 from tests.training.runs import brought, run_with
@@ -40,7 +39,7 @@ def posts(smp_video: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Co
 
 
 def fold_data(columns: Columns, splits: Splits) -> list[FoldData]:
-    folds, counted = [], posts_by_user(columns.users)
+    folds, counted = [], occurrences(columns.users)
     for fold in range(splits.count):
         popularity, users, training = aligned(columns.row_ids, splits, fold)
         matrix = encode(Encoder(MatrixConfig(), 0, counted), columns, training, popularity, users)

@@ -74,7 +74,7 @@ class LightGBM(Predictor):
             label=popularity,
             # LightGBM takes no names with spaces or JSON's signs, so columns go by number; columns.json names them.
             feature_name=[f"column_{place}" for place in range(len(training.names))],
-            categorical_feature=[training.names.index(name) for name in training.categorical],
+            categorical_feature=[training.names.index(name) for name in training.levels],
             params=params,
         ).construct()
         if validation is None:

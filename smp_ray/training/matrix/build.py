@@ -8,8 +8,8 @@ what was fitted for the latter, and encodes posts that come later as well.
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+import ray
 
 from smp_ray.config import ADAPTED, METADATA, Config, matrix_groups
 from smp_ray.evaluation.metrics import src
@@ -18,9 +18,8 @@ from smp_ray.store.join import locate
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import Encoder, encode
-from smp_ray.training.matrix.gather import load_columns
+from smp_ray.training.matrix.columns import Columns, load_columns
+from smp_ray.training.matrix.encoder import Encoder, encode, occurrences
 from smp_ray.training.matrix.matrix import Matrix
 from smp_ray.training.splits import Splits, load_splits
 
@@ -36,34 +35,23 @@ def build_matrix(
 ) -> Made:
     """Encode and store the matrices of all folds, and the encoder of the last.
 
-    Args:
-        run: the command's run.
-        folder: of the artefact.
-        posts: the posts artefact.
-        store: the families that the matrix has columns of.
-        splits: the splits artefact.
-        adapted: what the adapters made of the embeddings; None where the matrix does not take it.
+    `store` has the families that the matrix has columns of, `adapted` what the adapters made of the embeddings (None
+    where the matrix does not take it).
     """
-    import ray
-
     groups = matrix_groups(run.config)
     stored = {**store, **({} if adapted is None else {ADAPTED: adapted})}
     columns = ray.remote(num_cpus=0.5)(load_columns).remote(run.workspace, posts, stored, groups)
     folds = load_splits(run.workspace, splits)
     shared = ray.put(folds)
     encode_part = ray.remote(num_cpus=run.session.cpus_of(1))(_encode_part)
-    parts: list[dict[str, Any]] = ray.get(
-        [
-            encode_part.remote(columns, shared, fold, run.config, run.workspace, folder)
-            for fold in (*range(folds.count), None)
-        ]
-    )
+    wanted = (*range(folds.count), None)
+    parts = ray.get([encode_part.remote(columns, shared, fold, run.config, run.workspace, folder) for fold in wanted])
     details = {
         "columns": {name: group for part in parts for name, group in part["columns"].items()},
         "levels": {part["name"]: part["levels"] for part in parts},
         "families": list(groups),
         "encoder": f"{folder}/{ENCODER_FILE}",
-        "warnings": [warning for part in parts for warning in part["warnings"]],
+        "warnings": parts[-1]["warnings"],
     }
     return Made(
         rows=posts.rows,
@@ -78,7 +66,7 @@ def _encode_part(
 ) -> dict[str, Any]:
     """Encode and write one fold (None: all posts). Runs as a Ray task."""
     settings = config.training
-    counted = posts_by_user(columns.users) if METADATA in matrix_groups(config) else {}
+    counted = occurrences(columns.users) if METADATA in matrix_groups(config) else {}
     encoder = Encoder(settings.matrix, settings.split.seed, counted)
     popularity, users, training = aligned(columns.row_ids, splits, fold)
     name = "final"
@@ -100,22 +88,12 @@ def _encode_part(
     }
 
 
-def posts_by_user(users: np.ndarray) -> dict[str, int]:
-    """Number of posts of each user of a whole posts table; it does not look at any label."""
-    return pd.Series(users, dtype=object).value_counts().to_dict()
-
-
 def suspicious(matrix: Matrix, popularity: np.ndarray) -> list[str]:
-    """Warnings of columns that rank the labels almost perfectly on their own: they probably hold them.
-
-    Args:
-        matrix: labelled posts.
-        popularity: float64 (posts,).
-    """
+    """Warnings of columns of labelled posts that rank the labels almost perfectly on their own: they may hold them."""
     found = []
     for name, values in zip(matrix.names, matrix.values.T, strict=True):
         present = np.isfinite(values)
-        if name in matrix.categorical or present.sum() < LEAST_POSTS_OF_A_SUSPICION:
+        if name in matrix.levels or present.sum() < LEAST_POSTS_OF_A_SUSPICION:
             continue
         ranks = src(popularity[present], values[present])
         if ranks is not None and abs(ranks) > SUSPICIOUS_SRC:

@@ -1,19 +1,18 @@
 """Everything of the matrix that is fitted, as one object: fitted on training posts alone, it encodes any others."""
 
-from __future__ import annotations
-
-import hashlib
 import io
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from pydantic import TypeAdapter
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from smp_ray.config import METADATA, TEXT, MatrixConfig
 from smp_ray.errors import DataError
-from smp_ray.training.matrix.columns import Columns, of_width
+from smp_ray.training.matrix.columns import Columns
 from smp_ray.training.matrix.matrix import Matrix
 from smp_ray.training.matrix.post_columns import ratios
 from smp_ray.training.matrix.text import Arrays, encode_texts, fit_texts
@@ -27,7 +26,6 @@ MOST_FITTED = 200_000
 #: Posts whose vectors are projected at once.
 PIECE = 100_000
 USER_POSTS = "user_posts_here"
-_FACTS = ("seed", "user_posts", "families", "numbers", "counts", "widths")
 
 
 @dataclass
@@ -53,7 +51,7 @@ class Encoder:
     numbers: list[str] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
-    arrays: Arrays = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
 
     def fit_transform(self, columns: Columns, popularity: np.ndarray, users: np.ndarray) -> Matrix:
         """Fit on training posts; their matrix, with predictions from text by models that saw neither post nor user.
@@ -66,23 +64,21 @@ class Encoder:
         self.families = {USER_POSTS: METADATA, **columns.families}
         self.numbers = informative({**columns.numbers, USER_POSTS: self._user_posts(columns.users)})
         for name, values in columns.categories.items():
-            known, counts = np.unique([text for text in values if text is not None], return_counts=True)
-            if len(known) + (counts.sum() < len(values)) > 1:
-                self.counts[name] = dict(zip(known.tolist(), counts.tolist(), strict=True))
+            counts = occurrences(values)
+            if len(counts) + (sum(counts.values()) < len(values)) > 1:
+                self.counts[name] = counts
         for name, vectors in columns.vectors.items():
             if vectors.size and (present := np.flatnonzero(~np.isnan(vectors[:, 0]))).size > 1:
                 self.widths[name] = vectors.shape[1]
                 if self.settings.embeddings == "pca" or name.startswith("user_"):
                     self._fit_pca(name, vectors, present)
-
-        def texts(numbers: np.ndarray) -> Arrays:
-            fitted, encoded = fit_texts(
-                columns.counts, numbers, popularity, users, self.settings.text_dimensions, self.seed
-            )
+        built, numbers = self._built(columns)
+        texts: Arrays = {}
+        if columns.counts:
+            size = self.settings.text_dimensions
+            fitted, texts = fit_texts(columns.counts, numbers, popularity, users, size, self.seed)
             self.arrays |= fitted
-            return encoded
-
-        return self._encoded(columns, texts)
+        return self._matrix(built, texts)
 
     def transform(self, columns: Columns) -> Matrix:
         """The matrix of other posts, at least one.
@@ -92,61 +88,64 @@ class Encoder:
         """
         if lacking := self.families.keys() - {USER_POSTS} - columns.families.keys():
             raise DataError(f"the posts lack columns that the encoder was fitted on: {', '.join(sorted(lacking))}")
-        return self._encoded(columns, lambda numbers: encode_texts(self.arrays, columns.counts, numbers))
+        built, numbers = self._built(columns)
+        return self._matrix(built, encode_texts(self.arrays, columns.counts, numbers) if columns.counts else {})
 
     def to_bytes(self) -> bytes:
         """As an npz file: the fitted arrays, and JSON (UTF-8 bytes) of everything else."""
-        facts = {name: getattr(self, name) for name in _FACTS}
-        text = json.dumps({**facts, "settings": self.settings.model_dump(mode="json")})
+        facts = TypeAdapter(Encoder).dump_json(self, exclude={"arrays"})
         file = io.BytesIO()
-        arrays: dict[str, Any] = {"json": np.frombuffer(text.encode(), dtype=np.uint8), **self.arrays}
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, json=np.frombuffer(facts, dtype=np.uint8), **self.arrays)
         return file.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Encoder:
+    def from_bytes(cls, data: bytes) -> "Encoder":
         """What `to_bytes` wrote; nothing in it is executed."""
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = dict(file)
-        facts = json.loads(arrays.pop("json").tobytes())
-        return cls(**{**facts, "settings": MatrixConfig.model_validate(facts["settings"])}, arrays=arrays)
+        return replace(TypeAdapter(cls).validate_json(arrays.pop("json").tobytes()), arrays=arrays)
 
-    def _encoded(self, columns: Columns, texts: Callable[[np.ndarray], Arrays]) -> Matrix:
+    @property
+    def _levels(self) -> dict[str, tuple[str, ...]]:
+        """The texts of each column that LightGBM gets as categories."""
+        kept = {
+            name: tuple(text for text, count in counts.items() if count >= LEAST_POSTS_OF_A_CATEGORY)
+            for name, counts in self.counts.items()
+        }
+        return {name: texts for name, texts in kept.items() if 0 < len(texts) <= MOST_CATEGORIES}
+
+    def _built(self, columns: Columns) -> tuple[dict[str, tuple[str, np.ndarray]], np.ndarray]:
+        """Group and values of each column but those of the texts, and numbers for a ridge, float64 (posts, numbers)."""
         every = {**columns.numbers, USER_POSTS: self._user_posts(columns.users)}
         numbers = {name: every[name] for name in self.numbers}
         numbers |= ratios(numbers)
         built = {name: (self.families.get(name, METADATA), values) for name, values in numbers.items()}
-        levels: dict[str, tuple[str, ...]] = {}
+        levels = self._levels
         for name, counts in self.counts.items():
             family, values = self.families[name], columns.categories[name]
             shared = np.array([np.nan if text is None else counts.get(text, 0) for text in values])
             built[f"{name}_posts"] = family, np.log1p(shared).astype(np.float32)
-            kept = [text for text, count in counts.items() if count >= LEAST_POSTS_OF_A_CATEGORY]
-            if 0 < len(kept) <= MOST_CATEGORIES:
-                code = {text: place for place, text in enumerate(kept)}
+            if name in levels:
+                code = {text: place for place, text in enumerate(levels[name])}
                 built[name] = family, np.array([code.get(text, np.nan) for text in values])
-                levels[name] = tuple(kept)
-        # Numbers for a linear model: logs and ratios instead of the counts that they are made of.
-        read = [name for name in numbers if built[name][0] == METADATA and f"log_{name}" not in numbers]
-        read += [f"{name}_posts" for name in self.counts if self.families[name] == METADATA]
-        for name, width in self.widths.items():
-            values, kind = self._reduced(name, of_width(columns.vectors[name], width))
-            digits = 3 if values.shape[1] > 99 else 2
-            for place, part in enumerate(values.T):
+        # A linear model reads logs and ratios instead of the counts that they are made of.
+        own = [name for name, (family, _) in built.items() if family == METADATA and name not in levels]
+        read = [built[name][1] for name in own if f"log_{name}" not in numbers]
+        for name in self.widths:
+            parts, kind = self._reduced(name, columns.vectors[name])
+            digits = 3 if parts.shape[1] > 99 else 2
+            for place, part in enumerate(parts.T):
                 built[f"{name}_{kind}{place:0{digits}d}"] = self.families[name], part
-        if columns.counts:
-            known = np.column_stack([np.zeros((len(columns), 0)), *(built[name][1] for name in read)])
-            built |= {name: (TEXT, values) for name, values in texts(known).items()}
-        matrix = np.empty((len(columns), len(built)), dtype=np.float32)
-        for place, (_, values) in enumerate(built.values()):
-            matrix[:, place] = values
-        families = tuple(family for family, _ in built.values())
-        return Matrix(matrix, tuple(built), families, tuple(levels), levels)
+        return built, np.column_stack([np.zeros((len(columns), 0)), *read])
+
+    def _matrix(self, built: dict[str, tuple[str, np.ndarray]], texts: Arrays) -> Matrix:
+        every = {**built, **{name: (TEXT, values) for name, values in texts.items()}}
+        values = np.stack([values for _, values in every.values()], axis=1, dtype=np.float32, casting="same_kind")
+        return Matrix(values, tuple(every), tuple(family for family, _ in every.values()), self._levels)
 
     def _user_posts(self, users: np.ndarray) -> np.ndarray:
-        if not self.user_posts:
-            return np.full(len(users), np.nan)
-        return np.array([np.nan if user is None else self.user_posts.get(user, 1) for user in users], dtype=np.float64)
+        known = self.user_posts
+        return np.array([known.get(user, 1) if known and user is not None else np.nan for user in users], np.float64)
 
     def _fit_pca(self, name: str, vectors: np.ndarray, present: np.ndarray) -> None:
         from sklearn.decomposition import PCA
@@ -159,6 +158,8 @@ class Encoder:
 
     def _reduced(self, name: str, vectors: np.ndarray) -> tuple[np.ndarray, str]:
         """Principal components or the vectors themselves, float32 (posts, dimensions), and what they are called."""
+        if not vectors.shape[1]:  # none of these posts has one, and so there is no width
+            vectors = np.full((len(vectors), self.widths[name]), np.nan, vectors.dtype)
         if vectors.shape[1] != self.widths[name]:
             raise DataError(f"{name} has {vectors.shape[1]} numbers, the encoder was fitted on {self.widths[name]}")
         if f"{name}_mean" not in self.arrays:
@@ -181,19 +182,26 @@ def encode(
         popularity: float64 (posts,), read for training posts only.
         users: int64 (posts,), read for training posts only.
     """
-    learned = encoder.fit_transform(columns.rows(training), popularity[training], users[training])
-    if training.all():
-        return learned
-    values = np.empty((len(columns), len(learned.names)), dtype=np.float32)
-    values[training] = learned.values
-    values[~training] = encoder.transform(columns.rows(~training)).values
+    # Threads add up in an order of their own, and the next run would differ in the fifth digit.
+    with threadpool_limits(1):
+        learned = encoder.fit_transform(columns.rows(training), popularity[training], users[training])
+        if training.all():
+            return learned
+        values = np.empty((len(columns), len(learned.names)), dtype=np.float32)
+        values[training] = learned.values
+        values[~training] = encoder.transform(columns.rows(~training)).values
     return replace(learned, values=values)
+
+
+def occurrences(values: np.ndarray) -> dict[str, int]:
+    """How many posts have each text (user, category), in the order of the texts; None is left out."""
+    return pd.Series(values, dtype=object).value_counts().sort_index().to_dict()
 
 
 def informative(numbers: Mapping[str, np.ndarray]) -> list[str]:
     """Names of the numbers that differ between posts, each content once (SMPD-Video's hearts are its likes)."""
-    first: dict[bytes, str] = {}
+    first: dict[int, str] = {}
     for name, values in numbers.items():
         if len(np.unique(values)) > 1:
-            first.setdefault(hashlib.blake2b(values.tobytes(), digest_size=16).digest(), name)
+            first.setdefault(hash(values.tobytes()), name)
     return list(first.values())

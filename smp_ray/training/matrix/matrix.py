@@ -1,12 +1,10 @@
 """The feature matrix that LightGBM sees: readable columns in groups, NaN where missing; and how a stored one is read.
 
-`gather` reads what needs no fitting from the store by row id, `encoder` fits on training posts, `build` stores.
+`columns` reads what needs no fitting from the store by row id, `encoder` fits on training posts, `build` stores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,45 +23,31 @@ class Matrix:
         values: float32 (posts, columns); NaN where missing; codes of categories as whole numbers.
         names: column names, as they appear in feature importances.
         families: the group of each column.
-        categorical: names of the columns that hold category codes.
-        levels: the texts behind the codes 0, 1, … of each categorical column.
+        levels: the texts behind the codes 0, 1, … of each categorical column; all others hold numbers.
     """
 
     values: np.ndarray
     names: tuple[str, ...]
     families: tuple[str, ...]
-    categorical: tuple[str, ...]
     levels: dict[str, tuple[str, ...]]
 
-    def only(self, families: Iterable[str]) -> Matrix:
+    def only(self, families: Iterable[str]) -> "Matrix":
         """The columns of some groups."""
-        wanted = set(families)
-        keep = [place for place, family in enumerate(self.families) if family in wanted]
-        names = tuple(self.names[place] for place in keep)
-        return Matrix(
-            values=np.ascontiguousarray(self.values[:, keep]),
-            names=names,
-            families=tuple(self.families[place] for place in keep),
-            categorical=tuple(name for name in self.categorical if name in names),
-            levels={name: levels for name, levels in self.levels.items() if name in names},
-        )
+        keep = np.isin(self.families, list(families))
+        names = tuple(np.array(self.names)[keep].tolist())
+        levels = {name: texts for name, texts in self.levels.items() if name in names}
+        return Matrix(self.values[:, keep], names, tuple(np.array(self.families)[keep].tolist()), levels)
 
-    def rows(self, which: np.ndarray) -> Matrix:
+    def rows(self, which: np.ndarray) -> "Matrix":
         """Some posts, by a boolean mask or positions."""
-        return Matrix(self.values[which], self.names, self.families, self.categorical, self.levels)
+        return replace(self, values=self.values[which])
 
 
 @dataclass(frozen=True)
 class FoldData:
-    """What one fold's model learns from and is judged by.
+    """What one fold's model learns from and is judged by, each in the order of its posts.
 
-    Attributes:
-        fold: number of the fold.
-        training: matrix of the training posts.
-        training_popularity: float64 (training posts,).
-        validation: matrix of the fold's own posts, encoded by what was fitted on the training posts.
-        validation_popularity: float64 (validation posts,).
-        validation_positions: int64 (validation posts,), their places in `Splits`.
+    The validation posts are encoded by what was fitted on the training posts; their positions are those in `Splits`.
     """
 
     fold: int
@@ -74,24 +58,19 @@ class FoldData:
     validation_positions: np.ndarray
 
 
-def load_fold(workspace: Workspace, manifest: Manifest, splits: Splits, fold: int) -> FoldData:
-    """One fold's matrices, as `build.build_matrix` stored them in the artefact, for the folds that it was built for."""
-    matrix, row_ids, training = _load(workspace, manifest, f"fold-{fold}")
-    positions = locate(row_ids, splits.row_ids)
-    popularity = splits.popularity[positions]
-    return FoldData(
-        fold=fold,
-        training=matrix.rows(training),
-        training_popularity=popularity[training],
-        validation=matrix.rows(~training),
-        validation_popularity=popularity[~training],
-        validation_positions=positions[~training],
-    )
-
-
-def load_folds(workspace: Workspace, manifest: Manifest, splits: Splits) -> list[FoldData]:
-    """All folds' matrices, see `load_fold`."""
-    return [load_fold(workspace, manifest, splits, fold) for fold in range(splits.count)]
+def load_folds(
+    workspace: Workspace, manifest: Manifest, splits: Splits, which: Iterable[int] | None = None
+) -> list[FoldData]:
+    """Matrices of all folds (or some), as `build.build_matrix` stored them, for the folds that it was built for."""
+    found = []
+    for fold in range(splits.count) if which is None else which:
+        matrix, row_ids, training = _load(workspace, manifest, f"fold-{fold}")
+        positions = locate(row_ids, splits.row_ids)
+        learned, judged = positions[training], positions[~training]
+        labels = splits.popularity
+        own, held = matrix.rows(training), matrix.rows(~training)
+        found.append(FoldData(fold, own, labels[learned], held, labels[judged], judged))
+    return found
 
 
 def load_final(workspace: Workspace, manifest: Manifest) -> tuple[Matrix, np.ndarray, np.ndarray]:
@@ -101,12 +80,9 @@ def load_final(workspace: Workspace, manifest: Manifest) -> tuple[Matrix, np.nda
 
 def _load(workspace: Workspace, manifest: Manifest, name: str) -> tuple[Matrix, np.ndarray, np.ndarray]:
     table = read_table(workspace, manifest.file(f"{name}.parquet").path)
-    columns = manifest.details["columns"]
     # A category or text column is there or not by what a fold's training posts hold, so each file has its own list.
     names = tuple(column for column in table.column_names if column not in ("row_id", "post_id", "training"))
     levels = {column: tuple(texts) for column, texts in manifest.details["levels"][name].items()}
-    values = np.empty((table.num_rows, len(names)), dtype=np.float32)
-    for place, column in enumerate(names):
-        values[:, place] = table[column].to_numpy()
-    matrix = Matrix(values, names, tuple(columns[column] for column in names), tuple(levels), levels)
+    values = np.column_stack([table[column].to_numpy() for column in names])
+    matrix = Matrix(values, names, tuple(manifest.details["columns"][column] for column in names), levels)
     return matrix, table["row_id"].to_numpy(), table["training"].to_numpy()

@@ -26,19 +26,14 @@ FROM_TEXT, FROM_ALL = "text_prediction", "text_and_metadata_prediction"
 Arrays = dict[str, np.ndarray]
 
 
-def hashed_counts(texts: Sequence[np.ndarray]) -> dict[str, Any]:
-    """How often each post has each word and each character n-gram, sparse float32 (posts, BUCKETS) each.
-
-    Args:
-        texts: object (posts,), "" where missing; all of a post's texts count together.
-    """
+def hashed_counts(texts: Sequence[str]) -> dict[str, Any]:
+    """How often each post has each word and each character n-gram, sparse float32 (posts, BUCKETS) each."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    joined = [" ".join(parts) for parts in zip(*texts, strict=True)]
     options: dict[str, Any] = {"n_features": BUCKETS, "norm": None, "alternate_sign": False, "dtype": np.float32}
     return {
-        "words": HashingVectorizer(**options).transform(joined),
-        "characters": HashingVectorizer(analyzer="char_wb", ngram_range=CHARACTER_NGRAMS, **options).transform(joined),
+        "words": HashingVectorizer(**options).transform(texts),
+        "characters": HashingVectorizer(analyzer="char_wb", ngram_range=CHARACTER_NGRAMS, **options).transform(texts),
     }
 
 
@@ -65,13 +60,13 @@ def fit_texts(
 
     fitted: Arrays = {}
     for name, part in counts.items():
-        buckets = np.flatnonzero(np.asarray((part > 0).sum(axis=0)).ravel() >= FEWEST_POSTS)
+        buckets = np.flatnonzero(part.getnnz(axis=0) >= FEWEST_POSTS)
         fitted[f"{name}_buckets"] = buckets
         fitted[f"{name}_idf"] = TfidfTransformer().fit(part[:, buckets]).idf_ if len(buckets) else np.zeros(0)
     known = np.where(np.isfinite(numbers), numbers, np.nan)
     usable = np.flatnonzero([len(np.unique(column[~np.isnan(column)])) > 1 for column in known.T])
     fitted |= {"read": usable, "median": np.nanmedian(known[:, usable], axis=0)}
-    filled = np.where(np.isnan(known[:, usable]), fitted["median"], known[:, usable])
+    filled = _filled(fitted, numbers)
     fitted |= {"mean": filled.mean(axis=0), "deviation": filled.std(axis=0)}
     features = _features(fitted, counts, numbers)
     characters = features["characters"]
@@ -104,33 +99,32 @@ def _columns(fitted: Arrays, features: Mapping[str, Any], predictions: Arrays) -
     return {name: values if name == FROM_ALL else np.where(empty, np.nan, values) for name, values in columns.items()}
 
 
+def _filled(fitted: Arrays, numbers: np.ndarray) -> np.ndarray:
+    known = numbers[:, fitted["read"]]
+    return np.where(np.isfinite(known), known, fitted["median"])
+
+
 def _features(fitted: Arrays, counts: Mapping[str, Any], numbers: np.ndarray) -> dict[str, Any]:
     """Sparse float32 (posts, columns): n-grams, and what each prediction reads."""
     from scipy import sparse
-
-    words, characters = (_tf_idf(counts[name], fitted, name) for name in ("words", "characters"))
-    known = numbers[:, fitted["read"]]
-    filled = np.where(np.isfinite(known), known, fitted["median"])
-    standard = np.clip((filled - fitted["mean"]) / fitted["deviation"], -LARGEST_NUMBER, LARGEST_NUMBER)
-    weight = NUMBERS_WEIGHT / max(standard.shape[1], 1) ** 0.5
-    scaled = sparse.csr_matrix((standard * weight).astype(np.float32))
-    return {
-        "characters": characters,
-        FROM_TEXT: sparse.hstack([words, characters], format="csr"),
-        FROM_ALL: sparse.hstack([characters, scaled], format="csr"),
-    }
-
-
-def _tf_idf(counts: Any, fitted: Arrays, name: str) -> Any:
-    """Unit rows of log counts times inverse document frequencies, of the buckets that enough training posts have."""
     from sklearn.feature_extraction.text import TfidfTransformer
 
-    kept = counts[:, fitted[f"{name}_buckets"]]
-    if not all(kept.shape):
-        return kept
-    transformer = TfidfTransformer(sublinear_tf=True)
-    transformer.idf_ = fitted[f"{name}_idf"]
-    return transformer.transform(kept).astype(np.float32)
+    texts = {}
+    for name in ("words", "characters"):
+        texts[name] = counts[name][:, fitted[f"{name}_buckets"]]
+        if all(texts[name].shape):
+            # Unit rows of log counts times inverse document frequencies.
+            transformer = TfidfTransformer(sublinear_tf=True)
+            transformer.idf_ = fitted[f"{name}_idf"]
+            texts[name] = transformer.transform(texts[name]).astype(np.float32)
+    standard = (_filled(fitted, numbers) - fitted["mean"]) / fitted["deviation"]
+    weight = NUMBERS_WEIGHT / max(standard.shape[1], 1) ** 0.5
+    scaled = (np.clip(standard, -LARGEST_NUMBER, LARGEST_NUMBER) * weight).astype(np.float32)
+    return {
+        "characters": texts["characters"],
+        FROM_TEXT: sparse.hstack([texts["words"], texts["characters"]], format="csr"),
+        FROM_ALL: sparse.hstack([texts["characters"], sparse.csr_matrix(scaled)], format="csr"),
+    }
 
 
 def cross_fitted_ridge(

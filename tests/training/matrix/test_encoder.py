@@ -12,10 +12,8 @@ import pytest
 
 from smp_ray.config import MatrixConfig
 from smp_ray.errors import DataError
-from smp_ray.training.matrix.build import posts_by_user
-from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import Encoder, informative
-from smp_ray.training.matrix.gather import load_columns
+from smp_ray.training.matrix.columns import Columns, load_columns
+from smp_ray.training.matrix.encoder import Encoder, informative, occurrences
 from tests.training.worlds import World
 
 GROUPS = ("metadata", "text", "clip", "similarity", "perplexity")
@@ -52,7 +50,7 @@ def unseen(folder: Path) -> Columns:
 
 def fitted(folder: Path, **settings: object) -> Encoder:
     world, columns = rich(folder)
-    encoder = Encoder(MatrixConfig.model_validate(settings), 0, posts_by_user(columns.users))
+    encoder = Encoder(MatrixConfig.model_validate(settings), 0, occurrences(columns.users))
     encoder.fit_transform(columns, world.popularity, world.user_numbers)
     return encoder
 

@@ -16,9 +16,8 @@ from smp_ray.schema import KEYS
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.training.ablate import comparisons, variants
-from smp_ray.training.matrix.columns import Columns
+from smp_ray.training.matrix.columns import Columns, load_columns
 from smp_ray.training.matrix.encoder import Encoder
-from smp_ray.training.matrix.gather import load_columns
 from tests.training.runs import run_with
 from tests.training.worlds import World, world_config
 

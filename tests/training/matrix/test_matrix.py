@@ -15,11 +15,10 @@ from smp_ray.config import MatrixConfig, matrix_groups
 from smp_ray.errors import ConfigError
 from smp_ray.evaluation.metrics import src
 from smp_ray.ray_session import RaySession
-from smp_ray.training.matrix.build import aligned, posts_by_user, suspicious
-from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import Encoder, encode
-from smp_ray.training.matrix.gather import load_columns
-from smp_ray.training.matrix.matrix import Matrix, load_final, load_fold
+from smp_ray.training.matrix.build import aligned, suspicious
+from smp_ray.training.matrix.columns import Columns, load_columns
+from smp_ray.training.matrix.encoder import Encoder, encode, occurrences
+from smp_ray.training.matrix.matrix import Matrix, load_final, load_folds
 from smp_ray.training.splits import load_splits
 from tests.training.runs import brought, run_with
 from tests.training.worlds import WIDTH, World, world_config
@@ -33,7 +32,7 @@ def loaded(world: World) -> Columns:
 
 
 def encoded(columns: Columns, world: World, training: np.ndarray, **settings: object) -> Matrix:
-    encoder = Encoder(MatrixConfig.model_validate(settings), 0, posts_by_user(columns.users))
+    encoder = Encoder(MatrixConfig.model_validate(settings), 0, occurrences(columns.users))
     return encode(encoder, columns, training, world.popularity, world.user_numbers)
 
 
@@ -149,7 +148,7 @@ def test_stored_matrices(tmp_path: Path, session: RaySession) -> None:
     splits, matrix = load_splits(world.workspace, brought(run, "splits")), brought(run, "matrix")
     seen = np.zeros(len(splits.row_ids), dtype=int)
     for fold in range(3):
-        data = load_fold(world.workspace, matrix, splits, fold)
+        (data,) = load_folds(world.workspace, matrix, splits, [fold])
         seen[data.validation_positions] += 1
         assert (data.validation_popularity == splits.popularity[splits.validation(fold)]).all()
         assert len(data.training.values) == splits.training(fold).sum()
@@ -158,7 +157,7 @@ def test_stored_matrices(tmp_path: Path, session: RaySession) -> None:
         popularity, users, trains = aligned(world.ids, splits, fold)
         columns = load_columns(world.workspace, posts, stored, GROUPS)
         part = np.isin(world.ids, splits.row_ids)
-        encoder = Encoder(config.training.matrix, 0, posts_by_user(columns.users))
+        encoder = Encoder(config.training.matrix, 0, occurrences(columns.users))
         alone = encode(encoder, columns.rows(part), trains[part], popularity[part], users[part])
         assert np.array_equal(alone.values[trains[part]], data.training.values, equal_nan=True)
         assert data.training.levels == alone.levels
@@ -190,7 +189,7 @@ def test_an_honest_strong_column_is_not_suspected() -> None:
     rng = np.random.default_rng(0)
     labels = rng.normal(size=500)
     values = np.stack([labels + 0.5 * rng.normal(size=500), labels + 0.05 * rng.normal(size=500)], axis=1)
-    matrix = Matrix(values.astype(np.float32), ("honest", "leak"), ("metadata", "metadata"), (), {})
+    matrix = Matrix(values.astype(np.float32), ("honest", "leak"), ("metadata", "metadata"), {})
     assert [line.split()[0] for line in suspicious(matrix, labels)] == ["leak"]
 
 
