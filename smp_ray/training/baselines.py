@@ -62,7 +62,7 @@ def baselines(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made
         for name in names
         if name in parts
     }
-    predictions = {}
+    predictions: dict[str, np.ndarray] = {}
     for name in names:
         if name in simple:
             predictions[name] = simple[name](folds)
