@@ -83,61 +83,34 @@ class Bootstrap:
             yield np.bincount(generator.integers(self.users, size=self.users), minlength=self.users)
 
     def estimate(self, popularity: ArrayLike, prediction: ArrayLike) -> dict[str, Estimate]:
-        """Each metric with its interval.
+        """Each metric with its interval."""
+        return estimates(self.metrics(popularity, prediction))
+
+    def metrics(self, popularity: ArrayLike, prediction: ArrayLike) -> np.ndarray:
+        """Metrics of the posts as they are and then in each resample, float64 (1 + resamples, metrics).
+
+        NaN where undefined. Two such arrays of the same labels, one minus the other, are the paired difference.
 
         Raises:
             ValueError: the lengths, or that of the users, differ, or a value is not finite.
         """
         labels, predicted, _ = checked(popularity=popularity, prediction=prediction, users=self.user_of)
-        values = score(labels, predicted)
-        (resampled,) = self._resampled(labels, [predicted])
-        return {name: _with_interval(values[name], resampled[:, at]) for at, name in enumerate(METRICS)}
-
-    def difference(self, popularity: ArrayLike, prediction: ArrayLike, baseline: ArrayLike) -> dict[str, Estimate]:
-        """Each metric of `prediction` minus that of `baseline`, paired: both are judged on the same resamples.
-
-        Raises:
-            ValueError: the lengths, or that of the users, differ, or a value is not finite.
-        """
-        labels, predicted, compared, _ = checked(
-            popularity=popularity, prediction=prediction, baseline=baseline, users=self.user_of
-        )
-        values, compared_values = score(labels, predicted), score(labels, compared)
-        resampled, compared_resampled = self._resampled(labels, [predicted, compared])
-        estimates = {}
-        for at, name in enumerate(METRICS):
-            value, compared_value = values[name], compared_values[name]
-            change = None if value is None or compared_value is None else value - compared_value
-            estimates[name] = _with_interval(change, resampled[:, at] - compared_resampled[:, at])
-        return estimates
-
-    def _resampled(self, labels: np.ndarray, predictions: list[np.ndarray]) -> np.ndarray:
-        """Metrics in each resample, float64 (predictions, resamples, metrics), NaN where undefined."""
-        resampled = np.full((len(predictions), self.resamples, len(METRICS)), np.nan)
+        found = np.full((1 + self.resamples, len(METRICS)), np.nan)
+        found[0] = list(score(labels, predicted).values())
         # What sorts or walks through the posts' values is done here, once, and not in each resample.
-        label_groups = TieGroups(labels)
-        groups = [TieGroups(predicted) for predicted in predictions]
-        absolute = [self._by_user(np.abs(labels - predicted)) for predicted in predictions]
-        relative = [self._by_user(relative_errors(labels, predicted)) for predicted in predictions]
-        posts_of_user = self._by_user(np.ones(len(labels)))
-        for at, multiplicity in enumerate(self.multiplicities()):
+        label_groups, groups = TieGroups(labels), TieGroups(predicted)
+        errors = (np.abs(labels - predicted), relative_errors(labels, predicted), np.ones(len(labels)))
+        absolute, relative, posts = (np.bincount(self.user_of, weights=part, minlength=self.users) for part in errors)
+        for at, multiplicity in enumerate(self.multiplicities(), start=1):
             times = multiplicity.astype(np.float64)
-            weights = times[self.user_of]
-            posts = times @ posts_of_user
-            label_ranks = label_groups.ranks(weights)
-            for which in range(len(predictions)):
-                ranked = correlation(label_ranks, groups[which].ranks(weights), weights)
-                resampled[which, at] = (
-                    np.nan if ranked is None else ranked,
-                    times @ absolute[which] / posts,
-                    times @ relative[which] / posts,
-                )
-        return resampled
-
-    def _by_user(self, values: np.ndarray) -> np.ndarray:
-        return np.bincount(self.user_of, weights=values, minlength=self.users)
+            weights, drawn = times[self.user_of], times @ posts
+            ranked = correlation(label_groups.ranks(weights), groups.ranks(weights), weights)
+            found[at] = ranked, times @ absolute / drawn, times @ relative / drawn
+        return found
 
 
-def _with_interval(value: float | None, resampled: np.ndarray) -> Estimate:
-    low, high = (None if value is None or np.isnan(bound) else float(bound) for bound in bounds(resampled)[:, 0])
-    return Estimate(value, low, high)
+def estimates(metrics: np.ndarray) -> dict[str, Estimate]:
+    """Each metric with its interval, from what `Bootstrap.metrics` gives or from a difference of two such arrays."""
+    known = np.where(np.isnan(metrics[0]), np.nan, [metrics[0], *bounds(metrics[1:])])
+    rows = [[None if np.isnan(number) else float(number) for number in column] for column in known.T]
+    return {name: Estimate(*row) for name, row in zip(METRICS, rows, strict=True)}

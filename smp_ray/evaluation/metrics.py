@@ -2,7 +2,8 @@
 
 SRC is Spearman's rank correlation, the SMP Challenge's first metric, MAE the mean absolute error, and MAPE, the video
 challenge's metric, the mean absolute error as a share of the label. A metric that the data does not define is None,
-never 0 or NaN: with no posts all three, with constant popularity or predictions SRC, with a label of 0 MAPE.
+never 0 or NaN: with no posts all three, with constant popularity or predictions SRC, with a label of 0 MAPE. Labels
+and predictions of different lengths, or that are not finite, are a ValueError.
 """
 
 from typing import Any
@@ -17,13 +18,9 @@ _SMALLEST_LABEL = float(np.finfo(np.float64).eps)
 
 
 def src(popularity: ArrayLike, prediction: ArrayLike) -> float | None:
-    """Spearman's rank correlation, equal values sharing the mean of their ranks.
+    """Spearman's rank correlation, -1 to 1, equal values sharing the mean of their ranks.
 
-    Returns:
-        -1 to 1; None where either side is constant, which includes fewer than two posts.
-
-    Raises:
-        ValueError: lengths differ, or a value is not finite.
+    None where either side is constant, which includes fewer than two posts.
     """
     labels, predicted = checked(popularity=popularity, prediction=prediction)
     weights = np.ones(len(labels))
@@ -34,9 +31,6 @@ def score(popularity: ArrayLike, prediction: ArrayLike) -> dict[str, float | Non
     """`src`, `mae` in the unit of the labels, and `mape`, a share (0.25), not a percentage, by name.
 
     The labels of the video challenge are above 0. Those of SMPD-Image may be 0 or below, where MAPE says little.
-
-    Raises:
-        ValueError: lengths differ, or a value is not finite.
     """
     labels, predicted = checked(popularity=popularity, prediction=prediction)
     some = len(labels) > 0
@@ -50,10 +44,7 @@ def score(popularity: ArrayLike, prediction: ArrayLike) -> dict[str, float | Non
 def by_fold(popularity: np.ndarray, prediction: np.ndarray, folds: np.ndarray) -> list[dict[str, Any]]:
     """A `{"fold", "posts", "src", "mae", "mape"}` for each fold, in order.
 
-    Args:
-        popularity: a label a post.
-        prediction: a prediction a post.
-        folds: the fold in which a post was predicted; posts below 0 are in none, and their prediction may be NaN.
+    Posts of a fold below 0 are in none, and their prediction may be NaN.
     """
     parts = {int(fold): folds == fold for fold in np.unique(folds[folds >= 0])}
     return [
@@ -91,11 +82,7 @@ def relative_errors(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 def checked(**given: ArrayLike) -> list[np.ndarray]:
-    """Arrays by name as float64 (posts,).
-
-    Raises:
-        ValueError: their shapes differ, or a value is not finite.
-    """
+    """Arrays by name as float64 (posts,), which have one shape and are finite."""
     arrays = {name: np.asarray(values, dtype=np.float64) for name, values in given.items()}
     if len({values.shape for values in arrays.values()}) > 1:
         raise ValueError("shapes differ: " + ", ".join(f"{name} {values.shape}" for name, values in arrays.items()))

@@ -1,64 +1,71 @@
-"""The evaluate stage: what all out-of-fold predictions of a configuration are worth, gathered in `metrics.json`."""
+"""The evaluate stage: what all out-of-fold predictions of a configuration are worth, gathered in `metrics.json`.
 
+Every variant is judged on the same posts and the same resamples of users, so that differences are paired.
+"""
+
+from dataclasses import asdict
 from itertools import product
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from smp_ray.evaluation.bootstrap import Bootstrap, estimates
+from smp_ray.evaluation.metrics import by_fold
 from smp_ray.progress import console
 from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
-from smp_ray.training.out_of_fold import differences, judge, read_out_of_fold
+from smp_ray.training import tables
+from smp_ray.training.out_of_fold import read_out_of_fold
 from smp_ray.training.splits import load_splits
-from smp_ray.training.tables import differences_table, metrics_table, write_variants
 
 #: The gathered metrics, at the workspace's root.
 METRICS_FILE = "metrics.json"
-_SEED = 0
 
 
 def measure(run: Run, folder: str, splits: Manifest, used: dict[str, Manifest | None]) -> Made:
     """Judge the out-of-fold predictions that are there; writes `metrics.json` and tables at the workspace's root.
 
-    Args:
-        run: the command's run.
-        folder: not needed, as everything goes to the root.
-        splits: the splits artefact.
-        used: artefacts by the name under which their variants appear; what `training.out_of_fold` says of their
-            details decides what is judged and compared.
+    `used` has artefacts by the name under which their variants appear; what `training.out_of_fold` says of their
+    details decides what is judged and compared.
     """
-    folds, resamples = load_splits(run.workspace, splits), run.config.training.resamples
-    there = {name: artefact for name, artefact in used.items() if artefact is not None}
-    predictions: dict[str, np.ndarray] = {}
-    origin: dict[str, str] = {}
+    folds, there = load_splits(run.workspace, splits), {name: one for name, one in used.items() if one is not None}
+    judged = folds.judged
+    labels, bootstrap = folds.popularity[judged], Bootstrap(folds.users[judged], run.config.training.resamples)
+    variants: dict[str, dict[str, Any]] = {}
+    resampled: dict[str, np.ndarray] = {}
     pairs: list[tuple[str, str]] = []
     for name, artefact in there.items():
-        variants = list(artefact.details["variants"])
-        if artefact.details.get("against_earlier"):
-            pairs += product(variants, predictions)
+        own = list(artefact.details["variants"])
+        pairs += product(own, variants) if artefact.details.get("against_earlier") else ()
         pairs += [(variant, reference) for variant, reference in artefact.details.get("pairs", ())]
-        predictions |= {variant: read_out_of_fold(run.workspace, artefact, folds, variant) for variant in variants}
-        origin |= dict.fromkeys(variants, name)
-    compared = {(one, other): (predictions[one], predictions[other]) for one, other in pairs}
+        for variant in own:
+            predicted = read_out_of_fold(run.workspace, artefact, folds, variant)[judged]
+            resampled[variant] = bootstrap.metrics(labels, predicted)
+            parts = by_fold(labels, predicted, folds.folds[judged])
+            variants[variant] = {"from": name, "pooled": _plain(resampled[variant]), "folds": parts}
     metrics = {
         "protocol": {
             "split": folds.kind, "folds": folds.count, "labelled_posts": len(folds.row_ids),
-            "judged_posts": int(folds.judged.sum()), "users": len(np.unique(folds.users)),
+            "judged_posts": int(judged.sum()), "users": len(np.unique(folds.users)),
             "intervals": "95 %, bootstrap over users", "warnings": splits.details["warnings"],
         },
-        "variants": {
-            variant: {"from": origin[variant], **values}
-            for variant, values in judge(folds, predictions, resamples, _SEED).items()
-        },
-        "differences": differences(folds, compared, resamples, _SEED),
+        "variants": variants,
+        "differences": [
+            {"variant": variant, "reference": reference, **_plain(resampled[variant] - resampled[reference])}
+            for variant, reference in pairs
+        ],
         "artefacts": {name: artefact.fingerprint for name, artefact in there.items()},
     }  # fmt: skip
     run.workspace.write_json(metrics, METRICS_FILE)
     for artefact in there.values():
         if "table" in artefact.details:
-            write_variants(run.workspace, artefact, metrics)
-    note = f"{len(predictions)} variants"
-    return Made(rows=len(folds.row_ids), details={"outputs": [METRICS_FILE]}, note=note)
+            tables.write_variants(run.workspace, artefact, metrics)
+    return Made(rows=len(folds.row_ids), details={"outputs": [METRICS_FILE]}, note=f"{len(variants)} variants")
+
+
+def _plain(resampled: np.ndarray) -> dict[str, Any]:
+    return {metric: asdict(estimate) for metric, estimate in estimates(resampled).items()}
 
 
 def show(run: Run) -> None:
@@ -72,8 +79,8 @@ def show(run: Run) -> None:
     console.print(f"\nout of fold, {posts}, {folds}; [95 % interval over users]", markup=False)
     # A log is not as narrow as the terminal that it pretends to be.
     wide = Console(stderr=True, highlight=False, width=max(console.width, 130))
-    wide.print(metrics_table(metrics["variants"]))
+    wide.print(tables.for_terminal(tables.metrics_cells(metrics["variants"])))
     if metrics["differences"]:
         console.print()
-        wide.print(differences_table(metrics["differences"]))
+        wide.print(tables.for_terminal(tables.difference_cells(metrics["differences"], ", against ")))
     console.print(f"more in {run.workspace.path(METRICS_FILE)}", markup=False)

@@ -1,4 +1,4 @@
-"""Out-of-fold predictions of several variants side by side: stored, and judged with intervals.
+"""Out-of-fold predictions of several variants side by side, in an artefact of those that train them.
 
 An artefact that holds some says in its `details` which, and what they are compared with:
 
@@ -6,19 +6,14 @@ An artefact that holds some says in its `details` which, and what they are compa
     pairs            [variant, reference] of which the difference is taken
     against_earlier  true: each variant is also set against every variant of the artefacts before this one
     table            name of a table of the variants at the workspace's root
-
-Every variant is judged on the same posts and the same resamples of users, so that differences are paired.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from smp_ray.evaluation.bootstrap import Bootstrap
-from smp_ray.evaluation.metrics import by_fold
 from smp_ray.store.join import locate
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import read_table, write_table
@@ -26,48 +21,6 @@ from smp_ray.store.workspace import Workspace
 from smp_ray.training.splits import Splits
 
 _FILE = "out_of_fold.parquet"
-
-
-def judge(splits: Splits, predictions: Mapping[str, np.ndarray], resamples: int, seed: int) -> dict[str, Any]:
-    """Metrics of each variant, pooled with 95 % intervals from resamples of users, and fold by fold.
-
-    Args:
-        splits: labels, users and folds.
-        predictions: float64 (posts,) by variant, in the order of `splits`; NaN where a post has no fold.
-        resamples: their number.
-        seed: of the resamples.
-    """
-    judged = splits.judged
-    labels, bootstrap = splits.popularity[judged], Bootstrap(splits.users[judged], resamples, seed)
-    return {
-        name: {
-            "pooled": {metric: asdict(e) for metric, e in bootstrap.estimate(labels, values[judged]).items()},
-            "folds": by_fold(labels, values[judged], splits.folds[judged]),
-        }
-        for name, values in predictions.items()
-    }
-
-
-def differences(
-    splits: Splits, pairs: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]], resamples: int, seed: int
-) -> list[dict[str, Any]]:
-    """Paired differences, metric of the first minus metric of the second, with 95 % intervals.
-
-    Args:
-        splits: labels, users and folds.
-        pairs: names of variant and reference -> their predictions, as `judge` takes them.
-        resamples: see `judge`.
-        seed: see `judge`.
-    """
-    judged = splits.judged
-    labels, bootstrap = splits.popularity[judged], Bootstrap(splits.users[judged], resamples, seed)
-    return [
-        {
-            "variant": variant, "reference": reference,
-            **{name: asdict(e) for name, e in bootstrap.difference(labels, first[judged], second[judged]).items()},
-        }
-        for (variant, reference), (first, second) in pairs.items()
-    ]  # fmt: skip
 
 
 def write_out_of_fold(

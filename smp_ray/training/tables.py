@@ -12,24 +12,35 @@ from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
 
-
-def metrics_table(variants: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Variants with SRC, MAE and MAPE, pooled out of fold (see `out_of_fold.judge`), for the terminal."""
-    return _table(_metrics(variants))
+#: Texts by line, the head first.
+Cells = list[list[str]]
 
 
-def differences_table(compared: Sequence[Mapping[str, Any]]) -> Table:
-    """Paired differences (see `out_of_fold.differences`) for the terminal."""
-    return _table(_differences(compared, ", against "))
+def metrics_cells(variants: Mapping[str, Mapping[str, Any]]) -> Cells:
+    """Variants of `metrics.json` with SRC, MAE and MAPE, pooled out of fold."""
+    return _cells("variant", {variant: values["pooled"] for variant, values in variants.items()}, signed=False)
+
+
+def difference_cells(compared: Sequence[Mapping[str, Any]], between: str) -> Cells:
+    """Paired differences of `metrics.json`, the names of variant and reference with some words between them."""
+    lines = {f"{pair['variant']}{between}{pair['reference']}": pair for pair in compared}
+    return _cells("paired difference", lines, signed=True)
+
+
+def for_terminal(cells: Cells) -> Table:
+    """A table without lines."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in cells[0]:
+        table.add_column(column, no_wrap=True)
+    for line in cells[1:]:
+        table.add_row(*line)
+    return table
 
 
 def write_variants(workspace: Workspace, artefact: Manifest, metrics: Mapping[str, Any]) -> None:
     """An artefact's variants at the workspace's root: `<table>.parquet`, one row each with its facts, and `<table>.md`.
 
-    Args:
-        workspace: where to.
-        artefact: whose details name the table.
-        metrics: the gathered metrics, see `measure`.
+    The artefact's details name the table; `metrics` are what `metrics.json` holds.
     """
     name, facts = artefact.details["table"], artefact.details["variants"]
     variants = {variant: metrics["variants"][variant] for variant in facts}
@@ -43,35 +54,16 @@ def write_variants(workspace: Workspace, artefact: Manifest, metrics: Mapping[st
         lines.append({**line, **{fact: facts[variant][fact] for fact in ("families", "rounds", "seconds")}})
     write_table(workspace, f"{name}.parquet", pa.Table.from_pylist(lines))
     own = [pair for pair in metrics["differences"] if pair["variant"] in variants]
-    text = [*_markdown(_metrics(variants)), "", *_markdown(_differences(own, " against ")), ""]
-    text += ["Out of fold, with 95 % intervals from a bootstrap over users.", ""]
-    workspace.write("\n".join(text).encode(), f"{name}.md")
+    parts = [_markdown(metrics_cells(variants)), _markdown(difference_cells(own, " against "))]
+    text = "\n\n".join([*parts, "Out of fold, with 95 % intervals from a bootstrap over users.\n"])
+    workspace.write(text.encode(), f"{name}.md")
 
 
-def _metrics(variants: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Cells by line, the head first."""
-    return _cells("variant", {variant: values["pooled"] for variant, values in variants.items()}, signed=False)
-
-
-def _differences(compared: Sequence[Mapping[str, Any]], between: str) -> list[list[str]]:
-    lines = {f"{pair['variant']}{between}{pair['reference']}": pair for pair in compared}
-    return _cells("paired difference", lines, signed=True)
-
-
-def _cells(title: str, lines: Mapping[str, Mapping[str, Any]], signed: bool) -> list[list[str]]:
+def _cells(title: str, lines: Mapping[str, Mapping[str, Any]], signed: bool) -> Cells:
     head = [title, *(metric.upper() for metric in METRICS)]
     return [head, *([name, *(interval(**line[one], signed=signed) for one in METRICS)] for name, line in lines.items())]
 
 
-def _table(cells: list[list[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in cells[0]:
-        table.add_column(column, no_wrap=True)
-    for line in cells[1:]:
-        table.add_row(*line)
-    return table
-
-
-def _markdown(cells: list[list[str]]) -> list[str]:
+def _markdown(cells: Cells) -> str:
     head, *lines = (f"| {' | '.join(line)} |" for line in cells)
-    return [head, f"|{' --- |' * len(cells[0])}", *lines]
+    return "\n".join([head, f"|{' --- |' * len(cells[0])}", *lines])

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error
 
-from smp_ray.evaluation.bootstrap import Bootstrap, Estimate, bounds, interval, user_codes
+from smp_ray.evaluation.bootstrap import Bootstrap, Estimate, bounds, estimates, interval, user_codes
 from smp_ray.evaluation.metrics import METRICS, score
 from tests.evaluation.test_metrics import exactly, posts
 
@@ -21,6 +22,10 @@ def width(estimate: Estimate) -> float:
     assert estimate.low is not None
     assert estimate.high is not None
     return estimate.high - estimate.low
+
+
+def difference(bootstrap: Bootstrap, labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> dict[str, Estimate]:
+    return estimates(bootstrap.metrics(labels, first) - bootstrap.metrics(labels, second))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -56,7 +61,7 @@ def test_bounds_are_percentiles_and_differences_are_paired() -> None:
         "mape": mean_absolute_percentage_error,
     }
     estimates = bootstrap.estimate(labels, predictions)
-    differences = bootstrap.difference(labels, predictions, baseline)
+    differences = difference(bootstrap, labels, predictions, baseline)
     for name, metric in metrics.items():
         of_prediction = np.array([metric(labels[row], predictions[row]) for row in rows])
         of_baseline = np.array([metric(labels[row], baseline[row]) for row in rows])
@@ -119,16 +124,16 @@ def test_seed_decides_the_resamples() -> None:
 @pytest.mark.parametrize("count", [60, 30_000])
 def test_no_difference_is_exactly_none(count: int) -> None:
     labels, predictions, users = posts(count, count // 4)
-    differences = Bootstrap(users, resamples=40).difference(labels, predictions, predictions.copy())
+    differences = difference(Bootstrap(users, resamples=40), labels, predictions, predictions.copy())
     assert differences == dict.fromkeys(METRICS, Estimate(0.0, 0.0, 0.0))
 
 
 def test_a_difference_is_narrower_than_its_parts() -> None:
     labels, predictions, users = posts(400, 80)
     bootstrap = Bootstrap(users, resamples=200)
-    difference = bootstrap.difference(labels, predictions, predictions + 0.3)["mae"]
+    paired = difference(bootstrap, labels, predictions, predictions + 0.3)["mae"]
     parts = [bootstrap.estimate(labels, part)["mae"] for part in (predictions, predictions + 0.3)]
-    assert width(difference) < min(width(part) for part in parts) / 1.5
+    assert width(paired) < min(width(part) for part in parts) / 1.5
 
 
 def test_one_user_has_no_interval() -> None:
@@ -136,7 +141,7 @@ def test_one_user_has_no_interval() -> None:
     bootstrap = Bootstrap(["only"] * 20)
     for name, value in score(labels, predictions).items():
         assert bootstrap.estimate(labels, predictions)[name] == Estimate(value, None, None)
-        assert bootstrap.difference(labels, predictions, predictions)[name] == Estimate(0.0, None, None)
+        assert difference(bootstrap, labels, predictions, predictions)[name] == Estimate(0.0, None, None)
     assert Bootstrap([]).estimate([], []) == dict.fromkeys(METRICS, Estimate(None, None, None))
 
 
@@ -148,7 +153,7 @@ def test_undefined_metrics_have_no_interval_and_are_json() -> None:
     undefined = Estimate(None, None, None)
     assert (estimates["src"], estimates["mape"]) == (undefined, undefined)
     assert width(estimates["mae"]) > 0
-    assert bootstrap.difference(labels, labels, np.ones(50))["src"] == undefined
+    assert difference(bootstrap, labels, labels, np.ones(50))["src"] == undefined
     text = json.dumps({name: dataclasses.asdict(estimate) for name, estimate in estimates.items()}, allow_nan=False)
     assert json.loads(text)["mape"] == {"value": None, "low": None, "high": None}
 
@@ -165,17 +170,17 @@ def test_resamples_without_src_are_left_out_unless_they_are_most() -> None:
     assert 0.5 < 1 - (drawn[:, 3] & drawn[:, 8]).mean() < 0.65
     assert bootstrap.estimate(labels, odd)["src"] == Estimate(exactly(-1 / 9), None, None)  # type: ignore[arg-type]
     # A difference needs both sides.
-    assert bootstrap.difference(labels, labels, odd)["src"] == Estimate(exactly(10 / 9), None, None)  # type: ignore[arg-type]
-    assert bootstrap.difference(labels, labels, labels)["src"] == Estimate(0.0, 0.0, 0.0)
+    assert difference(bootstrap, labels, labels, odd)["src"] == Estimate(exactly(10 / 9), None, None)  # type: ignore[arg-type]
+    assert difference(bootstrap, labels, labels, labels)["src"] == Estimate(0.0, 0.0, 0.0)
 
 
 def test_bad_input_of_the_bootstrap_is_refused() -> None:
     with pytest.raises(ValueError, match=r"users \(3,\)"):
         Bootstrap([1, 2, 3]).estimate([1, 2], [1, 2])
-    with pytest.raises(ValueError, match=r"baseline \(2,\)"):
-        Bootstrap([1, 2, 3]).difference([1, 2, 3], [1, 2, 3], [1, 2])
-    with pytest.raises(ValueError, match="baseline: 1 of 3"):
-        Bootstrap([1, 2, 3]).difference([1, 2, 3], [1, 2, 3], [1, 2, np.nan])
+    with pytest.raises(ValueError, match=r"prediction \(2,\)"):
+        difference(Bootstrap([1, 2, 3]), [1, 2, 3], [1, 2, 3], [1, 2])
+    with pytest.raises(ValueError, match="prediction: 1 of 3"):
+        difference(Bootstrap([1, 2, 3]), [1, 2, 3], [1, 2, 3], [1, 2, np.nan])
 
 
 def test_a_post_without_a_user_is_a_user_of_its_own() -> None:

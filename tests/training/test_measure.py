@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from smp_ray.config import build_config
-from smp_ray.evaluation.bootstrap import Bootstrap
+from smp_ray.evaluation.bootstrap import Bootstrap, estimates
 from smp_ray.run import Run
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import read_table
@@ -72,7 +72,8 @@ def test_every_variant_is_judged_and_compared_as_its_artefact_asks(tmp_path: Pat
     bootstrap = Bootstrap(folds.users[judged], 100)
     labels, first, second = (values[judged] for values in (folds.popularity, predicted(folds, 2), predicted(folds, 1)))
     assert metrics["variants"]["two"]["pooled"]["mae"] == vars(bootstrap.estimate(labels, first)["mae"])
-    assert metrics["differences"][1]["src"] == vars(bootstrap.difference(labels, first, second)["src"])
+    difference = estimates(bootstrap.metrics(labels, first) - bootstrap.metrics(labels, second))
+    assert metrics["differences"][1]["src"] == vars(difference["src"])
     table = read_table(run.workspace, "parts_table.parquet").to_pydict()
     assert (table["variant"], table["rounds"]) == (["three", "four"], [3, 3])
     assert "| four against three |" in run.workspace.read("parts_table.md").decode()
