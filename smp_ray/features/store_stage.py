@@ -6,12 +6,13 @@ each with all the families of its pass.
 """
 
 from collections.abc import Sequence
+from pkgutil import resolve_name
 
 from smp_ray.errors import SmpRayError
 from smp_ray.families.keys import FamilyKey, covers
 from smp_ray.run import Artefact, Run
 from smp_ray.schema import ERROR
-from smp_ray.stage import Stage, StageStatus, changes, resolve
+from smp_ray.stage import Stage, StageStatus, changes
 from smp_ray.store.manifest import Manifest, fingerprint
 
 
@@ -41,7 +42,7 @@ class FeatureStage(Stage):
         manifests = stored(run)
         missing = [name for name in run.families if _wants(manifests.get(name), posts.fingerprint, run.retry)]
         if missing:
-            manifests = resolve(self.make)(run, posts, manifests, missing)
+            manifests = resolve_name(self.make)(run, posts, manifests, missing)
         else:
             run.tell(f"{self.name}: up to date, {', '.join(run.families)} of {posts.rows:,} posts")
         run.commit(self.name, manifests)
