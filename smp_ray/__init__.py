@@ -11,18 +11,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["build_config", "export", "load_config", "open_run", "run_stages", "status"]
 
-_HOMES = {
-    "build_config": "config",
-    "load_config": "config",
-    "export": "pipeline",
-    "open_run": "pipeline",
-    "run_stages": "pipeline",
-    "status": "stage",
-}
+_HOMES = {"build_config": "config", "load_config": "config", "status": "stage"}
 
 
 def __getattr__(name: str) -> Any:
     # Loaded when first asked for: workers and `smp_ray.models` need none of it.
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'smp_ray' has no attribute '{name}'")
-    return getattr(import_module(f"smp_ray.{_HOMES[name]}"), name)
+    return getattr(import_module(f"smp_ray.{_HOMES.get(name, 'pipeline')}"), name)

@@ -1,6 +1,7 @@
 """The stages in order: the one place where they are listed. Commands, jobs, status and report iterate over it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from pydantic import BaseModel
@@ -38,40 +39,30 @@ def _in_matrix(config: Config) -> Sequence[str]:
     return [n for n in config.features.sections if groups & {column.group for column in find(n).columns}]
 
 
-def _of(section: Callable[[Config], BaseModel], *without: str) -> Callable[[Config], dict[str, Any]]:
-    """A section's values; `without` what says how a result is computed, not what it is."""
-    return lambda config: section(config).model_dump(mode="json", exclude=set(without))
+def _of(*keys: str, without: Iterable[str] = ()) -> Callable[[Config], dict[str, Any]]:
+    """Values of sections and of single keys; `without` what says how a result is computed, not what it is."""
+
+    def values(config: Config) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key in keys:
+            above, _, name = key.rpartition(".")
+            value = attrgetter(key)(config)
+            if isinstance(value, BaseModel):
+                found |= value.model_dump(mode="json", exclude=set(without))
+            else:
+                found |= attrgetter(above)(config).model_dump(mode="json", include={name})
+        return found
+
+    return values
 
 
-def _boosting(config: Config) -> dict[str, Any]:
-    sweep = config.training.tune
-    return sweep.model_dump(mode="json", include={"objective", "max_rounds", "early_stopping_rounds", "seed"})
-
-
-def _baselines(config: Config) -> dict[str, Any]:
-    return {**_boosting(config), **config.training.tune.bins, "baselines": list(config.training.baselines)}
-
-
-def _matrix(config: Config) -> dict[str, Any]:
-    columns = config.training.matrix.model_dump(mode="json", exclude={"families"})
-    return {"groups": list(matrix_groups(config)), **columns}
-
-
-def _sweep(config: Config) -> dict[str, Any]:
-    sweep = config.training.tune.model_dump(mode="json", exclude={"cpus_per_trial"})
-    return {"predictor": config.training.predictor, **sweep}
-
-
-def _ablation(config: Config) -> dict[str, Any]:
-    drawn = config.training.tune.model_dump(mode="json", include={"space", "params"})
-    candidates = config.training.ablation.model_dump(mode="json")
-    return {"predictor": config.training.predictor, **_boosting(config), **drawn, **candidates}
-
+_BOOSTING = tuple(f"training.tune.{name}" for name in ("objective", "max_rounds", "early_stopping_rounds", "seed"))
+_baselines = _of(*_BOOSTING, "training.baselines")
+_columns = _of("training.matrix", without=("families",))
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "ingest", "Raw dataset → posts.", "smp_ray.pipeline:ingest_posts", raw=True,
-        settings=_of(lambda config: config.source),
+        "ingest", "Raw dataset → posts.", "smp_ray.pipeline:ingest_posts", raw=True, settings=_of("source"),
     ),
     FeatureStage(
         "features", "Posts → feature store: the columns of every configured family.",
@@ -80,51 +71,54 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "splits", "The folds of the labelled posts, the same for every later stage.",
         "smp_ray.training.splits:make_splits",
-        reads=("ingest",), settings=_of(lambda config: config.training.split), labels=True,
+        reads=("ingest",), settings=_of("training.split"), labels=True,
     ),
     Stage(
         "adapt", "Cross-fitted CLIP-adapters on Ray Train; adapted features into the store.",
         "smp_ray.training.adapter.adapt:adapt", reads=("ingest", "features", "splits"), folder=f"features/{ADAPTED}",
-        settings=_of(lambda config: config.training.adapter, "workers", "use_gpu", "cpus_per_worker", "max_failures"),
+        settings=_of("training.adapter", without=("workers", "use_gpu", "cpus_per_worker", "max_failures")),
         families=_embedder, wanted=_adapts, labels=True, ray=True, version=2,
     ),
     Stage(
         "matrix", "The columns that the predictor sees, encoded fold by fold.",
         "smp_ray.training.matrix.build:build_matrix",
-        reads=("ingest", "features", "splits", "adapt"), settings=_matrix, families=_in_matrix, labels=True, ray=True,
-        version=2,
+        reads=("ingest", "features", "splits", "adapt"), families=_in_matrix, labels=True, ray=True, version=2,
+        settings=lambda config: {"groups": list(matrix_groups(config)), **_columns(config)},
     ),
     Stage(
         "baselines", "What the sweep is compared with, on the same folds.", "smp_ray.training.baselines:baselines",
         reads=("matrix", "splits"), beside=("evaluate",), labels=True, ray=True,
-        settings=_baselines,
+        settings=lambda config: {**_baselines(config), **config.training.tune.bins},
     ),
     Stage(
         "tune", "Hyperparameter sweep on Ray Tune over the stored features, and the final models.",
         "smp_ray.training.sweep.tune:tune",
-        reads=("matrix", "splits"), settings=_sweep, beside=("baselines", "evaluate"), labels=True, ray=True,
+        reads=("matrix", "splits"), beside=("baselines", "evaluate"), labels=True, ray=True,
+        settings=_of("training.predictor", "training.tune", without=("cpus_per_trial",)),
     ),
     Stage(
         "predict", "predictions.parquet, and the challenge's submission.json for the unlabelled posts.",
         "smp_ray.training.predict:predict", reads=("ingest", "matrix", "splits", "tune"),
-        settings=lambda config: {"external_data": external_data(config)},
-        labels=True,
+        settings=lambda config: {"external_data": external_data(config)}, labels=True,
     ),
     Stage(
         "ablate", "What each group of columns is worth: the ablation table.", "smp_ray.training.ablate:ablate",
-        reads=("matrix", "splits"), settings=_ablation, beside=("evaluate",), labels=True, ray=True,
+        reads=("matrix", "splits"), beside=("evaluate",), labels=True, ray=True,
+        settings=_of(
+            "training.predictor", *_BOOSTING, "training.tune.space", "training.tune.params", "training.ablation",
+        ),
     ),
     Stage(
         "evaluate", "SRC, MAE and MAPE of all that is committed, with intervals: metrics.json.",
         "smp_ray.training.measure:measure", reads=("splits",), uses=("baselines", "tune", "ablate"), labels=True,
-        settings=lambda config: {"resamples": config.training.resamples}, alone=True,
+        settings=_of("training.resamples"), alone=True,
         show="smp_ray.training.measure:show",
     ),
     Stage(
         "report", "The HTML report of what is there: report/index.html opens offline, report/*.csv has its numbers.",
         "smp_ray.report.write:write_report", reads=("ingest", "features"), alone=True,
         uses=("splits", "adapt", "matrix", "baselines", "tune", "predict", "ablate", "evaluate"),
-        settings=lambda config: {**config.report.model_dump(mode="json"), "resamples": config.training.resamples},
+        settings=_of("report", "training.resamples"),
     ),
 )  # fmt: skip
 
@@ -144,10 +138,7 @@ def run_stages(run: Run, names: Sequence[str] = ALL) -> None:
 
 
 def export(run: Run, out: str) -> int:
-    """Posts joined with all feature families, and what the adapters made of them, into one Parquet file.
-
-    Returns:
-        Its number of rows.
+    """Posts joined with all feature families, and what the adapters made of them, into one Parquet file; its rows.
 
     Raises:
         SmpRayError: the posts or a family are not committed for these settings, or some posts have status error.

@@ -14,11 +14,7 @@ def found(group: str, built_in: Iterable[str]) -> list[EntryPoint]:
 
 
 def loaded(entry: EntryPoint, base: type[Base], who: str, error: type[Exception]) -> type[Base]:
-    """The class of an entry point.
-
-    Raises:
-        Exception: of type `error`; `who` cannot be imported, or is no subclass of `base`.
-    """
+    """The class of an entry point; `error` where `who` cannot be imported, or is no subclass of `base`."""
     try:
         loaded = entry.load()
     except Exception as raised:  # a package may raise anything while it is imported

@@ -26,36 +26,27 @@ class Reporter:
     """Shows how far one stage is. `update` may be called as often as one likes."""
 
     def __init__(self, stage: str, unit: str = "posts") -> None:
-        self._stage = stage
-        self._unit = unit
-        self._began = time.monotonic()
-        self._said = self._began
-        self._bar: Progress | None = None
-        self._task = None
+        self._stage, self._unit = stage, unit
+        self._began = self._said = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task(stage, total=None, note="")
 
     def __enter__(self) -> Reporter:
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn(),
-                console=console, transient=True,
-            )  # fmt: skip
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
     def update(self, done: int, total: int | None, note: str = "") -> None:
         """Say that `done` of `total` (None: unknown) are finished."""
-        if self._bar is not None:
-            if self._task is None:
-                self._task = self._bar.add_task(self._stage, total=total, note=note)  # type: ignore[assignment]
-            self._bar.update(self._task, completed=done, total=total, note=note)  # type: ignore[arg-type]
-            return
+        self._bar.update(self._task, completed=done, total=total, note=note)
         now = time.monotonic()
-        if now - self._said >= LOG_EVERY:
+        if self._bar.disable and now - self._said >= LOG_EVERY:
             self._said = now
             share = f"{done:,}" if total is None else f"{done:,}/{total:,}"
             say(f"{self._stage}: {share} {self._unit} after {now - self._began:.0f} s{', ' + note if note else ''}")

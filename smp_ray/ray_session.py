@@ -67,7 +67,7 @@ class RaySession:
         self.started = True
 
     def _start_local(self, ray: Any, common: dict[str, Any]) -> None:
-        self.cores = available_cores()
+        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         # Inherited by all that Ray starts here; a runtime environment would cost every worker extra seconds.
         for name, value in WORKER_ENV.items():
             os.environ.setdefault(name, value)
@@ -129,11 +129,6 @@ def ray_session(settings: RayConfig, debug: bool = False) -> Iterator[RaySession
         yield session
     finally:
         session.close()
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 @cache

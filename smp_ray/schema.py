@@ -6,11 +6,13 @@ import pyarrow as pa
 OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR = "ok", "no_image", "bad_image", "no_text", "error"
 STATUSES = (OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR)
 
+#: What identifies a post, and a row of the feature store.
+KEYS = pa.schema([pa.field("row_id", pa.int64(), nullable=False), pa.field("post_id", pa.string(), nullable=False)])
+
 #: The core of the posts table; a source may add `user_*` and `video_*` columns behind it.
 POSTS = pa.schema(
     [
-        pa.field("row_id", pa.int64(), nullable=False),
-        pa.field("post_id", pa.string(), nullable=False),
+        *KEYS,
         pa.field("user_id", pa.string()),
         pa.field("split", pa.string(), nullable=False),
         pa.field("title", pa.string()),
@@ -39,6 +41,3 @@ REJECTED = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
-
-#: What identifies a row of the feature store.
-KEYS = pa.schema([pa.field("row_id", pa.int64(), nullable=False), pa.field("post_id", pa.string(), nullable=False)])

@@ -8,7 +8,7 @@ commit and what is said about it are the runner's.
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from smp_ray.config import Config
@@ -36,8 +36,9 @@ class Stage:
     Attributes:
         name: of its command.
         help: one line.
-        make: "module:function", called as `function(run, folder, *reads)` (and a dict of `uses` last, where there are
-            any) with a folder of the workspace that is its own; returns a `Made`.
+        make: "module:function", so that `status` need not wait for what its module loads; called as
+            `function(run, folder, *reads)` (and a dict of `uses` last, where there are any) with a folder of the
+            workspace that is its own; returns a `Made`.
         reads: stages whose artefacts it needs.
         settings: what its result depends on, besides what it reads.
         folder: in the workspace; "" for `name`.
@@ -100,13 +101,13 @@ class Stage:
         """Bring the artefact up to date; the stages that it reads were brought before."""
         if not self.wanted(run.config):
             return
-        done = run.artefact(self.name)
-        if isinstance(done, Manifest):
-            run.tell(f"{self.name}: up to date{_noted(done)}")
+        there = run.artefact(self.name)
+        done = there if isinstance(there, Manifest) else self._made(run)
+        note = done.details.get("note")
+        if done is there:
+            run.tell(f"{self.name}: up to date{f', {note}' if note else ''}")
         else:
-            done = self._made(run)
-            speed = f" in {done.wall_seconds:.1f} s"
-            run.tell(f"{self.name}{_noted(done, ': ')}{speed}")
+            run.tell(f"{self.name}{f': {note}' if note else ''} in {done.wall_seconds:.1f} s")
         for warning in done.details.get("warnings", ()):
             run.tell(f"{self.name}: {warning}")
 
@@ -119,7 +120,7 @@ class Stage:
             run.session.start()
         used = [{name: run.artefact(name) for name in self.uses}] if self.uses else []
         folder = self.place if self.alone else f"{self.place}/{key}"
-        made: Made = resolve(self.make)(run, folder, *inputs.values(), *used)
+        made: Made = resolve_name(self.make)(run, folder, *inputs.values(), *used)
         wall = time.monotonic() - began
         manifest = Manifest(
             stage=self.place, fingerprint=key, config=self.settings(run.config),
@@ -146,16 +147,14 @@ class Stage:
         """Its lines of `smp-ray status`."""
         if not self.wanted(run.config):
             return []
-        key = self.key(run) or ""
-        found = run.artefact(self.name)
+        key, found = self.key(run) or "", run.artefact(self.name)
         if isinstance(found, Manifest):
             return [StageStatus(self.name, key, "committed", found.rows, found.counts)]
-        only = run.workspace.manifest(self.place, "") if self.alone else None
-        earlier = [only] if only else [] if self.alone else run.workspace.manifests(self.place)
-        if not earlier:
+        earlier = [run.workspace.manifest(self.place, "")] if self.alone else run.workspace.manifests(self.place)
+        last = earlier[-1] if earlier else None
+        if last is None:
             why = f"never run: smp-ray {self.name}" if key else "its inputs are not there"
             return [StageStatus(self.name, key, "missing", why=why)]
-        last = earlier[-1]
         other = "the raw data changed" if self.raw else "its inputs changed"
         why = changes(last.config, self.settings(run.config)) or other if key else "its inputs are not there"
         return [StageStatus(self.name, key, "stale", last.rows, last.counts, why)]
@@ -169,21 +168,10 @@ def _identity(artefact: Artefact | None) -> Any:
     return None if artefact is None else artefact.fingerprint
 
 
-def _noted(manifest: Manifest, before: str = ", ") -> str:
-    note = manifest.details.get("note")
-    return f"{before}{note}" if note else ""
-
-
 def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
     """The settings that differ, in words; "" where none does."""
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     return ", ".join(f"{name}: {before.get(name)} → {now.get(name)}" for name in names)
-
-
-def resolve(path: str) -> Any:
-    """What "module:name" names. Stages are given so: their modules load libraries that `status` need not wait for."""
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
 
 
 def bring_all(run: Run, names: Iterable[str]) -> None:
@@ -193,9 +181,7 @@ def bring_all(run: Run, names: Iterable[str]) -> None:
     """
     asked = set(names)
     every = asked >= {stage.name for stage in run.stages}
-    wanted = set(asked)
-    for name in asked:
-        wanted |= set(run.stage(name).beside)
+    wanted = asked.union(*(run.stage(name).beside for name in asked))
     for stage in reversed(run.stages):
         if stage.name in wanted:
             wanted |= set(stage.reads)
@@ -211,7 +197,7 @@ def bring_all(run: Run, names: Iterable[str]) -> None:
         if stage.show:
             shown.append(stage.show)
     for function in shown:
-        resolve(function)(run)
+        resolve_name(function)(run)
 
 
 def labelled(run: Run) -> bool:

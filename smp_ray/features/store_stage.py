@@ -7,12 +7,13 @@ each with all the families of its pass.
 
 import time
 from collections.abc import Sequence
+from pkgutil import resolve_name
 
 from smp_ray.errors import SmpRayError
 from smp_ray.families.keys import FamilyKey, covers
 from smp_ray.run import Artefact, Run
 from smp_ray.schema import ERROR
-from smp_ray.stage import Stage, StageStatus, changes, resolve
+from smp_ray.stage import Stage, StageStatus, changes
 from smp_ray.store.manifest import Manifest, fingerprint
 
 
@@ -42,7 +43,7 @@ class FeatureStage(Stage):
         missing = [name for name in run.families if _wants(manifests.get(name), posts.fingerprint, run.retry)]
         if missing:
             run.session.start()
-            manifests = resolve(self.make)(run, posts, manifests, missing, began)
+            manifests = resolve_name(self.make)(run, posts, manifests, missing, began)
         else:
             run.tell(f"{self.name}: up to date, {', '.join(run.families)} of {posts.rows:,} posts")
         run.commit(self.name, manifests)
