@@ -59,9 +59,7 @@ class Measure:
     """How the report shows a number of the posts.
 
     Attributes:
-        label: in words ("similarity of title and caption").
-        short: beside a post in the gallery ("title-caption").
-        scale: of its axis.
+        label, short: in words ("similarity of title and caption"), and beside a post in the gallery ("title-caption").
         topic: of measures with one topic, the first that has values speaks for it in the summary and the gallery;
             "" keeps the measure out of both.
         largest, smallest: headings of the posts at either end, in the gallery.
@@ -83,10 +81,9 @@ class Column:
 
     Attributes:
         name: unique over all families and the posts table.
-        type: in Arrow; None: a vector of the model's width, stored as float16.
-        group: of the matrix and the ablation that it belongs to; None: not for a predictor.
+        type: None: a vector of the model's width, stored as float16.
+        group: of the matrix and the ablation; None: not for a predictor.
         role: by which others ask for it (`IMAGE_EMBEDDING`, `TITLE_EMBEDDING`, `DESCRIPTION`).
-        measure: for the report; None: not shown.
     """
 
     name: str
@@ -97,11 +94,7 @@ class Column:
 
 
 class ImageTransform(Protocol):
-    """What a family does to a decoded image, on the CPU, before the result travels to its model.
-
-    Attributes:
-        shape, dtype: of every array that `pixels` returns.
-    """
+    """What a family does to a decoded image, on the CPU; `shape` and `dtype` are those of all that `pixels` returns."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -116,12 +109,10 @@ class Family(ABC):
     Attributes:
         name: as in `features.families` and in `<name>_status`; lower case, no blanks.
         section: key of its config section under `features`; "" for `name`.
-        Settings: class of that section.
         reads: `IMAGE`, `TITLE` or columns of earlier families. The first decides the status (`no_image`, `bad_image`,
             `no_text` where it is missing); any other may be missing (None).
         partial: whether a post that lacks the first input, but has another, is computed all the same, for the columns
             that it can have.
-        columns: what it gives.
         version: raised when the same settings and model would give other values.
         by_default: whether it is computed where `features.families` is not given.
         gpu_dtype: what dtype `auto` means on a GPU.
@@ -144,15 +135,10 @@ class Family(ABC):
 
     @abstractmethod
     def __init__(self, settings: Any, device: str, threads: int | None) -> None:
-        """Load the model.
+        """Load the model, or raise a `ModelError`.
 
-        Args:
-            settings: the family's section; revision and dtype are those of the fingerprint.
-            device: "cuda" or "cpu".
-            threads: torch threads; None leaves torch's own choice.
-
-        Raises:
-            ModelError: it cannot be loaded.
+        `settings` is the section, with revision and dtype of the fingerprint; `device` is "cuda" or "cpu"; `threads`
+        are torch's, and None leaves its own choice.
         """
 
     @abstractmethod

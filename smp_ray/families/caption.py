@@ -7,6 +7,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field
 
 from smp_ray.families.base import DESCRIPTION, IMAGE, Column, Family, ModelSettings
+from smp_ray.models.identity import transformers_identity
 
 
 class CaptionSettings(ModelSettings):
@@ -51,7 +52,5 @@ class Caption(Family):
 
     @classmethod
     def identity(cls, settings: CaptionSettings) -> dict[str, Any]:
-        """Digests of the model's files, or its commit."""
-        from smp_ray.models.identity import transformers_identity
-
+        """Of any model of transformers."""
         return transformers_identity(settings, embedded="captioner")

@@ -7,16 +7,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
-from smp_ray.families.base import (
-    IMAGE,
-    IMAGE_EMBEDDING,
-    TITLE,
-    TITLE_EMBEDDING,
-    Column,
-    Family,
-    Measure,
-    ModelSettings,
-)
+from smp_ray.families import base
+from smp_ray.families.base import IMAGE, TITLE, Column, Family, Measure, ModelSettings
+from smp_ray.models.clip_source import clip_source
 
 
 class ClipSettings(ModelSettings):
@@ -33,18 +26,16 @@ class ClipSettings(ModelSettings):
     batch_size: int = Field(64, ge=1, le=8192, description="images or texts a forward pass")
 
 
-def _similarity(one: str, other: str, **shown: str) -> Column:
-    measure = Measure(f"similarity of {one} and {other}", f"{one}-{other}", **shown)  # type: ignore[arg-type]
+def _similarity(one: str, other: str, topic: str = "inconsistency") -> Column:
+    measure = Measure(
+        f"similarity of {one} and {other}",
+        f"{one}-{other}",
+        topic=topic,
+        largest=f"Most consistent {one} and {other}",
+        smallest=f"Least consistent {one} and {other}",
+        falling="so the two disagree more in popular posts",
+    )
     return Column(f"similarity_{one}_{other}", pa.float32(), group="similarity", measure=measure)
-
-
-def _agreement(one: str, other: str) -> dict[str, str]:
-    return {
-        "topic": "inconsistency",
-        "largest": f"Most consistent {one} and {other}",
-        "smallest": f"Least consistent {one} and {other}",
-        "falling": "so the two disagree more in popular posts",
-    }
 
 
 class Clip(Family):
@@ -58,12 +49,12 @@ class Clip(Family):
     reads = (IMAGE, TITLE, "caption")
     partial = True
     columns = (
-        Column("clip_image", None, group="clip", role=IMAGE_EMBEDDING),
-        Column("clip_title", None, group="clip", role=TITLE_EMBEDDING),
+        Column("clip_image", None, group="clip", role=base.IMAGE_EMBEDDING),
+        Column("clip_title", None, group="clip", role=base.TITLE_EMBEDDING),
         Column("clip_caption", None, group="clip"),
-        _similarity("title", "caption", **_agreement("title", "caption")),
-        _similarity("image", "title", **_agreement("image", "title")),
-        _similarity("image", "caption"),
+        _similarity("title", "caption"),
+        _similarity("image", "title"),
+        _similarity("image", "caption", topic=""),
     )
     by_default = True
     external = "CLIP embeddings by"
@@ -82,7 +73,7 @@ class Clip(Family):
         """Embeddings of pictures (height, width, 3), titles and captions, and the cosines of each pair."""
         images, titles, captions = inputs
         width = self._embedder.width
-        image = each_once(images, lambda some: self._embedder.embed_images(np.stack(some)), width, key=id)
+        image = each_once(images, lambda some: self._embedder.embed_images(np.stack(some)), width)
         texts = each_once([*titles, *captions], self._embedder.embed_texts, width)
         title, caption = texts[: len(titles)], texts[len(titles) :]
         return {
@@ -103,9 +94,7 @@ class Clip(Family):
 
     @classmethod
     def identity(cls, settings: ClipSettings) -> dict[str, Any]:
-        """Digests of the model's files, or its commit."""
-        from smp_ray.models.clip_source import clip_source
-
+        """Of any open_clip model."""
         return clip_source(settings).identity()
 
     @classmethod
@@ -116,20 +105,13 @@ class Clip(Family):
         return clip_width(settings)
 
 
-def each_once(
-    items: Sequence[Any],
-    embed: Callable[[list[Any]], np.ndarray],
-    width: int,
-    key: Callable[[Any], Any] = lambda item: item,
-) -> np.ndarray:
-    """Embeddings, float32 (n, width), of items with repeats: each distinct one is embedded once; NaN for None.
-
-    `key` is what makes two items one (`id` for pictures).
-    """
-    distinct = {key(item): item for item in items if item is not None}
+def each_once(items: Sequence[Any], embed: Callable[[list[Any]], np.ndarray], width: int) -> np.ndarray:
+    """Embeddings, float32 (n, width), of items with repeats: each distinct one is embedded once; NaN for None."""
+    keys = [id(item) if isinstance(item, np.ndarray) else item for item in items]  # equal pictures are one object
+    distinct = {key: item for key, item in zip(keys, items, strict=True) if item is not None}
     vectors = embed(list(distinct.values())) if distinct else np.zeros((0, width), dtype=np.float32)
-    row_of = {name: row for row, name in enumerate(distinct)}
-    rows = [-1 if item is None else row_of[key(item)] for item in items]
+    row_of = {key: row for row, key in enumerate(distinct)}
+    rows = [row_of.get(key, -1) for key in keys]
     return np.vstack([vectors, np.full((1, width), np.nan, dtype=np.float32)])[rows]
 
 

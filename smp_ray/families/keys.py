@@ -23,12 +23,10 @@ class FamilyKey:
     """What computes a family; workers get it as it is, and find the class themselves.
 
     Attributes:
-        family: its name.
-        fingerprint: of the artefact.
-        settings: of its section, what the values depend on; dtype as it really runs.
-        model: identity of its model.
+        settings: what the values depend on.
+        model: its identity.
         inputs: fingerprints of the families that it reads.
-        pinned: its section with revision and dtype as they are fingerprinted, for the workers.
+        pinned: the family's section, with revision and dtype as they are fingerprinted.
     """
 
     family: str
@@ -47,22 +45,22 @@ class FamilyKey:
 def family_keys(
     sections: Mapping[str, FamilySettings], images: Mapping[str, Any], on_gpu: Callable[[FamilySettings], bool]
 ) -> dict[str, FamilyKey]:
-    """The key of each configured family, in the store's order.
+    """The key of each configured family, in the order of their `sections`.
 
-    Args:
-        sections: config section by family.
-        images: settings that change what is decoded, for families that read the image.
-        on_gpu: whether a family of such a section runs on a GPU; asked only where its dtype is `auto`.
+    `images` are settings that change what is decoded; `on_gpu` says whether a family of such a section runs on a GPU.
 
     Raises:
-        ModelError: a model's folder is missing, or its revision cannot be found out.
+        ModelError: a model is missing, or its commit cannot be found out.
     """
     keys: dict[str, FamilyKey] = {}
     for name, section in sections.items():
         family = find(name)
         with naming(name):
             model = family.identity(section)
-        pinned = _pinned(name, section, model, on_gpu)
+        update = {"revision": model["revision"]} if "revision" in model else {}
+        if getattr(section, "dtype", None) == "auto":
+            update["dtype"] = family.gpu_dtype if on_gpu(section) else "float32"
+        pinned = section.model_copy(update=update)
         settings = pinned.model_dump(mode="json", exclude={*FamilySettings.model_fields})
         if IMAGE in family.reads:
             settings["images"] = dict(images)
@@ -82,15 +80,6 @@ def naming(family: str) -> Iterator[None]:
         yield
     except ModelError as error:
         raise ModelError(f"{family}: {error}") from error
-
-
-def _pinned(
-    name: str, section: FamilySettings, model: Mapping[str, Any], on_gpu: Callable[[FamilySettings], bool]
-) -> FamilySettings:
-    update = {"revision": model["revision"]} if model.get("revision") else {}
-    if getattr(section, "dtype", None) == "auto":
-        update["dtype"] = find(name).gpu_dtype if on_gpu(section) else "float32"
-    return section.model_copy(update=update)
 
 
 def covers(manifest: Manifest | None, posts: str) -> bool:

@@ -7,6 +7,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field
 
 from smp_ray.families.base import TITLE, Column, Family, Measure, ModelSettings
+from smp_ray.models.identity import transformers_identity
 
 
 class PerplexitySettings(ModelSettings):
@@ -65,7 +66,5 @@ class Perplexity(Family):
 
     @classmethod
     def identity(cls, settings: PerplexitySettings) -> dict[str, Any]:
-        """Digests of the model's files, or its commit."""
-        from smp_ray.models.identity import transformers_identity
-
+        """Of any model of transformers."""
         return transformers_identity(settings, embedded="language_model")

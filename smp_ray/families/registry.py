@@ -36,7 +36,7 @@ def families() -> dict[str, type[Family]]:
         FamilyError: one cannot be imported, or clashes with another by its name, section or a column.
     """
     by_name: dict[str, type[Family]] = {}
-    taken = {("column", name): "the posts table" for name in POSTS.names}
+    taken = {f"column {name}": "the posts table" for name in POSTS.names}
     for entry in found(GROUP, BUILT_IN):
         who = f"the family {entry.name} ({entry.value})"
         family = loaded(entry, Family, who, FamilyError)  # type: ignore[type-abstract]
@@ -75,7 +75,7 @@ def with_roles(names: Iterable[str], *roles: str) -> tuple[str, tuple[str, ...]]
     return None
 
 
-def _check(family: type[Family], source: str, taken: dict[tuple[str, str], str]) -> None:
+def _check(family: type[Family], source: str, taken: dict[str, str]) -> None:
     """Refuse what says too little of itself, or would clash with an earlier family or with the posts table."""
     lacking = [name for name in ("name", "Settings", "reads", "columns") if not hasattr(family, name)]
     if lacking:
@@ -93,12 +93,10 @@ def _check(family: type[Family], source: str, taken: dict[tuple[str, str], str])
     if IMAGE in family.reads and family.transform.__func__ is Family.transform.__func__:  # type: ignore[attr-defined]
         raise FamilyError(f"{who}: reads the image and has no transform")
     for name in family.reads or ("",):
-        if name not in (IMAGE, TITLE) and taken.get(("column", name), "the posts table") == "the posts table":
-            raise FamilyError(
-                f"{who}: reads '{name}', which is neither image, title nor a column of a family before it"
-            )
-    columns = [("column", field.name) for field in family.fields(1)]
-    for kind, name in (("name", family.name), ("section", family.key()), *columns):
-        if (kind, name) in taken:
-            raise FamilyError(f"{who}: its {kind} {name} is that of {taken[kind, name]} already")
-        taken[kind, name] = f"the family {family.name}"
+        if name not in (IMAGE, TITLE) and not taken.get(f"column {name}", "").startswith("the family"):
+            raise FamilyError(f"{who}: reads '{name}', neither image, title nor a column of a family before it")
+    columns = [f"column {field.name}" for field in family.fields(1)]
+    for own in (f"name {family.name}", f"section {family.key()}", *columns):
+        if own in taken:
+            raise FamilyError(f"{who}: its {own} is that of {taken[own]} already")
+        taken[own] = f"the family {family.name}"

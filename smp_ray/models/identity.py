@@ -27,18 +27,10 @@ _NO_PART = re.compile(
 
 
 def transformers_identity(settings: ModelSettings, embedded: str) -> dict[str, Any]:
-    """What `settings` names, as JSON; open_clip's models have `ClipSource.identity`.
+    """What settings of a model of transformers name, as JSON; `embedded` as in `model_folder`.
 
-    Args:
-        settings: of a model of transformers.
-        embedded: the folder of the model that comes with the project.
-
-    Returns:
-        As `folder_identity` for a folder or 'embedded'; for a hub id `{"name", "revision"}` with the commit that
-        would be loaded.
-
-    Raises:
-        ModelError: for a missing folder or file, or a hub id whose commit cannot be found out.
+    As `folder_identity` for a folder or 'embedded'; for a hub id `{"name", "revision"}` with the commit that would be
+    loaded. A `ModelError` says what is missing.
     """
     folder = model_folder(settings.model, embedded)
     if folder is None:
@@ -52,13 +44,7 @@ def transformers_identity(settings: ModelSettings, embedded: str) -> dict[str, A
 def folder_identity(model: str, folder: Path, only: str | None = None) -> dict[str, Any]:
     """`{"name", "files": {relative name: digest}}`: the contents, not the place, so a moved folder stays the same.
 
-    Args:
-        model: as in the settings.
-        folder: where it is.
-        only: the one file that counts (transformers takes all of a model from its GGUF file).
-
-    Raises:
-        ModelError: if there is no file.
+    `model` is as in the settings; `only` is the one file that counts (of a GGUF file, transformers takes all).
     """
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     kept = [name for name in names if (name == only if only else not _NO_PART.search(name))]
@@ -71,15 +57,12 @@ def folder_identity(model: str, folder: Path, only: str | None = None) -> dict[s
 def check_identity(found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Refuse a model that is not the one that was fingerprinted; a worker asks before it loads.
 
-    Args:
-        found: identity of what would be loaded here.
-        expected: identity that is part of the fingerprint.
-
     Raises:
         ModelError: naming the first file that is missing, new or different, or the revision.
     """
     # The same files are the same model, whatever it is called.
-    kind, ours, theirs = ("file ", found["files"], expected["files"]) if "files" in expected else ("", found, expected)
+    ours, theirs = found.get("files", found), expected.get("files", expected)
+    kind = "file " if "files" in expected else ""
     for name in sorted({*ours, *theirs}):
         if ours.get(name) != theirs.get(name):
             raise ModelError(
@@ -103,13 +86,7 @@ def file_digest(path: Path) -> str:
 
 
 def hub_commit(repository: str, revision: str | None) -> str:
-    """The commit of a hub repository that `revision` (default: main) stands for now.
-
-    Asks the hub, which is also what loading does; where the hub is offline or out of reach, the local cache.
-
-    Raises:
-        ModelError: if neither knows it.
-    """
+    """The commit that `revision` (default: main) stands for now: asks the hub, or offline the local cache."""
     import huggingface_hub
 
     try:

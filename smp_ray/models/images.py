@@ -32,11 +32,7 @@ LONGEST_ASPECT = 32
 
 
 class BadImage(ValueError):  # noqa: N818 - it names the status of a post (bad_image), not a failure of the run
-    """The bytes are not an image that can be decoded; `reason` says why, on one line."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """The bytes are not an image that can be decoded; its text says why, on one line."""
 
 
 def content_hash(data: bytes) -> str:
@@ -45,17 +41,12 @@ def content_hash(data: bytes) -> str:
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
-    """Decode an encoded image into 8-bit RGB, upright.
+    """Decode a whole file into 8-bit RGB, upright.
 
-    Args:
-        data: the whole file.
-        max_pixels: largest width x height taken; checked on the header, before any pixel is decoded.
-
-    Returns:
-        An image of mode RGB without EXIF or alpha.
+    More than `max_pixels` (width x height) are refused by the header, before any pixel is decoded.
 
     Raises:
-        BadImage: with the reason. No other exception leaves this function, whatever the bytes are.
+        BadImage: and no other exception, whatever the bytes are.
     """
     if not data:
         raise BadImage("empty file")
@@ -88,9 +79,8 @@ def limit_aspect(image: Image.Image) -> Image.Image:
     longest = LONGEST_ASPECT * min(width, height)
     if max(width, height) <= longest:
         return image
-    # An even remainder keeps the middle where it was.
-    cut_x = (width - longest) // 2 if width > longest else 0
-    cut_y = (height - longest) // 2 if height > longest else 0
+    # The same on both sides keeps the middle where it was.
+    cut_x, cut_y = (max(0, (side - longest) // 2) for side in image.size)
     return image.crop((cut_x, cut_y, width - cut_x, height - cut_y))
 
 

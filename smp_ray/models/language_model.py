@@ -23,11 +23,9 @@ _IGNORED = -100
 
 
 class PerplexityScorer:
-    """A loaded causal language model.
+    """A loaded causal language model, on `device`.
 
-    Attributes:
-        device: where the model runs.
-        longest: tokens of a text that are scored at most, by the settings and by the model's context.
+    `longest` is how many tokens of a text are scored at most, by the settings and by the model's context.
     """
 
     def __init__(self, settings: LanguageModelSettings, device: str | None = None, threads: int | None = None) -> None:
@@ -44,7 +42,7 @@ class PerplexityScorer:
         with explained(settings.model):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(**arguments)
             model = load_whole(AutoModelForCausalLM, settings.model, dtype=dtype, **arguments)
-        self._model = model.to(self.device).eval()
+            self._model = model.to(self.device).eval()
         config = self._model.config.get_text_config()
         self.longest = min(settings.max_tokens, (getattr(config, "max_position_embeddings", None) or 2**31) - 1)
         self._vocabulary = int(self._model.get_output_embeddings().weight.shape[0])

@@ -20,18 +20,11 @@ if TYPE_CHECKING:
 _EMBEDDED = Path(__file__).resolve().parent.parent / "demo" / "models"
 #: What libraries say (class names of an error and of its causes, then its text), and what it means for the user.
 _MEANINGS = {
-    r"No module named '(\w+)|pip install (?:-U )?['\"`]?([\w-]+)|requires the (\w+) library": (
-        r"it needs the package '\1\2\3': pip install \1\2\3"
+    r"OfflineModeIsEnabled|LocalEntryNotFound|IncompleteSnapshot|Connect(ion)?(Error|Timeout)|couldn't connect to"
+    r"|If you were trying to load it from|is not a valid model identifier|RepositoryNotFound": (
+        "no such folder or hub model, a file of it is missing, or the cache has no copy while the hub is out of reach "
+        "or HF_HUB_OFFLINE is set"
     ),
-    r"sentencepiece or tiktoken": "it needs the package 'sentencepiece': pip install sentencepiece",
-    r"OfflineModeIsEnabled|LocalEntryNotFound|IncompleteSnapshot|Connect(ion)?(Error|Timeout)|couldn't connect to": (
-        "no such folder, and no copy in the cache while the hub is out of reach or HF_HUB_OFFLINE is set; "
-        "name a folder or download it first"
-    ),
-    r"If you were trying to load it from": (
-        "no such folder or hub model, a file of it is missing, or HF_HUB_OFFLINE is set and the cache has no copy"
-    ),
-    r"is not a valid model identifier|RepositoryNotFound": "no such folder and no such model on the hub",
     r"trust_remote_code|custom code": (
         "it runs code of its own (trust_remote_code), which stays off here; choose another model"
     ),
@@ -44,13 +37,8 @@ _MEANINGS = {
 def prepare(dtype: str, device: str | None, threads: int | None) -> tuple[torch.device, torch.dtype]:
     """Where and in which type a model of this process computes.
 
-    Args:
-        dtype: of the weights; 'auto' is float32 (what suits a model on a GPU, its family says).
-        device: None takes CUDA where there is one.
-        threads: CPU threads of torch in this process; None leaves them.
-
-    Raises:
-        ModelError: if `device` is no device of this machine.
+    `dtype` 'auto' is float32 (what suits a model on a GPU, its family says); `device` None takes CUDA where there is
+    one; `threads` are those of torch in this process, and None leaves them.
     """
     import torch
 
@@ -58,42 +46,25 @@ def prepare(dtype: str, device: str | None, threads: int | None) -> tuple[torch.
         torch.set_num_threads(max(1, threads))
     resolved = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     assert isinstance(resolved, torch.dtype)
-    try:
-        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ModelError(f"device '{device}': {one_line(error)}") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device '{device}': this machine has no CUDA device; use 'cpu'")
-    return found, resolved
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), resolved
 
 
 def model_folder(model: str, embedded: str) -> Path | None:
     """The local folder that `model` names, or None where it is a name on a hub.
 
     'embedded' is the small model that comes with the project, in its folder `embedded`. A text is a folder if the
-    path exists or if it looks like a path (starts with `.`, `/` or `~`).
-
-    Raises:
-        ModelError: if it looks like a path and is no folder.
+    path exists or if it looks like a path (starts with `.`, `/` or `~`); a `ModelError` says that it is none.
     """
     path = _EMBEDDED / embedded if model == "embedded" else Path(model).expanduser()
     if path.is_dir():
         return path
-    if path.exists():
-        raise ModelError(f"model '{model}' is a file; name the folder that holds the model")
-    if model == "embedded":
-        raise ModelError(f"the embedded model is not installed ({path}); reinstall smp-ray")
-    if model.startswith((".", "/", "~")):
-        raise ModelError(f"no model folder '{model}'")
+    if model == "embedded" or path.exists() or model.startswith((".", "/", "~")):
+        raise ModelError(f"'{path}' is no model folder")
     return None
 
 
 def pretrained(settings: ModelSettings, embedded: str) -> dict[str, Any]:
-    """What every `from_pretrained` of transformers is given: the folder or the hub's name, and the revision.
-
-    Raises:
-        ModelError: as `model_folder`.
-    """
+    """What every `from_pretrained` of transformers is given: the folder or the hub's name, and the revision."""
     source = str(model_folder(settings.model, embedded) or settings.model)
     return {"pretrained_model_name_or_path": source, "revision": settings.revision, "trust_remote_code": False}
 
@@ -127,20 +98,16 @@ def explained(model: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # libraries raise OSError, ValueError, KeyError, ... for the same causes
-        raise ModelError(f"model '{model}': {_meaning(error)}") from error
+        said = " ".join(str(error).split())
+        cause: BaseException | None = error
+        while cause is not None:
+            said = f"{type(cause).__name__} {said}"
+            cause = cause.__cause__ or cause.__context__
+        meant = (meaning for pattern, meaning in _MEANINGS.items() if re.search(pattern, said))
+        unknown = f"cannot be loaded ({type(error).__name__}): {one_line(error)}"
+        raise ModelError(f"model '{model}': {next(meant, unknown)}") from error
 
 
 def one_line(error: BaseException) -> str:
     """What an error says, on one line of at most 240 characters."""
     return " ".join(str(error).split())[:240] or type(error).__name__
-
-
-def _meaning(error: Exception) -> str:
-    said, cause = " ".join(str(error).split()), error.__cause__ or error.__context__
-    while cause is not None:
-        said = f"{type(cause).__name__} {said}"
-        cause = cause.__cause__ or cause.__context__
-    for pattern, meaning in _MEANINGS.items():
-        if match := re.search(pattern, f"{type(error).__name__} {said}"):
-            return match.expand(meaning)
-    return f"cannot be loaded ({type(error).__name__}): {one_line(error)}"

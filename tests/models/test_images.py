@@ -56,7 +56,7 @@ def test_reasons_say_what_was_found():
     for data, words in cases.items():
         with pytest.raises(BadImage, match=words) as caught:
             decode(data, LIMIT)
-        assert "\n" not in caught.value.reason
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF"])
