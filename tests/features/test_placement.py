@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ def least_cpus(placement: Placement) -> float:
     return pools + FILTER_CPUS + 2 * IO_CPUS + (placement.decode_cpus or 0)
 
 
+@hypothesis.settings(deadline=None)  # a busy machine is no bad plan
 @given(
     kind=st.sampled_from(["auto", "spread", "colocated"]),
     families=st.sampled_from([ALL, ("perplexity",), ("caption", "clip")]),
