@@ -13,12 +13,9 @@ from smp_ray.evaluation.metrics import METRICS, TieGroups, checked, correlation,
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric, or a difference of metrics, with its 95 % interval; `dataclasses.asdict` makes it JSON.
+    """A metric, or a difference of metrics, on the posts as they are, with the bounds of its 95 % interval.
 
-    Attributes:
-        value: on the posts as they are; None: undefined there.
-        low: 2.5th percentile over the resamples; None: no interval.
-        high: 97.5th percentile over the resamples; None: no interval.
+    None: undefined there, or no interval.
     """
 
     value: float | None

@@ -44,9 +44,7 @@ def variants(groups: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
 def comparisons(names: Sequence[str], raw: str | None) -> list[tuple[str, str]]:
     """Which variants are set against which: each addition against metadata, `all` against each removal.
 
-    Args:
-        names: of the variants.
-        raw: the group of the embeddings that the adapted ones are made of: these two are compared as well.
+    The adapted embeddings are also set against `raw`, the group of those that they are made of.
     """
     pairs = [(name, METADATA) for name in names if name.startswith(f"{METADATA} + ") and METADATA in names]
     adapted, unadapted = f"{METADATA} + {ADAPTED}", f"{METADATA} + {raw}"
@@ -78,23 +76,17 @@ def ablate(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
         while waiting:
             _, waiting = ray.wait(waiting)
             reporter.update(len(wanted) - len(waiting), len(wanted))
-    predictions: dict[str, np.ndarray] = {}
-    facts: dict[str, dict[str, Any]] = {}
-    for name, families in wanted.items():
-        predictions[name], found = ray.get(running[name])
-        facts[name] = {"column": name, "families": list(families), **found}
+    found = {name: ray.get(running[name]) for name in wanted}
+    predictions = {name: values for name, (values, _) in found.items()}
+    facts = {name: {"column": name, "families": list(wanted[name]), **own} for name, (_, own) in found.items()}
+    embedder = embeddings(config)
+    raw = columns_of([embedder[0]])[embedder[1][0]].group if embedder else None
     return Made(
         rows=len(folds.row_ids),
         fragments=[write_out_of_fold(workspace, folder, folds, predictions)],
-        details={"variants": facts, "pairs": comparisons(list(facts), _raw_group(config)), "table": "ablation"},
+        details={"variants": facts, "pairs": comparisons(list(facts), raw), "table": "ablation"},
         note=f"{len(facts)} variants",
     )
-
-
-def _raw_group(config: Config) -> str | None:
-    """The group of the embeddings that the adapted ones are made of."""
-    embedder = embeddings(config)
-    return None if embedder is None else columns_of([embedder[0]])[embedder[1][0]].group
 
 
 def _variant(

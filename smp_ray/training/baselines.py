@@ -58,9 +58,8 @@ def baselines(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made
     # dart's folds do not wait for each other, so each is a task of its own.
     parts = {"lightgbm_default": [every], "ncku_dart": [[fold] for fold in every]}
     running = {
-        name: [train.remote(name, run.config, run.workspace, matrix, shared, part) for part in parts[name]]
+        name: [train.remote(name, run.config, run.workspace, matrix, shared, part) for part in parts.get(name, ())]
         for name in names
-        if name in parts
     }
     predictions: dict[str, np.ndarray] = {}
     for name in names:

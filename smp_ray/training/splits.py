@@ -14,6 +14,7 @@ from smp_ray.config import SplitConfig
 from smp_ray.errors import DataError
 from smp_ray.evaluation.bootstrap import user_codes
 from smp_ray.run import Run
+from smp_ray.schema import POSTS
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import read_table, write_table
 from smp_ray.store.workspace import Workspace
@@ -22,29 +23,22 @@ from smp_ray.store.workspace import Workspace
 TRAINS_ONLY = -1
 _FILE = "splits.parquet"
 
-SCHEMA = pa.schema(
-    [
-        pa.field("row_id", pa.int64(), nullable=False),
-        pa.field("post_id", pa.string(), nullable=False),
-        pa.field("user_id", pa.string()),
-        pa.field("popularity", pa.float64(), nullable=False),
-        pa.field("fold", pa.int16(), nullable=False),
-    ]
-)
+_POSTS = ("row_id", "post_id", "user_id", "popularity")
+SCHEMA = pa.schema([*(POSTS.field(name) for name in _POSTS), pa.field("fold", pa.int16(), nullable=False)])
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The labelled posts and their folds, in the order of ingest.
+    """The labelled posts and their folds, all arrays (posts,) in the order of ingest.
 
     Attributes:
         kind: `user`, `time` or `random`.
         count: number of folds.
-        row_ids: int64 (posts,).
-        post_ids: object (posts,).
-        users: int64 (posts,), a code a user; a post without a user is a user of its own.
-        popularity: float64 (posts,).
-        folds: int16 (posts,), see the module.
+        row_ids: int64.
+        post_ids: object.
+        users: int64, see `user_codes`.
+        popularity: float64.
+        folds: int16, see the module.
     """
 
     kind: str
@@ -96,7 +90,7 @@ def load_splits(workspace: Workspace, manifest: Manifest) -> Splits:
         kind=str(manifest.config["kind"]),
         count=int(manifest.config["folds"]),
         row_ids=table["row_id"].to_numpy(),
-        post_ids=table["post_id"].to_numpy(zero_copy_only=False),
+        post_ids=table["post_id"].to_numpy(),
         users=user_codes(table["user_id"]),
         popularity=table["popularity"].to_numpy(),
         folds=table["fold"].to_numpy(),
@@ -106,12 +100,7 @@ def load_splits(workspace: Workspace, manifest: Manifest) -> Splits:
 def divide(labelled: pa.Table, settings: SplitConfig) -> tuple[np.ndarray, list[str]]:
     """Folds of labelled posts, int16 (posts,), and warnings about the data in words.
 
-    Args:
-        labelled: columns user_id and posted_at.
-        settings: kind, folds and seed.
-
-    Raises:
-        DataError: the posts cannot be divided so.
+    The posts have columns user_id and posted_at; a DataError where they cannot be divided so.
     """
     from sklearn.model_selection import GroupKFold, KFold
 
@@ -152,7 +141,7 @@ def _by_time(labelled: pa.Table, count: int) -> np.ndarray:
 
 def _labelled(workspace: Workspace, posts: Manifest) -> pa.Table:
     """Posts of split `train` with a label."""
-    columns = ["row_id", "post_id", "user_id", "popularity", "posted_at", "split"]
+    columns = [*_POSTS, "posted_at", "split"]
     wanted = (pc.field("split") == "train") & pc.field("popularity").is_valid()
     parts = [read_table(workspace, fragment.path, columns).filter(wanted) for fragment in posts.fragments]
     if not sum(part.num_rows for part in parts):

@@ -79,14 +79,7 @@ class Columns:
 def load_columns(
     workspace: Workspace, posts: Manifest, stored: Mapping[str, Manifest], groups: Sequence[str]
 ) -> Columns:
-    """Read the columns of some groups for every post of a posts artefact.
-
-    Args:
-        workspace: where posts and store lie.
-        posts: the posts artefact.
-        stored: the committed artefacts that hold the groups' columns, by family.
-        groups: of the matrix, in its order.
-    """
+    """What some groups are made of, for every post; `stored` has the families that hold the groups' columns."""
     from scipy import sparse
 
     families = {name: ADAPTED_COLUMNS if name == ADAPTED else find(name).columns for name in stored}

@@ -56,10 +56,7 @@ class Encoder:
     def fit_transform(self, columns: Columns, popularity: np.ndarray, users: np.ndarray) -> Matrix:
         """Fit on training posts; their matrix, with predictions from text by models that saw neither post nor user.
 
-        Args:
-            columns: the training posts.
-            popularity: float64 (posts,).
-            users: int64 (posts,), codes that keep a user's posts together when the text prediction is cross-fitted.
+        `popularity` is float64 (posts,), `users` int64 (posts,).
         """
         self.families = {USER_POSTS: METADATA, **columns.families}
         self.numbers = informative({**columns.numbers, USER_POSTS: self._user_posts(columns.users)})
@@ -173,14 +170,9 @@ class Encoder:
 def encode(
     encoder: Encoder, columns: Columns, training: np.ndarray, popularity: np.ndarray, users: np.ndarray
 ) -> Matrix:
-    """The matrix of all posts, by an encoder that is fitted on the training ones.
+    """The matrix of all posts, by an encoder that is fitted here on the `training` ones, bool (posts,).
 
-    Args:
-        encoder: not yet fitted.
-        columns: of all posts.
-        training: bool (posts,), the posts that may be learned from.
-        popularity: float64 (posts,), read for training posts only.
-        users: int64 (posts,), read for training posts only.
+    Labels and users, see `Encoder.fit_transform`, are read of the training posts only.
     """
     # Threads add up in an order of their own, and the next run would differ in the fifth digit.
     with threadpool_limits(1):

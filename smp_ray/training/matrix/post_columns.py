@@ -1,5 +1,6 @@
 """What of the posts table itself becomes columns of the matrix: the groups `metadata` and `text`."""
 
+import re
 from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
@@ -75,12 +76,8 @@ def texts_of(table: pa.Table) -> list[str]:
 
 def ratios(numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Logs of one user count per another (likes per video): trees cannot divide."""
-    counts = [
-        name.removesuffix("_count")
-        for name in numbers
-        if name.startswith("user_") and name.endswith("_count") and f"log_{name}" in numbers
-    ]
+    logs = {name.removesuffix("_count"): numbers[name] for name in numbers if re.fullmatch("log_user_.*_count", name)}
     return {
-        f"log_{above}_per_{below.removeprefix('user_')}": numbers[f"log_{above}_count"] - numbers[f"log_{below}_count"]
-        for above, below in combinations(counts, 2)
+        f"{above}_per_{below.removeprefix('log_user_')}": logs[above] - logs[below]
+        for above, below in combinations(logs, 2)
     }

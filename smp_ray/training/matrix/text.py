@@ -53,7 +53,7 @@ def fit_texts(
         popularity: float64 (posts,).
         users: int64 (posts,), kept together in the inner folds.
         dimensions: of the truncated SVD; 0: none.
-        seed: of the decomposition and the inner folds.
+        seed: of SVD and inner folds.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfTransformer
