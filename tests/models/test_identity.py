@@ -122,7 +122,7 @@ def test_what_is_missing_is_named(tmp_path):
     for model, words in (("./nowhere", "no model folder"), (str(tmp_path), "no config.json")):
         with pytest.raises(ModelError, match=words):
             transformers_identity(CaptionSettings(model=model), "captioner")
-    with pytest.raises(ModelError, match="not installed"):
+    with pytest.raises(ModelError, match="is no model folder"):
         transformers_identity(CaptionSettings(), "no-such-folder")
 
 
@@ -149,7 +149,7 @@ def test_empty_folders_and_files_are_refused(tmp_path):
     with pytest.raises(ModelError, match="empty"):
         clip_source(ClipSettings(model=str(tmp_path / "model"))).identity()
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ModelError, match="is a file"):
+    with pytest.raises(ModelError, match="is no model folder"):
         of(tmp_path / "file")
 
 
