@@ -67,7 +67,7 @@ def _errors(debug: bool) -> Iterator[None]:
     except SmpRayError as error:
         if debug:
             raise
-        for line in str(error).splitlines():
+        for line in str(getattr(error, "cause", error)).splitlines():  # a task's error has its traceback before
             say(f"Error: {line}")
         raise typer.Exit(error.exit_status) from None
     except Exception as error:

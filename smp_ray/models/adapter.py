@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,8 +19,6 @@ from torch import Tensor, nn
 
 #: Key of the shape in the metadata of a safetensors file.
 METADATA = "smp_ray.adapters"
-#: Vectors shorter than this are left as they are: a missing embedding is zero and stays zero.
-SHORTEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -41,34 +38,12 @@ class BankShape:
     title_ratio: float
     head_width: int
 
-    @property
-    def head_inputs(self) -> int:
-        """Adapted image, adapted title, their product, and a flag for the presence of each."""
-        return 3 * self.width + 2
-
-
-class BankOutput(NamedTuple):
-    """What all K adapters make of a batch.
-
-    `image` and `title` are float32 (K, B, W), unit norm, zero where the embedding is missing; `standardised` is float32
-    (K, B), popularity in standard deviations of each adapter's own training labels.
-    """
-
-    image: Tensor
-    title: Tensor
-    standardised: Tensor
-
 
 class Adapted(NamedTuple):
-    """What a post's own adapter makes of it.
-
-    `image` and `title` are float32 (B, W), unit norm, zero where the embedding is missing; `similarity`, float32 (B,),
-    is the cosine of both; `prediction`, float32 (B,), is popularity, and says nothing where both are missing.
-    """
+    """What adapters make of B posts: embeddings (…, B, W), unit norm, zero where missing, and popularity (…, B)."""
 
     image: Tensor
     title: Tensor
-    similarity: Tensor
     prediction: Tensor
 
 
@@ -107,16 +82,20 @@ class AdapterBank(nn.Module):
         k = shape.adapters
         self.image = ModalityAdapter(k, shape.width, shape.image_bottleneck, shape.image_ratio, generator)
         self.title = ModalityAdapter(k, shape.width, shape.title_bottleneck, shape.title_ratio, generator)
+        inputs = 3 * shape.width + 2  # both embeddings, their product, and a flag for the presence of each
         if shape.head_width:
-            self.head = _weights(k, shape.head_inputs, shape.head_width, generator)
+            self.head = _weights(k, inputs, shape.head_width, generator)
             self.head_bias = nn.Parameter(torch.zeros(k, shape.head_width))
-        self.last = _weights(k, shape.head_width or shape.head_inputs, 1, generator)
+        self.last = _weights(k, shape.head_width or inputs, 1, generator)
         self.last_bias = nn.Parameter(torch.zeros(k))
         self.register_buffer("label_mean", torch.zeros(k))
         self.register_buffer("label_std", torch.ones(k))
 
-    def forward(self, image: Tensor, title: Tensor, has_image: Tensor, has_title: Tensor) -> BankOutput:
-        """All adapters over one batch: embeddings, float32 (B, W), zero where missing, and float32 (B,) 1 where not."""
+    def forward(self, image: Tensor, title: Tensor, has_image: Tensor, has_title: Tensor) -> Adapted:
+        """All adapters over one batch: embeddings, float32 (B, W), zero where missing, and float32 (B,) 1 where not.
+
+        Predictions (K, B) are in standard deviations of each adapter's own training labels, from their mean.
+        """
         adapted_image, adapted_title = self.image(image), self.title(title)
         # Coordinates of a unit vector are about 1 / sqrt(width) and their products 1 / width, too small beside the
         # flags for any one learning rate; so scaled, all are about 1 whatever the width.
@@ -128,38 +107,25 @@ class AdapterBank(nn.Module):
             hidden = F.gelu(torch.baddbmm(self.head_bias[:, None], hidden, self.head))
         # One mask for all adapters, so that none can tell which others are trained beside it.
         hidden = hidden * F.dropout(hidden.new_ones(hidden.shape[1:]), self.dropout, self.training)
-        standardised = torch.bmm(hidden, self.last)[:, :, 0] + self.last_bias[:, None]
-        return BankOutput(adapted_image, adapted_title, standardised)
-
-    def popularity(self, standardised: Tensor) -> Tensor:
-        """Standardised predictions (K, B) in the unit of the labels."""
-        return standardised * self.label_std[:, None] + self.label_mean[:, None]
-
-    def select(self, adapters: Sequence[int]) -> AdapterBank:
-        """A bank of some of the adapters."""
-        chosen = list(adapters)
-        bank = AdapterBank(replace(self.shape, adapters=len(chosen), folds=len(chosen)))
-        bank.load_state_dict({name: value[chosen] for name, value in self.state_dict().items()})
-        return bank.eval()
+        prediction = torch.bmm(hidden, self.last)[:, :, 0] + self.last_bias[:, None]
+        return Adapted(adapted_image, adapted_title, prediction)
 
     @torch.inference_mode()
     def apply_to(self, adapter: Tensor, image: Tensor, title: Tensor, has_image: Tensor, has_title: Tensor) -> Adapted:
-        """What each post's own adapter makes of it; inputs as in `forward`.
+        """What each post's own adapter makes of it, predictions in the unit of the labels; inputs as in `forward`.
 
         `adapter`, int64 (B,), says which adapter; -1 is the mean over the folds' adapters: of the adapted embeddings
-        (normalised again) and of the predictions.
+        (normalised again) and of the predictions. A prediction says nothing where both embeddings are missing.
         """
-        nothing = image.new_zeros(len(image))
-        result = Adapted(torch.zeros_like(image), torch.zeros_like(title), nothing, nothing.clone())
-        for number in adapter.unique().tolist():
-            rows = torch.nonzero(adapter == number)[:, 0]
-            bank = self.select(range(self.shape.folds) if number < 0 else [number])
-            out = bank(image[rows], title[rows], has_image[rows], has_title[rows])
-            result.image[rows] = unit(out.image.mean(dim=0))
-            result.title[rows] = unit(out.title.mean(dim=0))
-            result.prediction[rows] = bank.popularity(out.standardised).mean(dim=0)
-        result.similarity[:] = (result.image * result.title).sum(dim=1).clamp(-1, 1)
-        return result
+        out, posts, foreign = self(image, title, has_image, has_title), torch.arange(len(adapter)), adapter < 0
+
+        def own(values: Tensor) -> Tensor:
+            chosen = values[adapter, posts]
+            chosen[foreign] = values[: self.shape.folds, foreign].mean(dim=0)
+            return chosen
+
+        popularity = out.prediction * self.label_std[:, None] + self.label_mean[:, None]
+        return Adapted(unit(own(out.image)), unit(own(out.title)), own(popularity))
 
     def to_bytes(self) -> bytes:
         """The bank as a safetensors file that holds its own shape."""
@@ -168,25 +134,17 @@ class AdapterBank(nn.Module):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> AdapterBank:
-        """The inverse of `to_bytes`.
-
-        Raises:
-            ValueError: the bytes are not such a file.
-        """
+        """The inverse of `to_bytes`."""
         # A safetensors file begins with the length of a JSON header; the library's reader of bytes hides it.
-        try:
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            shape = BankShape(**json.loads(header["__metadata__"][METADATA]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"not a safetensors file of adapters ({error})") from None
-        bank = cls(shape)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        bank = cls(BankShape(**json.loads(header["__metadata__"][METADATA])))
         bank.load_state_dict(load(data))
         return bank
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors (..., W) scaled to unit norm; a zero vector stays zero."""
-    return vectors / vectors.square().sum(dim=-1, keepdim=True).clamp_min(SHORTEST**2).sqrt()
+    """Vectors (..., W) scaled to unit norm; a zero vector (a missing embedding) stays zero."""
+    return F.normalize(vectors, dim=-1, eps=1e-6)
 
 
 def _weights(adapters: int, inputs: int, outputs: int, generator: torch.Generator) -> nn.Parameter:

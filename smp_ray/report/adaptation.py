@@ -15,7 +15,7 @@ from smp_ray.report.wording import number, plain
 from smp_ray.store.join import vectors
 from smp_ray.store.parquet import read_table
 from smp_ray.store.reader import read_columns
-from smp_ray.training.adapter.apply import ADAPTED_COLUMNS
+from smp_ray.training.adapter.rows import ADAPTED_COLUMNS
 
 #: In the order in which a family's embeddings are asked for.
 _MODALITIES = ("image", "title")

@@ -4,43 +4,35 @@ The artefact holds `data/` (a stored family, as feature families are), `adapters
 `progress.json`. Interrupted, it goes on from what is there: the input, the last epoch, the trained adapters.
 """
 
-import os
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import ray
 
-from smp_ray.config import embeddings
-from smp_ray.errors import SmpRayError
+from smp_ray.config import ADAPTED, embeddings
+from smp_ray.families.base import stored_fields
 from smp_ray.progress import Reporter, polled, say
 from smp_ray.run import Run
+from smp_ray.schema import KEYS, NO_IMAGE, NO_TEXT, OK
+from smp_ray.store.join import vector_column
 from smp_ray.store.manifest import Fragment, Made, Manifest
-from smp_ray.store.parquet import read_table
-from smp_ray.store.reader import FamilyReader
+from smp_ray.store.parquet import PartWriter, read_table
+from smp_ray.store.reader import FamilyReader, iter_posts
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.adapter.apply import adapted_fields, apply_fragment, assigned_adapters
-from smp_ray.training.adapter.plan import adapter_count
-from smp_ray.training.adapter.rows import ADAPTERS, HISTORY, INPUT, PROGRESS, TRAIN, Embeddings
+from smp_ray.training.adapter import rows
+from smp_ray.training.adapter.plan import MEAN_OF_FOLDS, adapter_count, assign
 from smp_ray.training.splits import Splits, load_splits
 
-#: Seconds between two looks of Ray Train at its workers; every epoch's report waits for one. Ray's own 2 s would make
-#: an epoch of a small dataset take 2 s.
-_HEALTH_CHECK = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
-#: No cloud takes nodes away from a Ray of our own; watching for it would cost another process.
-_ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+#: Posts adapted at once.
+_ROWS = 2048
 
 
 def adapt(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], splits: Manifest) -> Made:
     """Train the adapters and write what they make of every post's embeddings.
-
-    Args:
-        run: the command's run.
-        folder: of the artefact.
-        posts: the posts artefact.
-        store: the family that embeds image and title.
-        splits: the splits artefact.
 
     Raises:
         DataError: no labelled post has an image or a title, or too few for the folds.
@@ -49,17 +41,30 @@ def adapt(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], sp
     """
     embedder = embeddings(run.config)
     assert embedder is not None  # else the configuration has no adapted features
-    family, (image, title) = embedder
-    opened = ray.put(Embeddings(FamilyReader(run.workspace, store[family]), image, title))
-    # The ids of posts are long and of no use here.
-    folds = replace(load_splits(run.workspace, splits), post_ids=np.empty(0, dtype=object))
-    if not run.workspace.exists(folder, ADAPTERS):
+    family, columns = embedder
+    opened = ray.put(rows.Embeddings(FamilyReader(run.workspace, store[family], columns), *columns))
+    folds = load_splits(run.workspace, splits)
+    if not run.workspace.exists(folder, rows.ADAPTERS):
         _train(run, folder, opened, folds)
     fragments, counts = _apply(run, folder, posts, opened, folds)
-    made = _made(run.workspace, folder, posts, store[family].details["width"], fragments, counts)
-    for leftover in (INPUT, TRAIN):
+    history = read_table(run.workspace, f"{folder}/{rows.HISTORY}").to_pandas()
+    # An adapter whose losses were never finite stayed as it began.
+    finite = history[np.isfinite(history["heldout_loss"])]
+    best = finite.loc[finite.groupby("adapter")["heldout_loss"].idxmin(), ["adapter", "epoch", "heldout_mae"]]
+    progress, width = run.workspace.read_json(folder, rows.PROGRESS), store[family].details["width"]
+    for leftover in (rows.INPUT, rows.TRAIN):
         run.workspace.delete_dir(folder, leftover)
-    return made
+    details = {
+        "width": width,
+        "columns": [field.name for field in stored_fields(ADAPTED, rows.ADAPTED_COLUMNS, width)],
+        "covers": {posts.fingerprint: counts},
+        "best": best.to_dict("records"),
+        **progress,
+    }
+    learned = f"held-out MAE {best['heldout_mae'].mean():.3f}" if len(best) else "no adapter learned anything"
+    by = f"{progress['workers']} worker{'s' if progress['workers'] > 1 else ''}"
+    note = f"{adapter_count(folds)} adapters, {progress['epoch']} epochs by {by}, {learned}; {posts.rows:,} posts"
+    return Made(rows=posts.rows, counts=counts, fragments=fragments, details=details, note=note)
 
 
 def _train(run: Run, folder: str, opened: Any, splits: Splits) -> None:
@@ -67,81 +72,75 @@ def _train(run: Run, folder: str, opened: Any, splits: Splits) -> None:
     say(f"adapt: {adapter_count(splits)} adapters on {len(splits.row_ids):,} labelled posts")
 
     def ask() -> tuple[int, int | None, str]:
-        now = run.workspace.read_json(folder, PROGRESS)
+        now = run.workspace.read_json(folder, rows.PROGRESS)
         return (now["epoch"] if now else 0), settings.max_epochs, "" if now else "starting workers"
 
     # In a task: Ray Train would replace this process's handler of Ctrl-C by one that ends with status 0.
-    environment = {**_HEALTH_CHECK, **(_ALONE if run.session.cores is not None else {})}
     task = ray.remote(num_cpus=0)(_fit)
     with Reporter("adapt", unit="epochs") as reporter, polled(reporter, ask, every=1.0):
-        _get(task.remote(environment, run.workspace, folder, opened, splits, settings))
+        ray.get(task.remote(run.workspace, folder, opened, splits, settings))
 
 
-def _fit(environment: dict[str, str], *arguments: Any) -> None:
-    from smp_ray.training.adapter.fit import train
+def _fit(*arguments: Any) -> None:
+    from smp_ray.training.adapter.fit import train  # seconds, for Ray Train
 
-    for name, value in environment.items():
-        os.environ.setdefault(name, value)
     train(*arguments)
 
 
 def _apply(
     run: Run, folder: str, posts: Manifest, opened: Any, splits: Splits
 ) -> tuple[list[Fragment], dict[str, int]]:
-    run.workspace.delete_dir(folder, "data")  # of an interrupted run
-    weights = ray.put(run.workspace.read(folder, ADAPTERS))
-    assigned = ray.put(assigned_adapters(splits, run.config.training.adapter.seed))
+    weights = ray.put(run.workspace.read(folder, rows.ADAPTERS))
+    assigned = ray.put(pd.Series(assign(splits, run.config.training.adapter.seed), splits.row_ids))
     task = ray.remote(num_cpus=1)(apply_fragment)
-    found = _get(
-        [
-            task.remote(weights, opened, run.workspace, part, assigned, f"{folder}/data/part-{number:05d}.parquet")
-            for number, part in enumerate(posts.fragments)
-        ]
-    )
-    counts: Counter[str] = Counter()
-    for _, part in found:
-        counts.update(part)
-    if counts.total() != posts.rows:
-        raise SmpRayError(
-            f"adapted {counts.total():,} posts of {posts.rows:,}: the posts artefact contradicts its "
-            f"manifest; delete {run.workspace.path(posts.stage, posts.fingerprint)} and run again"
+    running = [
+        task.remote(
+            weights, opened, run.workspace, replace(posts, fragments=[part]), assigned,
+            f"{folder}/data/part-{number:05d}.parquet",
         )
+        for number, part in enumerate(posts.fragments)
+    ]  # fmt: skip
+    found = ray.get(running)
+    counts = sum((part for _, part in found), Counter[str]())
     return [fragment for fragments, _ in found for fragment in fragments], dict(counts)
 
 
-def _made(
-    workspace: Workspace, folder: str, posts: Manifest, width: int,
-    fragments: list[Fragment], counts: dict[str, int],
-) -> Made:  # fmt: skip
-    history = read_table(workspace, f"{folder}/{HISTORY}").to_pylist()
-    done = workspace.read_json(folder, PROGRESS)
-    mae = {(row["adapter"], row["epoch"]): round(row["heldout_mae"], 6) for row in history}
-    # None where no epoch had a finite loss, so that the adapter stayed as it began.
-    heldout = [mae.get((adapter, epoch)) for adapter, epoch in enumerate(done["best_epochs"])]
-    known = [value for value in heldout if value is not None]
-    learned = f"held-out MAE {sum(known) / len(known):.3f}" if known else "no adapter learned anything"
-    details = {
-        "width": width,
-        "columns": [column.name for column in adapted_fields(width)],
-        "covers": {posts.fingerprint: counts},
-        "adapters": len(heldout),
-        "epochs": done["epoch"],
-        "best_epochs": done["best_epochs"],
-        "heldout_mae": heldout,
-        "workers": done["workers"],
-        "starts": done["starts"],
-        "seconds": {"epochs": round(done["seconds"], 3)},
-    }
-    by = f"{done['workers']} worker{'s' if done['workers'] > 1 else ''}"
-    note = f"{len(heldout)} adapters, {done['epoch']} epochs by {by}, {learned}; {posts.rows:,} posts"
-    return Made(rows=posts.rows, counts=counts, fragments=fragments, details=details, note=note)
+def apply_fragment(
+    weights: bytes, embeddings: rows.Embeddings, workspace: Workspace, posts: Manifest, assigned: pd.Series, path: str
+) -> tuple[list[Fragment], Counter[str]]:
+    """Adapt posts into a file at `path`; runs as a Ray task, in bounded memory.
 
+    `posts` may be a part of its fragments; `assigned` is the adapter of each labelled post, by row id: other posts take
+    the mean.
 
-def _get(references: Any) -> Any:
-    """Results of Ray tasks; what a task raised of our own comes as it was raised."""
-    try:
-        return ray.get(references)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SmpRayError):
-            raise error.cause from None
-        raise
+    Returns:
+        The file (none where there are no posts), and its rows by status.
+    """
+    import torch
+
+    from smp_ray.models.adapter import AdapterBank
+
+    torch.set_num_threads(1)  # as many of these tasks run as there are CPUs
+    bank = AdapterBank.from_bytes(weights).eval()
+    schema = pa.schema([*KEYS, *stored_fields(ADAPTED, rows.ADAPTED_COLUMNS, bank.shape.width)])
+    counts: Counter[str] = Counter()
+    with PartWriter(workspace, path, schema) as writer:
+        for keys in iter_posts(workspace, posts, KEYS.names, _ROWS):
+            row_ids = keys["row_id"].to_numpy()
+            given = rows.inputs(embeddings.read(row_ids))
+            adapter = torch.tensor(assigned.reindex(row_ids, fill_value=MEAN_OF_FOLDS).to_numpy(), dtype=torch.int64)
+            image, title, prediction = bank.apply_to(adapter, *(torch.from_numpy(v).float() for v in given.values()))
+            has_image, has_title = given["has_image"], given["has_title"]
+            status = np.where(~has_image, NO_IMAGE, np.where(has_title, OK, NO_TEXT))
+            columns = [
+                *keys.columns,
+                vector_column(image.numpy().astype(np.float16), ~has_image),
+                vector_column(title.numpy().astype(np.float16), ~has_title),
+                pa.array((image * title).sum(dim=1).clamp(-1, 1).numpy(), mask=~(has_image & has_title)),
+                pa.array(prediction.numpy(), mask=~(has_image | has_title)),
+                status,
+                pa.nulls(len(keys), pa.string()),
+            ]
+            writer.write(pa.table(columns, names=schema.names).cast(schema))
+            counts.update(status.tolist())
+    return writer.fragments, counts

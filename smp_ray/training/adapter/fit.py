@@ -1,58 +1,69 @@
-"""The adapters' training as one Ray task: it writes the input, then drives one `fit()` of Ray Train."""
+"""The adapters' training on Ray Train.
 
+One task writes the input and drives one `fit()`; each worker reads its shard through Ray Data, trains, and reports a
+checkpoint every epoch.
+"""
+
+import os
+import tempfile
 import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
+import pyarrow as pa
 import ray
 import ray.data
 import ray.train
-from ray.train.torch import TorchTrainer
+import ray.train.torch
+import torch
+from ray.data.collate_fn import ArrowBatchCollateFn
 
-from smp_ray.config import ADAPTED, AdapterConfig
-from smp_ray.errors import ConfigError, DataError, SmpRayError, WorkspaceError
+from smp_ray.config import AdapterConfig
+from smp_ray.errors import ConfigError, SmpRayError, WorkspaceError
+from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.adapter.plan import plan_adapters
-from smp_ray.training.adapter.rows import INPUT, TRAIN, Embeddings, write_input
-from smp_ray.training.adapter.worker import DATASET, AdaptTask, train_worker
+from smp_ray.training.adapter import rows
+from smp_ray.training.adapter.loop import BankTraining, Rows, Source, in_memory
+from smp_ray.training.adapter.plan import AdapterPlan, plan_adapters
 from smp_ray.training.splits import Splits
 
 #: CPUs of a task that reads the input for a worker.
 READ_CPUS = 0.25
+_DATASET, _STATE_FILE = "input", "state.pt"
+_HISTORY = ("adapter", "epoch", "train_loss", "heldout_loss", "heldout_mae")
 
 
-def train(workspace: Workspace, folder: str, embeddings: Embeddings, splits: Splits, settings: AdapterConfig) -> None:
-    """Train until every adapter has stopped; goes on from the last epoch where an earlier run broke off.
-
-    Raises:
-        ConfigError: the workers do not fit into the cluster.
-        DataError: no labelled post has an image or a title, or too few for the folds.
-        SmpRayError: workers failed more often than `max_failures`.
-    """
+def train(
+    workspace: Workspace, folder: str, embeddings: rows.Embeddings, splits: Splits, settings: AdapterConfig
+) -> None:
+    """Train until every adapter has stopped; goes on from the last epoch where an earlier run broke off."""
     scaling = scaling_config(settings)
-    files, present = write_input(embeddings, workspace, f"{folder}/{INPUT}", splits.row_ids)
-    if not present.any():
-        raise DataError(
-            f"none of the {len(splits.row_ids):,} labelled posts has an image or a title that was embedded, "
-            f"so there is nothing to adapt; leave {ADAPTED} out of training.matrix.families"
-        )
-    plan = plan_adapters(splits, settings, present)
+    plan = plan_adapters(
+        splits, settings, rows.write_input(embeddings, workspace, f"{folder}/{rows.INPUT}", splits.row_ids)
+    )
     width = int(embeddings.reader.schema.field(embeddings.image).type.list_size)
     # Of a post, a worker keeps two float16 embeddings, a label, two flags and its roles.
     kept = max(1, settings.memory_mb * 2**20 // (4 * width + 6 + plan.roles.shape[1]))
     streamed = kept if plan.rows > kept * scaling.num_workers else None
     name = folder.rpartition("/")[2]
     forget_what_ray_cannot_resume(workspace, folder, name)
+    # Every epoch's report waits for Ray Train to look at its workers: every 2 s, left to itself.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    # A lost node is survived in any case; to watch for its announcement costs another process.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     context = ray.data.DataContext.get_current()
     context.use_datasource_v2 = False  # the newer reader needs 10 s more for its first row
     context.enable_progress_bars = False
     context.checkpoint_config = None  # left set by a feature pass, it would give the workers no rows
     data = ray.data.read_parquet(
-        [workspace.path(path) for path in files], filesystem=workspace.filesystem, partitioning=None,
+        workspace.path(folder, rows.INPUT), filesystem=workspace.filesystem, partitioning=None,
         shuffle="files" if streamed else None, num_cpus=READ_CPUS,
     )  # fmt: skip
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"task": AdaptTask(settings, plan, splits.count, width, workspace, folder, streamed)},
-        datasets={DATASET: data},
+    trainer = ray.train.torch.TorchTrainer(
+        partial(train_worker, settings, plan, width, workspace, folder, streamed),
+        datasets={_DATASET: data},
         # One worker sees the same rows in the same order each time, so a resumed training ends as an unbroken one.
         dataset_config=ray.train.DataConfig(
             datasets_to_split="all" if scaling.num_workers != 1 else [],  # dividing costs a process
@@ -61,7 +72,7 @@ def train(workspace: Workspace, folder: str, embeddings: Embeddings, splits: Spl
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=workspace.path(folder, TRAIN),
+            storage_path=workspace.path(folder, rows.TRAIN),
             storage_filesystem=workspace.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
@@ -90,10 +101,9 @@ def scaling_config(settings: AdapterConfig) -> ray.train.ScalingConfig:
     room = sum(min(int((node.get(kind, 0.0) + 1e-6) // need) for kind, need in each.items()) for node in nodes)
     if room < count or count * settings.cpus_per_worker + READ_CPUS > cpus + 1e-6:
         raise ConfigError(
-            f"training.adapter: {count} workers with {settings.cpus_per_worker:g} CPU{' and a GPU' if use_gpu else ''} "
-            f"each, and {READ_CPUS:g} CPU to read, do not fit into a cluster of {len(nodes)} nodes with {cpus:g} CPUs "
-            f"and {gpus:g} GPUs in all; lower training.adapter.workers or cpus_per_worker, or "
-            f"{'set use_gpu to false' if use_gpu else 'set ray.num_cpus (local)'}"
+            f"training.adapter: {count} workers of {each}, and {READ_CPUS:g} CPU to read, do not fit into {len(nodes)} "
+            f"nodes with {cpus:g} CPUs and {gpus:g} GPUs in all; lower training.adapter.workers or cpus_per_worker, "
+            "set use_gpu to false, or raise ray.num_cpus (local)"
         )
     return ray.train.ScalingConfig(num_workers=count, use_gpu=use_gpu, resources_per_worker=each)
 
@@ -104,9 +114,72 @@ def forget_what_ray_cannot_resume(workspace: Workspace, folder: str, name: str) 
     Ray Train would refuse such a record in this run and in every later one.
     """
     try:
-        record = workspace.read_json(folder, TRAIN, name, "checkpoint_manager_snapshot.json")
-        if record is None or record.get("ray_version") == ray.__version__:
-            return
+        record = workspace.read_json(folder, rows.TRAIN, name, "checkpoint_manager_snapshot.json")
     except WorkspaceError:
-        pass
-    workspace.delete_dir(folder, TRAIN)
+        record = {}
+    if record is not None and record.get("ray_version") != ray.__version__:
+        workspace.delete_dir(folder, rows.TRAIN)
+
+
+def train_worker(
+    settings: AdapterConfig, plan: AdapterPlan, width: int, workspace: Workspace, folder: str, streamed: int | None
+) -> None:
+    """What Ray Train runs in each worker; `folder` is the artefact's, `streamed` as in `shard_source`."""
+    # Ray gives a worker as many threads as CPUs at best; torch would take the whole machine in each.
+    torch.set_num_threads(max(1, int(settings.cpus_per_worker)))
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    training = BankTraining(settings, plan, width, ray.train.torch.get_device(), rank, world)
+    if (checkpoint := ray.train.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as saved:
+            training.load(torch.load(Path(saved) / _STATE_FILE, map_location="cpu", weights_only=True))
+    training.model = ray.train.torch.prepare_model(training.bank)
+    # A kill may lose an epoch's checkpoint, but not the note of where each start went on.
+    before = workspace.read_json(folder, rows.PROGRESS) or {"starts": []}
+    starts = [*before["starts"], training.epoch]
+    source = shard_source(ray.train.get_dataset_shard(_DATASET), plan, streamed)
+    while True:
+        if rank == 0:
+            workspace.write_json({"epoch": training.epoch, "workers": world, "starts": starts}, folder, rows.PROGRESS)
+        if training.done:
+            break
+        training.run_epoch(source)
+        checkpoint = None
+        with tempfile.TemporaryDirectory() as saved:
+            if rank == 0:
+                torch.save(training.state(), Path(saved) / _STATE_FILE)
+                checkpoint = ray.train.Checkpoint.from_directory(saved)
+            ray.train.report({}, checkpoint=checkpoint)  # every worker must come here
+    if rank == 0:
+        history = pa.table(dict(zip(_HISTORY, map(pa.array, zip(*training.history, strict=True)), strict=True)))
+        write_table(workspace, f"{folder}/{rows.HISTORY}", history)
+        # Whoever finds the adapters finds all of them, and the history.
+        workspace.write(training.result().to_bytes(), folder, rows.ADAPTERS)
+
+
+def shard_source(shard: ray.data.DataIterator, plan: AdapterPlan, streamed: int | None) -> Source:
+    """A worker's rows: read once, or streamed by every epoch and shuffled in parts of so many `streamed` rows."""
+
+    def stream(size: int, seed: int | None) -> Iterable[Rows]:
+        buffer = None if seed is None or streamed is None else max(streamed, size)
+        return shard.iter_torch_batches(
+            batch_size=size, collate_fn=Collate(plan), local_shuffle_buffer_size=buffer, local_shuffle_seed=seed
+        )
+
+    if streamed is not None:
+        return stream
+    pieces = list(stream(rows.PIECE, None))
+    return in_memory({name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]})
+
+
+@dataclass
+class Collate(ArrowBatchCollateFn):
+    """An Arrow batch as tensors, with the posts' labels and roles."""
+
+    plan: AdapterPlan
+
+    def __call__(self, batch: pa.Table) -> dict[str, torch.Tensor]:  # type: ignore[override]  # Ray's is a type variable
+        """The tensors of `Rows`."""
+        position = batch["position"].to_numpy()
+        found = {"popularity": self.plan.popularity[position], "roles": self.plan.roles[position], **rows.inputs(batch)}
+        return {name: torch.tensor(values) for name, values in found.items()}

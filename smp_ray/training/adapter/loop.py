@@ -5,6 +5,7 @@ Each adapter's loss, labels, early stopping and best weights are its own, so no 
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +43,6 @@ class BankTraining:
     """The bank while it is trained: all that an epoch changes and a checkpoint holds.
 
     Attributes:
-        rank, world: of this worker.
         bank: the live weights; those of a stopped adapter no longer matter.
         model: what gradients go through: the bank, or what Ray Train made of it for several workers.
         best: each adapter's weights after its best epoch, by parameter name: what it will be in the end.
@@ -53,7 +53,6 @@ class BankTraining:
 
     settings: AdapterConfig
     plan: AdapterPlan
-    folds: int
     width: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
@@ -62,19 +61,18 @@ class BankTraining:
     history: list[tuple[int, int, float, float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        adapters = self.plan.roles.shape[1]
         settings, title_ratio = self.settings, self.settings.title_residual_ratio
+        adapters = self.plan.roles.shape[1]
         shape = BankShape(
-            adapters=adapters, folds=self.folds, width=self.width, head_width=settings.head_width,
+            adapters=adapters, folds=self.plan.folds, width=self.width, head_width=settings.head_width,
             image_bottleneck=settings.bottleneck, title_bottleneck=settings.title_bottleneck or settings.bottleneck,
             image_ratio=settings.residual_ratio,
             title_ratio=settings.residual_ratio if title_ratio is None else title_ratio,
         )  # fmt: skip
-        bank = AdapterBank(shape, settings.seed, settings.dropout)
-        bank.label_mean.copy_(torch.from_numpy(self.plan.label_mean))
-        bank.label_std.copy_(torch.from_numpy(self.plan.label_std))
-        self.bank = bank.to(self.device)
-        self.model: nn.Module = self.bank
+        self.bank = AdapterBank(shape, settings.seed, settings.dropout)
+        self.bank.label_mean.copy_(torch.from_numpy(self.plan.label_mean))
+        self.bank.label_std.copy_(torch.from_numpy(self.plan.label_std))
+        self.model: nn.Module = self.bank.to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.bank.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -130,14 +128,11 @@ class BankTraining:
 
     def _losses(self, model: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
         """Loss and absolute error, both (K, B), in standard deviations of each adapter's own labels."""
-        standardised = model(*(rows[name].float() for name in ("image", "title", "has_image", "has_title")))[2]
+        found = model(*(rows[name].float() for name in ("image", "title", "has_image", "has_title")))[2]
         target = (rows["popularity"] - self.bank.label_mean[:, None]) / self.bank.label_std[:, None]
-        error = F.l1_loss(standardised, target, reduction="none")
-        if self.settings.loss == "l1":
-            return error, error.detach()
-        if self.settings.loss == "l2":
-            return error.square(), error.detach()
-        return F.huber_loss(standardised, target, reduction="none", delta=self.settings.huber_delta), error.detach()
+        huber = partial(F.huber_loss, delta=self.settings.huber_delta)
+        losses: dict[str, Callable[..., Tensor]] = {"huber": huber, "l1": F.l1_loss, "l2": F.mse_loss}
+        return losses[self.settings.loss](found, target, reduction="none"), (found.detach() - target).abs()
 
     def _finish(self, sums: Tensor) -> None:
         """Take note of an epoch: better weights are kept, adapter by adapter."""
@@ -146,11 +141,9 @@ class BankTraining:
         self.epoch += 1
         better = active & (loss < self.best_loss)
         for name, value in self.bank.named_parameters():
-            chosen = better.to(self.device).view(-1, *[1] * (value.dim() - 1))
-            self.best[name] = torch.where(chosen, value.detach(), self.best[name])
-        self.best_loss = torch.where(better, loss, self.best_loss)
-        self.best_epoch = torch.where(better, self.epoch, self.best_epoch)
-        self.stale = torch.where(active & ~better, self.stale + 1, torch.where(better, 0, self.stale))
+            self.best[name][better] = value.detach()[better]
+        self.best_loss[better], self.best_epoch[better] = loss[better], self.epoch
+        self.stale = torch.where(better, 0, self.stale + active)
         for k in torch.nonzero(active)[:, 0].tolist():
             self.history.append((k, self.epoch, float(train_loss[k]), float(loss[k]), float(error[k])))
 
@@ -161,11 +154,10 @@ class BankTraining:
 
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
-        for name in _STATE:
-            setattr(self, name, state[name])
+        self.bank.load_state_dict(state.pop("bank"))
+        self.optimizer.load_state_dict(state.pop("optimizer"))
+        vars(self).update(state)
         self.best = {name: value.to(self.device) for name, value in self.best.items()}
-        self.bank.load_state_dict(state["bank"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 _STATE = ("epoch", "history", "best", "best_loss", "best_epoch", "stale")

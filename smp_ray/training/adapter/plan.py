@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smp_ray.config import AdapterConfig
+from smp_ray.config import ADAPTED, AdapterConfig
 from smp_ray.errors import DataError
 from smp_ray.training.splits import TRAINS_ONLY, Splits
 
@@ -17,8 +17,6 @@ from smp_ray.training.splits import TRAINS_ONLY, Splits
 UNSEEN, TRAINS, HELD_OUT = 0, 1, 2
 #: The adapter of a post that belongs to no fold: the mean over the folds' adapters.
 MEAN_OF_FOLDS = -1
-#: The two adapters of the first block of a `time` split, counted from the number of folds.
-_HALVES = 2
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,14 @@ class AdapterPlan:
     """Who learns from whom.
 
     Attributes:
+        folds: their number.
         popularity: float32 (posts,), of the labelled posts.
         roles: uint8 (posts, adapters), UNSEEN, TRAINS or HELD_OUT (for early stopping).
         rows: labelled posts that have an embedding.
         label_mean, label_std: float64 (adapters,), of the labels that the adapter learns from; std above 0.
     """
 
+    folds: int
     popularity: np.ndarray
     roles: np.ndarray
     rows: int
@@ -41,7 +41,7 @@ class AdapterPlan:
 
 def adapter_count(splits: Splits) -> int:
     """Number of adapters: one a fold, and two for the first block of a `time` split."""
-    return splits.count + (_HALVES if splits.kind == "time" else 0)
+    return splits.count + (2 if splits.kind == "time" else 0)
 
 
 def assign(splits: Splits, seed: int) -> np.ndarray:
@@ -49,39 +49,35 @@ def assign(splits: Splits, seed: int) -> np.ndarray:
     adapter = splits.folds.astype(np.int16)
     first = splits.folds == TRAINS_ONLY
     if first.any():
-        adapter[first] = splits.count + _share_of_units(splits.users[first], splits.row_ids[first], 0.5, (seed, 0))
+        adapter[first] = splits.count + _share_of_units(splits.users[first], 0.5, (seed, 0))
     return adapter
 
 
 def plan_adapters(splits: Splits, settings: AdapterConfig, present: np.ndarray) -> AdapterPlan:
-    """Divide the labelled posts among the adapters.
-
-    Args:
-        splits: the folds.
-        settings: holdout and seed.
-        present: bool (posts,), whether a post has an embedding at all; one that has none teaches nothing.
+    """Divide the labelled posts among the adapters; those that have no embedding at all, not `present`, teach nothing.
 
     Raises:
         DataError: an adapter would have fewer than two posts.
     """
     applied = assign(splits, settings.seed)
     roles = np.full((len(applied), adapter_count(splits)), UNSEEN, dtype=np.uint8)
+    # Whole users are held out where folds are whole users.
+    units = splits.users if splits.kind == "user" else splits.row_ids
     for adapter in range(roles.shape[1]):
-        if adapter < splits.count:
-            sees = splits.training(adapter)
-        else:  # the other half of the first block
-            sees = (splits.folds == TRAINS_ONLY) & (applied != adapter)
-        sees = np.flatnonzero(sees & present)
+        other_half = (splits.folds == TRAINS_ONLY) & (applied != adapter)
+        sees = np.flatnonzero((splits.training(adapter) if adapter < splits.count else other_half) & present)
         if len(sees) < 2:
             raise DataError(
                 f"training.adapter: adapter {adapter} would learn from {len(sees)} posts that have an image or a "
-                "title; set training.split.folds lower or training.split.kind to random"
+                "title; set training.split.folds lower or training.split.kind to random, or leave "
+                f"{ADAPTED} out of training.matrix.families"
             )
-        held = _held_out(splits, sees, settings, adapter)
+        held = _share_of_units(units[sees], settings.holdout, (settings.seed, 1 + adapter))
         roles[sees, adapter] = np.where(held, HELD_OUT, TRAINS)
-    labels = [splits.popularity[roles[:, adapter] == TRAINS] for adapter in range(roles.shape[1])]
+    labels = [splits.popularity[column == TRAINS] for column in roles.T]
     deviations = np.array([values.std() for values in labels])
     return AdapterPlan(
+        folds=splits.count,
         popularity=splits.popularity.astype(np.float32),
         roles=roles,
         rows=int(present.sum()),
@@ -91,21 +87,15 @@ def plan_adapters(splits: Splits, settings: AdapterConfig, present: np.ndarray) 
     )
 
 
-def _held_out(splits: Splits, sees: np.ndarray, settings: AdapterConfig, adapter: int) -> np.ndarray:
-    """Which of the posts `sees` stop the adapter, bool: whole users where folds are whole users. Some, never all."""
-    units = splits.users[sees] if splits.kind == "user" else splits.row_ids[sees]
-    return _share_of_units(units, splits.row_ids[sees], settings.holdout, (settings.seed, 1 + adapter))
+def _share_of_units(units: np.ndarray, share: float, seed: tuple[int, int]) -> np.ndarray:
+    """Posts of units (users, or single posts) picked at random until they make up a share, bool (n,): some, never all.
 
-
-def _share_of_units(units: np.ndarray, posts: np.ndarray, share: float, seed: tuple[int, int]) -> np.ndarray:
-    """Rows of units (users, or single posts) picked in a random order until they make up a share, bool (n,).
-
-    Where all posts are of one unit, each of the `posts` is a unit of its own. A unit too large for the share is passed
-    over; where all are, the smallest is picked.
+    Where all are of one unit, each post is a unit of its own. A unit too large for the share is passed over; where all
+    are, the smallest is picked.
     """
+    if len(np.unique(units)) < 2:
+        units = np.arange(len(units))
     names, index, sizes = np.unique(units, return_inverse=True, return_counts=True)
-    if len(names) < 2:
-        names, index, sizes = np.unique(posts, return_inverse=True, return_counts=True)
     ranked = np.random.default_rng(seed).permutation(len(names))
     fits = ranked[sizes[ranked] <= share * len(units)]
     picked = fits[np.cumsum(sizes[fits]) <= share * len(units)]

@@ -1,11 +1,14 @@
-"""What the adapters learn from: labelled posts with their embeddings, as Parquet files that Ray Data streams."""
+"""What the adapters read and make: the files of the stage, its columns, and posts with their embeddings."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from smp_ray.store.join import vector_column, vectors
+from smp_ray.config import ADAPTED
+from smp_ray.families.base import IMAGE_EMBEDDING, TITLE_EMBEDDING, Column
+from smp_ray.store.join import vectors
 from smp_ray.store.parquet import PartWriter
 from smp_ray.store.reader import FamilyReader
 from smp_ray.store.workspace import Workspace
@@ -14,6 +17,13 @@ from smp_ray.store.workspace import Workspace
 #: end, how far the epochs are, what they gave, and the trained adapters, written last.
 INPUT, TRAIN, PROGRESS = "input", "train", "progress.json"
 HISTORY, ADAPTERS = "history.parquet", "adapters.safetensors"
+#: What the adapters make of a post's embeddings.
+ADAPTED_COLUMNS = (
+    Column(f"{ADAPTED}_image", None, group=ADAPTED, role=IMAGE_EMBEDDING),
+    Column(f"{ADAPTED}_title", None, group=ADAPTED, role=TITLE_EMBEDDING),
+    Column(f"{ADAPTED}_similarity", pa.float32(), group=ADAPTED),
+    Column(f"{ADAPTED}_prediction", pa.float32(), group=ADAPTED),
+)
 #: Posts read at once.
 PIECE = 16_384
 
@@ -26,39 +36,34 @@ class Embeddings:
     image: str
     title: str
 
-    def read(self, row_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Images and titles, float16 (n, width), zero where there is none; for each, bool (n,), where there is one."""
-        table = self.reader.read(row_ids)
-        (image, has_image), (title, has_title) = (_embedded(table[name]) for name in (self.image, self.title))
-        return image, title, has_image, has_title
+    def read(self, row_ids: np.ndarray) -> pa.Table:
+        """Columns `image` and `title`, one row an id, null where there is none."""
+        return self.reader.read(row_ids).select([self.image, self.title]).rename_columns(["image", "title"])
 
 
-def write_input(
-    embeddings: Embeddings, workspace: Workspace, folder: str, row_ids: np.ndarray
-) -> tuple[list[str], np.ndarray]:
-    """Write those of the labelled posts that have an embedding, with their position among all, in bounded memory.
+def inputs(table: pa.Table) -> dict[str, np.ndarray]:
+    """What an adapter is given: float16 (n, width), zero where there is none, and bool (n,), where there is one."""
+    found = {name: vectors(table[name]) for name in ("image", "title")}
+    for name, values in list(found.items()):
+        found[f"has_{name}"] = table[name].is_valid().to_numpy()
+        values[~found[f"has_{name}"]] = 0
+    return found
+
+
+def write_input(embeddings: Embeddings, workspace: Workspace, folder: str, row_ids: np.ndarray) -> np.ndarray:
+    """Write posts, with their position among all, as Parquet files that Ray Data streams, in bounded memory.
 
     Returns:
-        The files, relative to the workspace, and which posts are in them, bool (posts,).
+        Which posts are written, bool (posts,): those that have an embedding.
     """
     workspace.delete_dir(folder)  # of an interrupted run
-    embedding = embeddings.reader.schema.field(embeddings.image).type
-    types = {"position": pa.int64(), "image": embedding, "title": embedding, "has_image": pa.bool_(),
-             "has_title": pa.bool_()}  # fmt: skip
-    schema = pa.schema(list(types.items()))
+    schema = embeddings.read(row_ids[:0]).schema.append(pa.field("position", pa.int64()))
     found = np.zeros(len(row_ids), dtype=bool)
     with PartWriter(workspace, f"{folder}/part-{{:05d}}.parquet", schema, compression="none") as writer:
         for start in range(0, len(row_ids), PIECE):
-            image, title, *flags = embeddings.read(row_ids[start : start + PIECE])
-            present = np.flatnonzero(flags[0] | flags[1])
-            found[start + present] = True
-            columns = [pa.array(start + present), vector_column(image[present]), vector_column(title[present]),
-                       *(pa.array(flag[present]) for flag in flags)]  # fmt: skip
-            writer.write(pa.Table.from_arrays(columns, names=schema.names).cast(schema))
-    return [fragment.path for fragment in writer.fragments], found
-
-
-def _embedded(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    values, present = vectors(column), column.is_valid().to_numpy()
-    values[~present] = 0
-    return values, present
+            table = embeddings.read(row_ids[start : start + PIECE])
+            table = table.append_column("position", pa.array(np.arange(start, start + len(table))))
+            table = table.filter(pc.or_(table["image"].is_valid(), table["title"].is_valid()))
+            found[table["position"].to_numpy()] = True
+            writer.write(table)
+    return found

@@ -19,7 +19,7 @@ from smp_ray.store.join import vectors
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.reader import FamilyReader, iter_posts
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.adapter.apply import ADAPTED_COLUMNS
+from smp_ray.training.adapter.rows import ADAPTED_COLUMNS
 from smp_ray.training.matrix.post_columns import as_float, metadata, texts_of
 from smp_ray.training.matrix.text import hashed_counts
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from smp_ray.config import Config, build_config
@@ -27,11 +27,11 @@ from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import read_table, write_table
 from smp_ray.store.reader import FamilyReader, post_row_ids
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.adapter.apply import apply_fragment, assigned_adapters
+from smp_ray.training.adapter.adapt import apply_fragment
+from smp_ray.training.adapter.fit import Collate
 from smp_ray.training.adapter.loop import BankTraining, Rows, in_memory
-from smp_ray.training.adapter.plan import plan_adapters
+from smp_ray.training.adapter.plan import assign, plan_adapters
 from smp_ray.training.adapter.rows import Embeddings, write_input
-from smp_ray.training.adapter.worker import Collate
 from smp_ray.training.splits import Splits, load_splits
 from tests.training.runs import brought, run_with
 
@@ -148,10 +148,9 @@ def training(world: World, splits: Splits | None = None, **adapter: Any) -> tupl
     """A training that has not begun and its rows, without Ray."""
     splits = splits or world.splits
     settings = world.config(**adapter).training.adapter
-    files, present = write_input(world.embeddings, world.workspace, "here/input", splits.row_ids)
-    plan = plan_adapters(splits, settings, present)
-    rows = Collate(plan)(pa.concat_tables(read_table(world.workspace, path) for path in files))
-    return BankTraining(settings, plan, splits.count, rows["image"].shape[1]), rows
+    plan = plan_adapters(splits, settings, write_input(world.embeddings, world.workspace, "here/input", splits.row_ids))
+    rows = Collate(plan)(read_table(world.workspace, "here/input"))
+    return BankTraining(settings, plan, rows["image"].shape[1]), rows
 
 
 def trained(world: World, splits: Splits | None = None, **adapter: Any) -> BankTraining:
@@ -165,13 +164,10 @@ def trained(world: World, splits: Splits | None = None, **adapter: Any) -> BankT
 
 def applied(world: World, bank: AdapterBank) -> pa.Table:
     """The adapted family of all posts, in the order of ingest, with row_id."""
-    assigned = assigned_adapters(world.splits, 0)
-    parts = []
-    for posts in world.posts.fragments:
-        path = f"here/{uuid.uuid4().hex}.parquet"
-        apply_fragment(bank.to_bytes(), world.embeddings, world.workspace, posts, assigned, path)
-        parts.append(pq.read_table(world.workspace.path(path)))
-    return pa.concat_tables(parts)
+    assigned = pd.Series(assign(world.splits, 0), world.splits.row_ids)
+    path = f"here/{uuid.uuid4().hex}.parquet"
+    apply_fragment(bank.to_bytes(), world.embeddings, world.workspace, world.posts, assigned, path)
+    return read_table(world.workspace, path)
 
 
 def _artefact(

@@ -121,8 +121,8 @@ def test_adapters_trained_together_are_those_trained_alone(world: World) -> None
     assert len(set(last)) > 1  # else nobody was frozen while others went on
     for k in range(3):
         own = {name: getattr(together.plan, name)[k : k + 1] for name in ("label_mean", "label_std")}
-        plan = replace(together.plan, roles=together.plan.roles[:, k : k + 1], **own)
-        alone = BankTraining(together.settings, plan, 1, together.width)
+        plan = replace(together.plan, folds=1, roles=together.plan.roles[:, k : k + 1], **own)
+        alone = BankTraining(together.settings, plan, together.width)
         finish(alone, {**rows, "roles": rows["roles"][:, k : k + 1]})
         assert alone.epoch == last[k]
         assert alone.best_epoch[0] == together.best_epoch[k]
