@@ -14,6 +14,7 @@ import pyarrow as pa
 import ray
 
 from smp_ray.config import ADAPTED, embeddings
+from smp_ray.errors import SmpRayError
 from smp_ray.families.base import stored_fields
 from smp_ray.progress import Reporter, polled, say
 from smp_ray.run import Run
@@ -47,6 +48,9 @@ def adapt(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], sp
     if not run.workspace.exists(folder, rows.ADAPTERS):
         _train(run, folder, opened, folds)
     fragments, counts = _apply(run, folder, posts, opened, folds)
+    if sum(counts.values()) != posts.rows:
+        where = run.workspace.path(posts.stage, posts.fingerprint)
+        raise SmpRayError(f"adapted {sum(counts.values()):,} posts of {posts.rows:,}; delete {where} and run again")
     history = read_table(run.workspace, f"{folder}/{rows.HISTORY}").to_pandas()
     # An adapter whose losses were never finite stayed as it began.
     finite = history[np.isfinite(history["heldout_loss"])]
