@@ -5,11 +5,10 @@ Ctrl-C.
 """
 
 import copy
-import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -18,7 +17,7 @@ from rich.table import Table
 from smp_ray import __version__
 from smp_ray.config import Config, build_config, load_config
 from smp_ray.demo import tour
-from smp_ray.errors import ConfigError, SmpRayError
+from smp_ray.errors import ConfigError, SmpRayError, one_line
 from smp_ray.pipeline import ALL, STAGES, export, open_run, run_stages
 from smp_ray.progress import console, say
 from smp_ray.ray_session import ray_session
@@ -73,7 +72,7 @@ def _errors(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug or isinstance(error, typer.Exit):
             raise
-        say(f"Error: unexpected {type(error).__name__}: {' '.join(str(error).split())[:500]} (--debug shows where)")
+        say(f"Error: unexpected {type(error).__name__}: {one_line(error)} (--debug shows where)")
         raise typer.Exit(1) from None
 
 
@@ -83,9 +82,7 @@ def _run(config: Config, debug: bool, retry: Sequence[str] | None = None) -> Ite
     unknown = sorted(set(retry or ()) - set(STATUSES))
     if unknown:
         raise ConfigError(f"--retry: found {', '.join(unknown)}, allowed: {', '.join(STATUSES)}")
-    # Ray prints there what workers raise, which comes as an exception as well; what users read is on standard error.
-    hidden = sys.stdout if debug else io.StringIO()
-    with redirect_stdout(hidden), ray_session(config.ray, debug) as session:
+    with ray_session(config.ray, debug) as session:
         yield open_run(config, session, tuple(retry or ()))
 
 

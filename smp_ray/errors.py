@@ -33,6 +33,6 @@ class FeaturePassError(SmpRayError):
     """The Ray Data pass ended before every post had its row; what was finished is kept."""
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line of at most 500 characters; its type where it says nothing."""
-    return " ".join(str(error).split())[:500] or type(error).__name__
+def one_line(error: BaseException, limit: int = 500) -> str:
+    """What an error says, on one line of at most so many characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

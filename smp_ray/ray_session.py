@@ -1,19 +1,21 @@
 """Starting Ray once for all stages of a command, quietly, and saying what the cluster has."""
 
+import io
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import IO, Any
 
 from smp_ray.config import RayConfig
-from smp_ray.errors import SmpRayError
+from smp_ray.errors import SmpRayError, one_line
+from smp_ray.progress import Reporter
 
 #: The least number of logical CPUs of a local Ray: its checkpoint filter takes one, readers and writers need room.
 LEAST_LOGICAL_CPUS = 4
@@ -63,7 +65,7 @@ class RaySession:
                     self._start_local(ray, common)
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = address or "this machine"
-            raise SmpRayError(f"Ray at {where} cannot be reached: {' '.join(str(error).split())}") from error
+            raise SmpRayError(f"Ray at {where} cannot be reached: {one_line(error)}") from error
         self.started = True
 
     def _start_local(self, ray: Any, common: dict[str, Any]) -> None:
@@ -112,6 +114,17 @@ class RaySession:
         address = self.settings.address or os.environ.get("RAY_ADDRESS")
         return None if address == "local" else address
 
+    def gather(self, tasks: Sequence[Any], reporter: Reporter) -> list[Any]:
+        """Results of Ray tasks in their order; shows how many have ended."""
+        import ray
+
+        waiting = list(tasks)
+        with reporter:
+            while waiting:
+                _, waiting = ray.wait(waiting)
+                reporter.update(len(tasks) - len(waiting), len(tasks))
+        return list(ray.get(list(tasks)))
+
     def close(self) -> None:
         """Stop the local Ray or leave the cluster."""
         if self.started:
@@ -125,10 +138,30 @@ class RaySession:
 def ray_session(settings: RayConfig, debug: bool = False) -> Iterator[RaySession]:
     """A session that is closed whatever happens."""
     session = RaySession(settings, debug)
-    try:
-        yield session
-    finally:
-        session.close()
+    with redirect_stdout(sys.stdout if debug else _WithoutRaylet(sys.stdout)):
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+class _WithoutRaylet(io.TextIOBase):
+    """Standard output without the tracebacks that Ray prints there of errors that it raises as well."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._dropped = False
+
+    def write(self, text: str) -> int:
+        # Ray prints a whole message in one call and its line end in another.
+        if "(raylet)" in text[:24] or (self._dropped and text == "\n"):
+            self._dropped = text != "\n"
+            return len(text)
+        self._dropped = False
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 @cache

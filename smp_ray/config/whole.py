@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, create_model, field_validator
 from smp_ray.config.features_section import FeaturesConfig, features_class
 from smp_ray.config.report_section import ReportConfig
 from smp_ray.config.training_section import TrainingConfig
-from smp_ray.errors import ConfigError
+from smp_ray.errors import ConfigError, one_line
 from smp_ray.families.base import ADAPTED, IMAGE_EMBEDDING, METADATA, TEXT, TITLE_EMBEDDING
 from smp_ray.families.registry import columns_of, families, find, with_roles
 from smp_ray.section import Section, problem_lines, shown
@@ -146,7 +146,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; see configs/ for examples") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not YAML: {one_line(error)}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: found {shown(raw)}, allowed: a mapping with 'source' and 'features'")
     return raw

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -117,15 +117,21 @@ class AdapterBank(nn.Module):
         `adapter`, int64 (B,), says which adapter; -1 is the mean over the folds' adapters: of the adapted embeddings
         (normalised again) and of the predictions. A prediction says nothing where both embeddings are missing.
         """
-        out, posts, foreign = self(image, title, has_image, has_title), torch.arange(len(adapter)), adapter < 0
+        found = Adapted(torch.zeros_like(image), torch.zeros_like(title), image.new_zeros(len(image)))
+        for number in adapter.unique().tolist():
+            rows = torch.nonzero(adapter == number)[:, 0]
+            bank = self._only(list(range(self.shape.folds)) if number < 0 else [number])
+            out = bank(image[rows], title[rows], has_image[rows], has_title[rows])
+            found.image[rows] = unit(out.image.mean(dim=0))
+            found.title[rows] = unit(out.title.mean(dim=0))
+            popularity = out.prediction * bank.label_std[:, None] + bank.label_mean[:, None]
+            found.prediction[rows] = popularity.mean(dim=0)
+        return found
 
-        def own(values: Tensor) -> Tensor:
-            chosen = values[adapter, posts]
-            chosen[foreign] = values[: self.shape.folds, foreign].mean(dim=0)
-            return chosen
-
-        popularity = out.prediction * self.label_std[:, None] + self.label_mean[:, None]
-        return Adapted(unit(own(out.image)), unit(own(out.title)), own(popularity))
+    def _only(self, adapters: list[int]) -> AdapterBank:
+        bank = AdapterBank(replace(self.shape, adapters=len(adapters)))
+        bank.load_state_dict({name: value[adapters] for name, value in self.state_dict().items()})
+        return bank.eval()
 
     def to_bytes(self) -> bytes:
         """The bank as a safetensors file that holds its own shape."""

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from smp_ray.errors import ModelError
-from smp_ray.models.loading import model_folder, one_line
+from smp_ray.errors import ModelError, one_line
+from smp_ray.models.loading import model_folder
 from smp_ray.models.settings import ModelSettings
 
 #: Files up to this size are hashed whole.
@@ -94,5 +94,5 @@ def hub_commit(repository: str, revision: str | None) -> str:
     except Exception as error:  # httpx, hub and validation errors share no base class
         raise ModelError(
             f"the commit of hub model '{repository}' at '{revision or 'main'}' cannot be found out "
-            f"({one_line(error)}); pin the revision to a commit, or name a folder that exists"
+            f"({one_line(error, 240)}); pin the revision to a commit, or name a folder that exists"
         ) from error

@@ -13,6 +13,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from smp_ray.errors import one_line
+
 Image.init()  # registers every plugin now; PIL would otherwise do so in the first thread that needs one
 #: What is decoded. EPS (it runs Ghostscript) and containers whose header does not bound the picture are left out.
 FORMATS = tuple(
@@ -63,7 +65,7 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
             ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image)
     except Exception as error:
-        detail = " ".join(str(error).split())[:200] or type(error).__name__
+        detail = one_line(error, 200)
         kind = "truncated" if "truncated" in detail.lower() or isinstance(error, EOFError) else "damaged"
         raise BadImage(f"{kind} {image.format} image: {detail}") from None
 
@@ -90,7 +92,7 @@ def _unreadable(data: bytes, error: Exception) -> str:
         return f"not an image but text: {' '.join(text.split())[:60]}"
     if isinstance(error, UnidentifiedImageError):
         return "unknown image format or damaged header"
-    return f"damaged image header: {' '.join(str(error).split())[:200]}"
+    return f"damaged image header: {one_line(error, 200)}"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

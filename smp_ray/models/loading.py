@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smp_ray.errors import ModelError
+from smp_ray.errors import ModelError, one_line
 from smp_ray.models.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -104,10 +104,5 @@ def explained(model: str) -> Iterator[None]:
             said = f"{type(cause).__name__} {said}"
             cause = cause.__cause__ or cause.__context__
         meant = (meaning for pattern, meaning in _MEANINGS.items() if re.search(pattern, said))
-        unknown = f"cannot be loaded ({type(error).__name__}): {one_line(error)}"
+        unknown = f"cannot be loaded ({type(error).__name__}): {one_line(error, 240)}"
         raise ModelError(f"model '{model}': {next(meant, unknown)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line of at most 240 characters."""
-    return " ".join(str(error).split())[:240] or type(error).__name__

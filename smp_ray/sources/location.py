@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from smp_ray.errors import DataError
+from smp_ray.errors import DataError, one_line
 from smp_ray.store.workspace import Place
 
 #: Raw files that are larger than this together are identified by size and time of change, not by their content.
@@ -67,7 +67,7 @@ def reading(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, pa.ArrowException, UnicodeError) as error:
-        raise DataError(f"{name}: cannot be read: {' '.join(str(error).split())}") from None
+        raise DataError(f"{name}: cannot be read: {one_line(error)}") from None
 
 
 def files_identity(location: Location, names: Iterable[str]) -> list[dict[str, Any]]:

@@ -71,7 +71,10 @@ class DemoReader(Reader):
 
         self._workspace.delete_dir(self.namespace)
         target = self._workspace.make_dir(self.namespace)
-        with tempfile.TemporaryDirectory(prefix="smp-ray-world-") as folder:
-            write_world(Path(folder) / "world", **self._world)
-            pafs.copy_files(f"{folder}/world", target, pafs.LocalFileSystem(), self._workspace.filesystem)
+        if self._workspace.is_local:
+            write_world(Path(target), **self._world)
+        else:
+            with tempfile.TemporaryDirectory(prefix="smp-ray-world-") as folder:
+                write_world(Path(folder) / "world", **self._world)
+                pafs.copy_files(f"{folder}/world", target, pafs.LocalFileSystem(), self._workspace.filesystem)
         self._workspace.write_json(self._facts, self.namespace, _MARKER)

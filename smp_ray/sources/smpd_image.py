@@ -125,9 +125,10 @@ class SmpdImageReader(Reader):
         if "labels" not in files:
             return iter(())
         first = next(text_lines(self._location, files["labels"]), "")
-        paths, labels = (sum(1 for _ in text_lines(self._location, files[name])) for name in ("paths", "labels"))
-        too_many = labels == paths + 1 and not re.match(r"[-+]?\.?\d", first)
-        header = too_many or first.strip("\"'").lower() in _HEADERS
+        header = first.strip("\"'").lower() in _HEADERS
+        if not header and not re.match(r"[-+]?\.?\d", first):
+            paths, labels = (sum(1 for _ in text_lines(self._location, files[name])) for name in ("paths", "labels"))
+            header = labels == paths + 1
         return islice(text_lines(self._location, files["labels"]), int(header), None)
 
     def _join(self, values: dict[str, Any], records: Records, files: dict[str, str], intake: Intake) -> None:

@@ -70,13 +70,9 @@ def ablate(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     task = ray.remote(num_cpus=run.session.cpus_of(config.training.tune.cpus_per_trial))(_variant)
     # Those of most columns first, so that no core is left with a long one at the end.
     ordered = sorted(wanted, key=lambda name: -len(wanted[name]))
-    running = {name: task.remote(shared, wanted[name], config, len(folds.row_ids)) for name in ordered}
-    with Reporter("ablate", "variants") as reporter:
-        waiting = list(running.values())
-        while waiting:
-            _, waiting = ray.wait(waiting)
-            reporter.update(len(wanted) - len(waiting), len(wanted))
-    found = {name: ray.get(running[name]) for name in wanted}
+    running = [task.remote(shared, wanted[name], config, len(folds.row_ids)) for name in ordered]
+    results = dict(zip(ordered, run.session.gather(running, Reporter("ablate", "variants")), strict=True))
+    found = {name: results[name] for name in wanted}
     predictions = {name: values for name, (values, _) in found.items()}
     facts = {name: {"column": name, "families": list(wanted[name]), **own} for name, (_, own) in found.items()}
     embedder = embeddings(config)

@@ -174,7 +174,7 @@ def encode(
 
     Labels and users, see `Encoder.fit_transform`, are read of the training posts only.
     """
-    # Threads add up in an order of their own, and the next run would differ in the fifth digit.
+    # More threads add up in another order, and the SVD's fifth digit would depend on how many a worker happens to get.
     with threadpool_limits(1):
         learned = encoder.fit_transform(columns.rows(training), popularity[training], users[training])
         if training.all():

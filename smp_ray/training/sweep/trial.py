@@ -9,6 +9,7 @@ import ray
 from ray import tune
 
 from smp_ray.config import TuneConfig
+from smp_ray.errors import one_line
 from smp_ray.training.boosting.base import Predictor
 from smp_ray.training.boosting.cross_fit import Lockstep, prepare_folds
 from smp_ray.training.matrix.matrix import FoldData
@@ -51,7 +52,7 @@ class FoldTrial(tune.Trainable):
         try:
             return next(self._reports)
         except Exception as error:  # whatever it is, it is shown in the trial's row
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            reason = f"{type(error).__name__}: {one_line(error)}"
             return {OBJECTIVE: float("inf"), PROGRESS: 0, RECORD: {"status": "failed", "error": reason}, "done": True}
 
     def _train(self, searched: dict[str, Any]) -> Iterator[dict[str, Any]]:

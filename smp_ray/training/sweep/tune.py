@@ -68,12 +68,7 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     shared, labels, cpus = ray.put(final), ray.put(popularity), run.session.cpus_of(settings.cpus_per_trial)
     train = ray.remote(num_cpus=cpus)(_train)
     running = [train.remote(task, task.folds, record, shared, labels, len(folds.row_ids)) for record in chosen]
-    with Reporter("final models", "models") as reporter:
-        waiting = running
-        while waiting:
-            _, waiting = ray.wait(waiting)
-            reporter.update(len(chosen) - len(waiting), len(chosen))
-    predictions, texts = zip(*ray.get(running), strict=True)
+    predictions, texts = zip(*run.session.gather(running, Reporter("final models", "models")), strict=True)
     fragments = [
         write_table(workspace, f"{folder}/trials.parquet", trials_table(records, settings.space, folds.count)),
         write_out_of_fold(workspace, folder, folds, {"prediction": np.mean(predictions, axis=0)}),
