@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -166,6 +167,16 @@ def wait_for_epochs(workspace: Workspace, epochs: int, seconds: float = 120) -> 
     raise TimeoutError(f"no training came to epoch {epochs}")
 
 
+def recorded_epoch(workspace: Workspace) -> int:
+    """The last epoch that Ray Train has recorded; it does so a moment after the epoch, and a kill may tear the record."""
+    records = list(Path(workspace.path(FOLDER)).rglob("checkpoint_manager_snapshot.json"))
+    try:
+        last = json.loads(records[0].read_text())["latest_checkpoint_result"]
+    except (IndexError, ValueError):
+        return 0
+    return int(torch.load(records[0].parent / last["checkpoint_dir_name"] / "state.pt", weights_only=True)["epoch"])
+
+
 DRIVER = """
 import sys
 from pathlib import Path
@@ -184,6 +195,7 @@ def test_killed_three_times_at_random_it_ends_with_all_adapters(tmp_path: Path, 
     workspace = Workspace.open(str(tmp_path))
     root = Path(__file__).parents[3]
     chance = random.Random()
+    recorded = []
     for _ in range(3):
         driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=root, stderr=subprocess.PIPE)
         everything = [psutil.Process(driver.pid)]
@@ -198,12 +210,12 @@ def test_killed_three_times_at_random_it_ends_with_all_adapters(tmp_path: Path, 
                     process.kill()
             driver.communicate()
         assert not workspace.manifests(FOLDER)
+        recorded.append(recorded_epoch(workspace))
     world = make_world(tmp_path)
     manifest = world.adapt(session, **LONG)
     starts = manifest.details["starts"]
-    assert len(starts) == 4
-    assert starts == sorted(starts)
-    assert 0 < starts[1] < starts[3] < 60
+    assert starts == [0, *recorded]
+    assert 0 < max(recorded) < 60
     assert equal(weights(workspace, manifest), trained(world, **LONG).result().state_dict())
 
 
