@@ -4,7 +4,10 @@ import pyarrow as pa
 
 #: Status of one family of one post.
 OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR = "ok", "no_image", "bad_image", "no_text", "error"
-STATUSES = (OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR)
+UNREACHABLE = "unreachable"
+STATUSES = (OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR, UNREACHABLE)
+#: What the error of a post says that killed its worker, in one run and in two; after two it is not tried again.
+KILLED, KILLED_AGAIN = "killed its worker", "killed its worker in two runs"
 
 #: What identifies a post, and a row of the feature store.
 KEYS = pa.schema([pa.field("row_id", pa.int64(), nullable=False), pa.field("post_id", pa.string(), nullable=False)])

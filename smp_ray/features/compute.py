@@ -6,6 +6,7 @@ nothing about that family of that post".
 """
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 
 from smp_ray.errors import FamilyError, SmpRayError, one_line
 from smp_ray.families.base import IMAGE, Family, ImageTransform
-from smp_ray.schema import BAD_IMAGE, ERROR, NO_IMAGE, NO_TEXT, OK
+from smp_ray.schema import BAD_IMAGE, ERROR, KILLED, KILLED_AGAIN, NO_IMAGE, NO_TEXT, OK
 from smp_ray.store.join import taken
 
 logger = logging.getLogger(__name__)
@@ -30,13 +31,22 @@ def needed(table: pa.Table, family: str) -> np.ndarray:
     return np.asarray(table[f"need_{family}"].to_numpy(zero_copy_only=False), dtype=bool)
 
 
-@dataclass(frozen=True)
+@dataclass
 class FamilyStep:
-    """Computes one family of a batch; its `fields` are the stored columns, status and error last."""
+    """Computes one family of a batch.
+
+    Attributes:
+        fields: the stored columns, status and error last.
+        limit: inputs that are computed together at most; halved for good where they do not fit into a GPU.
+        tell: says a line to the user, once.
+    """
 
     model: Family
     fields: Sequence[pa.Field]
     transform: ImageTransform | None
+    batch_size: int
+    tell: Callable[[str], None] = logger.warning
+    limit: int = sys.maxsize
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Add the family's columns. A column that is there already (from the store) is kept where none is needed."""
@@ -68,6 +78,13 @@ class FamilyStep:
         told = [pa.array([verdict[place] for verdict in verdicts], pa.string()) for place in range(2)]
         return self._with_columns(table, need, [*taken(found, places).columns, *told])
 
+    def killed(self, table: pa.Table) -> pa.Table:
+        """The columns of posts that killed their worker while this family was computed."""
+        need = needed(table, self.model.name)
+        verdicts = [(ERROR, killed_again(table, row)) if needs else (None, None) for row, needs in enumerate(need)]
+        told = [pa.array([verdict[place] for verdict in verdicts], pa.string()) for place in range(2)]
+        return self._with_columns(table, need, [*(pa.nulls(len(need), f.type) for f in self.fields[:-2]), *told])
+
     def _input(self, table: pa.Table, name: str, need: np.ndarray) -> tuple[list[Any], list[Any]]:
         """What is one input, and its value, of every post; None where there is none."""
         if name != IMAGE:
@@ -89,7 +106,7 @@ class FamilyStep:
         own = self.fields[:-2]
         empty = pa.schema(own).empty_table()
         tables, failed, place = [empty], {}, 0
-        for part in isolated(items, lambda some: columns_of(self.model, own, some)):
+        for part in isolated(items, lambda some: self._fitting(own, some)):
             if isinstance(part, Exception):
                 failed[place] = part
                 part = taken(empty, np.array([-1]))
@@ -98,6 +115,21 @@ class FamilyStep:
         if len(failed) == len(items) >= SYSTEMIC:
             raise failed[0]
         return pa.concat_tables(tables), failed
+
+    def _fitting(self, own: Sequence[pa.Field], items: list[tuple[Any, ...]]) -> pa.Table:
+        """As `columns_of`, in parts that fit into the GPU's memory."""
+        tables, place = [], 0
+        while place < len(items):
+            part = items[place : place + self.limit]
+            try:
+                tables.append(columns_of(self.model, own, part))
+                place += len(part)
+            except Exception as error:
+                if type(error).__name__ != "OutOfMemoryError" or len(part) == 1:
+                    raise
+                self.limit = max(1, min(len(part), self.batch_size) // 2)
+                self.tell(f"{self.model.name}: out of GPU memory; from now on at most {self.limit} inputs at a time")
+        return pa.concat_tables(tables)
 
     def _lacking(self, table: pa.Table, row: int) -> tuple[str, str]:
         """Status and reason of a post without the first input."""
@@ -121,8 +153,7 @@ class FamilyStep:
 def isolated(items: Sequence[Any], function: Callable[[list[Any]], pa.Table]) -> list[pa.Table | Exception]:
     """Apply a batch function; where it fails, to either half of the batch, so that one bad item costs only itself.
 
-    A batch that does not fit into a GPU's memory is halved likewise. Results are in order, an exception stands for one
-    item; an `SmpRayError` is raised, as it is not about an item.
+    Results are in order, an exception stands for one item; an `SmpRayError` is raised, as it is not about an item.
     """
     if not items:
         return []
@@ -167,6 +198,12 @@ def _stored(field: pa.Field, values: Any, count: int) -> pa.Array:
     if pa.types.is_integer(field.type):  # a cast does not cut 1.5 down to 1
         return pa.array(plain, from_pandas=True).cast(field.type)
     return pa.array(plain, field.type, from_pandas=True)
+
+
+def killed_again(table: pa.Table, row: int) -> str:
+    """What is recorded of a post that killed its worker: whether it did so in an earlier run as well."""
+    before = "killed" in table.column_names and table["killed"][row].as_py()
+    return KILLED_AGAIN if before else KILLED
 
 
 def reason(error: BaseException) -> str:

@@ -42,6 +42,11 @@ class DecodeStep:
             table = table.append_column(name, made[name])
         return table.drop_columns(["image_uri", "image_bytes"])
 
+    def killed(self, table: pa.Table) -> pa.Table:
+        """As a call, of posts whose picture killed the worker that decoded it."""
+        verdicts = [{"image_status": ERROR, "image_error": killed_again(table, row)} for row in range(table.num_rows)]
+        return self._with_inputs(table, verdicts)
+
     def _fetch(self, table: pa.Table, wanted: np.ndarray) -> list[Fetched]:
         inline = table["image_bytes"].to_pylist()
         uris = table["image_uri"].to_pylist()
