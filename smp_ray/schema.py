@@ -4,7 +4,10 @@ import pyarrow as pa
 
 #: Status of one family of one post.
 OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR = "ok", "no_image", "bad_image", "no_text", "error"
-STATUSES = (OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR)
+#: The image's server or store failed for now. It counts as done; `--retry unreachable` asks again.
+UNREACHABLE = "unreachable"
+#: The store's readers know a status by its position: new ones go to the end.
+STATUSES = (OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR, UNREACHABLE)
 
 #: What identifies a post, and a row of the feature store.
 KEYS = pa.schema([pa.field("row_id", pa.int64(), nullable=False), pa.field("post_id", pa.string(), nullable=False)])
