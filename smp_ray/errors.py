@@ -33,6 +33,10 @@ class FeaturePassError(SmpRayError):
     """The Ray Data pass ended before every post had its row; what was finished is kept."""
 
 
+class UnreachableError(FeaturePassError):
+    """Too many pictures could not be had for now: the network, a store or its credentials, not the data."""
+
+
 def one_line(error: BaseException, limit: int = 500) -> str:
     """What an error says, on one line of at most so many characters; its type where it says nothing."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -17,7 +17,7 @@ from smp_ray.config import RayConfig
 from smp_ray.errors import SmpRayError, one_line
 from smp_ray.progress import Reporter
 
-#: The least number of logical CPUs of a local Ray: its checkpoint filter takes one, readers and writers need room.
+#: The least number of logical CPUs of a local Ray: readers, writers and workers need room.
 LEAST_LOGICAL_CPUS = 4
 #: Environment of the workers. glibc gives the memory of every large tensor back to the system and faults it in again
 #: for the next one; keeping it makes the forward pass of ViT-B-32 on a CPU some 5 to 9 % faster.

@@ -4,9 +4,13 @@ import pyarrow as pa
 
 #: Status of one family of one post.
 OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR = "ok", "no_image", "bad_image", "no_text", "error"
+#: The image's server or store failed for now. It counts as done; `--retry unreachable` asks again.
 UNREACHABLE = "unreachable"
+#: The store's readers know a status by its position: new ones go to the end.
 STATUSES = (OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR, UNREACHABLE)
 #: What the error of a post says that killed its worker, in one run and in two; after two it is not tried again.
+#: Such posts are counted under a name of their own, as they stay as they are until `--retry error`.
+KILLED_TWICE = "killed_twice"
 KILLED, KILLED_AGAIN = "killed its worker", "killed its worker in two runs"
 
 #: What identifies a post, and a row of the feature store.

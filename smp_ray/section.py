@@ -3,6 +3,7 @@
 Lies below families and sources, which own their sections; `smp_ray.config` puts the whole together.
 """
 
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -93,6 +94,6 @@ def _tag(section: type[BaseModel]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as messages show it, cut where it is long."""
-    text = repr(value)
+    """A value as messages show it, cut where it is long, without credentials of an address."""
+    text = re.sub(r"(://)[^/\s]*@|(_key=)[^&\s'\"]*", r"\1\2…", repr(value))
     return text if len(text) <= 80 else text[:77] + "..."

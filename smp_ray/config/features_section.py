@@ -1,6 +1,8 @@
 """The `features` section: what is the same for all families; each family's own section is in its file."""
 
+import re
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field, create_model
 
@@ -26,13 +28,61 @@ def _by_default() -> tuple[str, ...]:
     return tuple(name for name, family in families().items() if family.by_default)
 
 
+#: Options that the address of a bucket may carry.
+_BUCKET_OPTIONS = ("endpoint_override", "scheme", "region", "anonymous")
+
+
+def _bucket(uri: str) -> str:
+    parts = urlsplit(uri)
+    if "@" in parts.netloc:
+        raise ValueError("no credentials: they come from the environment (AWS_ACCESS_KEY_ID, GOOGLE_…)")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if parts.scheme not in ("s3", "gs") or not parts.netloc or parts.path.strip("/") or parts.fragment:
+        raise ValueError("s3://BUCKET or gs://BUCKET, with options as in s3://BUCKET?region=eu-west-1")
+    if not options.keys() <= set(_BUCKET_OPTIONS):
+        raise ValueError(f"the options {', '.join(_BUCKET_OPTIONS)}; credentials come from the environment")
+    return uri
+
+
+def _host(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9.:-]+", name.lower().strip(".")):
+        raise ValueError("a host name or an IP address, without scheme and path")
+    return name.lower().strip(".")
+
+
 class ImagesConfig(Section):
     """How images are fetched and decoded."""
 
-    timeout_s: float = Field(20.0, gt=0, le=600, description="for one image over the network")
+    timeout_s: float = Field(
+        20.0, gt=0, le=600, description="for one image with all tries, without waiting for its host's turn"
+    )
     max_bytes: int = Field(64 * 2**20, ge=1024, description="largest encoded image taken")
-    max_pixels: int = Field(100_000_000, ge=1, description="largest image decoded, checked before decoding")
-    threads: int = Field(8, ge=1, le=256, description="parallel fetches of one worker")
+    max_pixels: int = Field(
+        100_000_000, ge=1, description="largest image decoded, checked before decoding, which takes up to 20 bytes each"
+    )
+    concurrency: int = Field(256, ge=1, le=4096, description="images that one worker fetches at once")
+    per_host: int = Field(16, ge=1, le=1024, description="of them from one host (name and port) or bucket")
+    contact: str | None = Field(
+        None, pattern=r"^[!-~]+$", max_length=200, description="mail address or URL for the user agent"
+    )
+    respect_robots_tag: bool = Field(
+        True, description="leave out what X-Robots-Tag says is not for models: noai, noimageai, noindex, noimageindex"
+    )
+    allow_private: bool = Field(False, description="also http(s) at private, loopback and link-local addresses")
+    schemes: tuple[Literal["file", "http", "https", "s3", "gs"], ...] = Field(
+        ("file", "http", "https", "s3", "gs"), description="how images may be addressed; file: paths too"
+    )
+    hosts: tuple[Annotated[str, AfterValidator(_host)], ...] | None = Field(
+        None, description="hosts of http(s), each with its subdomains; null: all"
+    )
+    buckets: tuple[Annotated[str, AfterValidator(_bucket)], ...] = Field(
+        (),
+        description="buckets that images may lie in: s3://BUCKET or gs://BUCKET, with ?region=, endpoint_override=, "
+        "scheme= or anonymous=true; credentials come from the environment",
+    )
+    stop_after_unreachable: float | None = Field(
+        0.5, ge=0, le=1, description="stop where more than this share of the last 1,000 were unreachable; null: never"
+    )
 
     @property
     def limits(self) -> dict[str, int]:

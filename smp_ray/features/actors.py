@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 import ray
 
 from smp_ray.config import ImagesConfig
-from smp_ray.errors import ModelError
+from smp_ray.errors import ModelError, UnreachableError
 from smp_ray.families.base import IMAGE, ImageTransform
 from smp_ray.families.keys import FamilyKey, naming
 from smp_ray.families.registry import find
@@ -72,12 +73,13 @@ def choose(table: pa.Table, spec: PassSpec) -> pa.Table:
 
 
 class FetchActor:
-    """Fetches pictures, many at once; posts are handed on as their pictures come, whatever their neighbours wait for."""
+    """Fetches pictures, many at once; a post is handed on when its picture is there, whatever others wait for."""
 
     def __init__(self, spec: PassSpec) -> None:
         self._wanted = [key.family for key in spec.families if IMAGE in find(key.family).reads]
         self._fetcher = Fetcher(spec.images)
         self._answers = Answers(spec.images.stop_after_unreachable)
+        self._lock = Lock()
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Posts with `image_bytes`, or `image_status` and `image_error`.
@@ -96,11 +98,15 @@ class FetchActor:
         data: list[bytes | None] = []
         verdicts: list[tuple[str | None, str | None]] = []
         for number, (place, fetched) in enumerate(self._fetcher.fetch(uris), start=1):
-            self._answers.note(fetched)
+            with self._lock:
+                self._answers.note(fetched)
             here.append(int(places[place]))
             data.append(fetched.data)
             verdicts.append((None, None) if fetched.status == OK else (fetched.status, fetched.reason))
             if len(here) == TOGETHER or number == len(uris):
+                with self._lock:
+                    if (why := self._answers.stop()) is not None:
+                        raise UnreachableError(why)
                 columns = [pa.array([verdict[side] for verdict in verdicts], pa.string()) for side in range(2)]
                 yield _with_pictures(table.take(pa.array(here)), pa.array(data, pa.large_binary()), *columns)
                 here, data, verdicts = [], [], []

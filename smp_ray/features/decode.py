@@ -1,6 +1,6 @@
 """Fetching and decoding each image once, and giving it to each family's own transform. No Ray in here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,10 @@ import pyarrow as pa
 from smp_ray.config import ImagesConfig
 from smp_ray.errors import FamilyError, SmpRayError
 from smp_ray.families.base import ImageTransform
-from smp_ray.features.compute import needed, reason
+from smp_ray.features.compute import killed_again, needed, reason
 from smp_ray.fetch import Fetched, Fetcher
 from smp_ray.models.images import BadImage, content_hash, decode
-from smp_ray.schema import BAD_IMAGE, NO_IMAGE, OK
+from smp_ray.schema import BAD_IMAGE, ERROR, OK
 
 
 class DecodeStep:
@@ -26,37 +26,52 @@ class DecodeStep:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Replace the image columns by `image_status`, `image_error`, `image_hash` and a `<family>_input` each.
 
-        Inputs are the raw bytes of the transform's arrays; `<family>_input_error` says where a transform failed.
+        Inputs are the raw bytes of the transform's arrays; `<family>_input_error` says where a transform failed. A
+        table with `image_status` and `image_error` was fetched before: what they say of a post without bytes stands.
         """
         wants = {family: needed(table, family) for family in self._transforms}
         wanted = np.any(list(wants.values()), axis=0)
+        rows: list[dict[str, Any]] = [{} for _ in range(table.num_rows)]
+        for row, fetched in self._fetched(table, np.flatnonzero(wanted).tolist()):
+            rows[row] = self._decoded(fetched, [family for family, want in wants.items() if want[row]])
+        return self._with_inputs(table, rows)
+
+    def _with_inputs(self, table: pa.Table, rows: list[dict[str, Any]]) -> pa.Table:
+        """The table with what each row's image has become."""
         kinds = {"image_status": pa.string(), "image_error": pa.string(), "image_hash": pa.string()}
         for family in self._transforms:
             kinds |= {f"{family}_input": pa.large_binary(), f"{family}_input_error": pa.string()}
-        rows = [
-            self._decoded(fetched, [family for family, want in wants.items() if want[row]]) if wanted[row] else {}
-            for row, fetched in enumerate(self._fetch(table, wanted))
-        ]
         made = pa.Table.from_pylist(rows, schema=pa.schema(kinds))
+        spent = {"image_uri", "image_bytes", *made.column_names} & set(table.column_names)
+        table = table.drop_columns(sorted(spent))
         for name in made.column_names:
             table = table.append_column(name, made[name])
-        return table.drop_columns(["image_uri", "image_bytes"])
+        return table
 
     def killed(self, table: pa.Table) -> pa.Table:
         """As a call, of posts whose picture killed the worker that decoded it."""
         verdicts = [{"image_status": ERROR, "image_error": killed_again(table, row)} for row in range(table.num_rows)]
         return self._with_inputs(table, verdicts)
 
-    def _fetch(self, table: pa.Table, wanted: np.ndarray) -> list[Fetched]:
-        inline = table["image_bytes"].to_pylist()
-        uris = table["image_uri"].to_pylist()
-        asked = [uri if want and data is None else None for uri, data, want in zip(uris, inline, wanted, strict=True)]
-        fetched = self._fetcher.fetch_all(asked)
-        return [Fetched(data) if data is not None else got for data, got in zip(inline, fetched, strict=True)]
+    def _fetched(self, table: pa.Table, rows: list[int]) -> Iterator[tuple[int, Fetched]]:
+        """What is here of the wanted rows at once, the rest as it comes."""
+        missing = []
+        known = "image_status" in table.column_names
+        for row in rows:
+            data = table["image_bytes"][row].as_py()
+            status = table["image_status"][row].as_py() if known else None
+            if data is not None:
+                yield row, Fetched(data)
+            elif status is not None:
+                yield row, Fetched(None, status, table["image_error"][row].as_py() or "")
+            else:
+                missing.append(row)
+        for place, fetched in self._fetcher.fetch([table["image_uri"][row].as_py() for row in missing]):
+            yield missing[place], fetched
 
     def _decoded(self, fetched: Fetched, families: list[str]) -> dict[str, Any]:
         if fetched.data is None:
-            return {"image_status": BAD_IMAGE if fetched.refused else NO_IMAGE, "image_error": fetched.reason}
+            return {"image_status": fetched.status, "image_error": fetched.reason}
         try:
             image = decode(fetched.data, self._settings.max_pixels)
         except BadImage as error:

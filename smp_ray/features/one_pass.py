@@ -1,30 +1,39 @@
-"""One pass over the posts for all families that lack some: survey, compute, check, publish.
+"""One pass over the posts for all families that lack some: take over what earlier passes wrote, compute, publish.
 
 What the store holds is counted in Ray tasks, never on the driver.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
-from smp_ray.errors import FeaturePassError
+from smp_ray.errors import FeaturePassError, SmpRayError, UnreachableError, one_line
+from smp_ray.families.base import IMAGE
+from smp_ray.families.keys import FamilyKey
 from smp_ray.families.registry import find, owner_of
-from smp_ray.features.actors import PassSpec, PassStats
-from smp_ray.features.feature_pass import CHECKPOINT, mend, run_pass, written
+from smp_ray.features.actors import PassSpec
+from smp_ray.features.feature_pass import begin_pass, forget_unreachable, passes_of, run_pass, written
+from smp_ray.features.ledger import asked, start_ledger
 from smp_ray.features.placement import Resources, place
 from smp_ray.features.store_stage import counted
 from smp_ray.progress import Reporter, polled, say
 from smp_ray.run import Run
-from smp_ray.schema import ERROR, KEYS, STATUSES
+from smp_ray.schema import ERROR, KEYS, KILLED_TWICE, STATUSES
 from smp_ray.store.manifest import Fragment, Manifest, fingerprint
-from smp_ray.store.reader import FAMILIES, index_of, post_row_ids, read_columns, statuses_of
+from smp_ray.store.reader import index_of, iter_posts, post_row_ids, read_columns, statuses_of
 from smp_ray.store.workspace import Workspace
 
 MISSING = "missing"
+#: Seconds between two looks for files that a running pass has finished.
+PUBLISH_EVERY = 60.0
+NOTHING: dict[str, Any] = {"computed": 0, "first_batch_seconds": None, "rows_per_second_steady": None, "notes": []}
 
 
 def compute(
@@ -38,44 +47,62 @@ def compute(
     Raises:
         FeaturePassError: the pass broke off; running again goes on from what was kept.
     """
-    widths = {name: find(name).width(run.families[name].pinned) for name in missing}
-    before = {name: manifests[name].fragments if name in manifests else [] for name in missing}
-    again = {MISSING, ERROR, *run.retry}
+    keys = {name: run.families[name] for name in missing}
+    manifests |= {name: _publish(run.workspace, key, ended=True) for name, key in keys.items()}
+    before = {name: manifests[name].fragments for name in missing}
+    again = {MISSING, ERROR, *run.retry} | ({KILLED_TWICE} if ERROR in run.retry else set())
     task: Any = ray.remote(num_cpus=0.25, num_returns=2)(survey)  # so that what is known belongs to the driver
     found, known = task.remote(run.workspace, posts, before, again, manifests)
-    todo = {name: sum(counts.get(status, 0) for status in again) for name, counts in ray.get(found).items()}
+    there: dict[str, dict[str, int]] = ray.get(found)
+    todo = {name: sum(counts.get(status, 0) for status in again) for name, counts in there.items()}
+    kept = {name: posts.rows - counts.get(MISSING, 0) for name, counts in there.items()}
     say(f"features: {counted(todo)} to compute, of {posts.rows:,} posts")
-    state = {name: [run.families[name].fingerprint, [file.path for file in files]] for name, files in before.items()}
-    folder = f"{FAMILIES}/passes/{fingerprint('pass', posts.fingerprint, state, list(run.retry))}"
-    kept, most = mend(run.workspace, folder), max(todo.values())
-    if kept:
-        say(f"features: going on from an interrupted run: {kept:,} posts kept, not computed again")
-    stats = _compute(run, posts, folder, widths, known, kept, most, began) if most else PassStats(0).snapshot()
-    files = written(run.workspace, folder)
-    fragments = {name: [*old, *files] for name, old in before.items()}
+    if any(0 < count < posts.rows for count in kept.values()):
+        say(f"features: {counted(kept)} posts kept from before")
+    stats = _compute(run, posts, keys, known, max(todo.values()), began) if any(todo.values()) else NOTHING
+    wall = time.monotonic() - began
+    manifests |= {name: _publish(run.workspace, key, ended=True) for name, key in keys.items()}
+    fragments = {name: manifests[name].fragments for name in missing}
     covered: dict[str, dict[str, int]] = ray.get(task.remote(run.workspace, posts, fragments)[0])
     if lost := {name: counts[MISSING] for name, counts in covered.items() if MISSING in counts}:
-        path = run.workspace.path(folder)
-        raise FeaturePassError(f"after the pass {counted(lost)} have no row; delete {path} and run again")
-    wall = time.monotonic() - began
-    for name, width in widths.items():
-        key = run.families[name]
-        earlier = manifests[name].details["covers"] if name in manifests else {}
-        covers = {**earlier, posts.fingerprint: covered[name]}
-        columns = [field.name for field in find(name).fields(width)]
-        made = Manifest(
-            stage=key.folder, fingerprint=key.fingerprint, config=key.settings, models={name: key.model},
-            inputs=key.inputs, rows=posts.rows, counts=covered[name], wall_seconds=round(wall, 3),
-            rows_per_second=round(stats["computed"] / wall, 3), fragments=fragments[name],
-            details={"covers": covers, "columns": columns, "last_pass": stats, "width": width},
-        )  # fmt: skip
-        manifests[name] = run.workspace.commit(made)
-    run.workspace.delete_dir(folder, CHECKPOINT)
+        raise FeaturePassError(f"after the pass {counted(lost)} have no row; run again")
+    for name, counts in covered.items():
+        made = manifests[name]
+        made.rows, made.counts = posts.rows, counts
+        made.wall_seconds, made.rows_per_second = round(wall, 3), round(stats["computed"] / wall, 3)
+        made.details["covers"][posts.fingerprint] = counts
+        made.details["last_pass"] = stats
+        run.workspace.commit(made)
     run.computed = {name: count for name, count in todo.items() if count}
     rate, first = stats["rows_per_second_steady"], stats["first_batch_seconds"]
     speed = f", {rate:.1f} posts/s after a first batch at {first:.1f} s" if rate else ""
-    say(f"features: {most - kept:,} posts computed{speed}")
+    say(f"features: {max(todo.values()):,} posts computed{speed}")
     return {name: manifests[name] for name in run.families}
+
+
+def _publish(workspace: Workspace, key: FamilyKey, ended: bool = False) -> Manifest:
+    """Name, in a family's manifest, the whole files of all passes that computed it, and return the manifest.
+
+    `ended`: no pass is running, so that those of now will have no more files.
+    """
+    name = key.family
+    width = find(name).width(key.pinned)
+    columns = [field.name for field in find(name).fields(width)]
+    details = {"covers": {}, "columns": columns, "width": width, "passes": [], "content": ""}
+    manifest = workspace.manifest(key.folder, key.fingerprint) or Manifest(
+        key.folder, key.fingerprint, key.settings, key.inputs, {name: key.model}, details=details
+    )
+    named = {fragment.path for fragment in manifest.fragments}
+    open_passes = [p for p in passes_of(workspace, name, key.fingerprint) if p not in manifest.details["passes"]]
+    new = [fragment for folder in open_passes for fragment in written(workspace, folder) if fragment.path not in named]
+    if new or (ended and open_passes):
+        manifest.fragments += new
+        manifest.rows = max(manifest.rows, sum(fragment.rows for fragment in manifest.fragments))
+        manifest.details["passes"] += open_passes if ended else []
+        if new:
+            manifest.details["content"] = fingerprint(manifest.details["content"], [part.path for part in new])
+        workspace.commit(manifest)
+    return manifest
 
 
 def survey(
@@ -88,18 +115,27 @@ def survey(
     """What is there of some families, by the files that hold each.
 
     Returns:
-        Posts by status of each family, those without a row as `MISSING`; and a table with a row a post, sorted by
-        `row_id`: `need_<family>`, whether its status is among `again`, and what the families read of `stored` ones.
+        Posts by status of each family, those without a row as `MISSING`, those that killed their worker in two runs as
+        `KILLED_TWICE`; and a table with a row a post, sorted by `row_id`: `need_<family>`, whether its status is among
+        `again`, `killed`, whether it killed its worker before, and what the families read of `stored` ones.
     """
     ids = np.sort(post_row_ids(workspace, posts))
     known = pa.table({"row_id": ids})
-    names = (MISSING, *STATUSES)
+    names = (MISSING, *STATUSES, KILLED_TWICE)
     found: dict[str, dict[str, int]] = {}
+    killed = np.zeros(len(ids), dtype=bool)
     for family, files in fragments.items():
-        codes = statuses_of(index_of(workspace, family, files), ids) + 1
+        index = index_of(workspace, family, files)
+        codes = statuses_of(index, ids) + 1
+        killers = index[index["kills"] > 0]
+        places = np.searchsorted(ids, killers["row_id"])
+        here = (places < len(ids)) & (ids[np.minimum(places, len(ids) - 1)] == killers["row_id"])
+        killed[places[here]] = True
+        codes[places[here & (killers["kills"] > 1)]] = len(names) - 1
         found[family] = {names[code]: count for code, count in enumerate(np.bincount(codes).tolist()) if count}
         need = np.isin(codes, [names.index(status) for status in again])
         known = known.append_column(f"need_{family}", pa.array(need))
+    known = known.append_column("killed", pa.array(killed))
     for column in dict.fromkeys(column for family in fragments for column in find(family).reads):
         if (manifest := (stored or {}).get(owner_of(column) or "")) is not None:
             known = known.append_column(column, read_columns(workspace, manifest, [column], ids)[column])
@@ -107,23 +143,63 @@ def survey(
 
 
 def _compute(
-    run: Run, posts: Manifest, folder: str, widths: dict[str, int], known: Any, kept: int, most: int, began: float
+    run: Run, posts: Manifest, keys: Mapping[str, FamilyKey], known: Any, todo: int, began: float
 ) -> dict[str, Any]:
-    """Run the pass where it has not been yet, show how far it is, and return what its workers counted."""
-    settings, total = run.config.features, ray.cluster_resources()
+    """Run the pass, show how far it is, publish what it has finished, and return what its workers counted."""
+    settings, total, names = run.config.features, ray.cluster_resources(), tuple(keys)
     has = Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), cores=run.session.cores)
-    placement = place(settings, tuple(widths), has)
+    remote = any(IMAGE in find(name).reads for name in names) and _any_remote(run.workspace, posts)
+    placement = place(settings, names, has, remote)
     say(f"features: {placement.describe()}")
-    counter: Any = ray.remote(num_cpus=0)(PassStats).remote(time.monotonic() - began)
+    ledger = start_ledger(time.time() - (time.monotonic() - began))
+    widths = {name: find(name).width(key.pinned) for name, key in keys.items()}
     schema = pa.schema([*KEYS, *(field for name, width in widths.items() for field in find(name).fields(width))])
-    spec = PassSpec(settings.images, tuple(run.families[name] for name in widths), schema, known, counter)
+    folder = begin_pass(run.workspace, {name: key.fingerprint for name, key in keys.items()})
+    spec = PassSpec(settings.images, tuple(keys.values()), schema, known, ledger)
+    last = NOTHING
 
     def ask() -> tuple[int, int | None, str]:
-        now = ray.get(counter.snapshot.remote(), timeout=30)
-        rate = now["rows_per_second_steady"]
-        waiting = "computing" if now["computed"] else "starting workers, loading models"
-        return min(most, kept + now["computed"]), most, f"{rate:.1f} posts/s" if rate else waiting
+        nonlocal last
+        last = asked(ledger.snapshot.remote(), last)
+        for note in last["notes"]:
+            run.tell(f"features: {note}")
+        rate = last["rows_per_second_steady"]
+        waiting = "computing" if last["computed"] else "starting workers, loading models"
+        return min(todo, last["computed"]), todo, f"{rate:.1f} posts/s" if rate else waiting
 
-    with Reporter("features") as reporter, polled(reporter, ask):
-        run_pass(spec, placement, posts, run.workspace, folder, settings.rows_per_block)
-    return dict(ray.get(counter.snapshot.remote()))
+    try:
+        with Reporter("features") as reporter, polled(reporter, ask), _publishing(run.workspace, keys):
+            run_pass(spec, placement, posts, run.workspace, folder, settings.rows_per_block, todo)
+    except UnreachableError:
+        forget_unreachable(run.workspace, folder, names)
+        raise
+    ask()
+    return last
+
+
+@contextmanager
+def _publishing(workspace: Workspace, keys: Mapping[str, FamilyKey]) -> Iterator[None]:
+    """Publish now and then what a running pass has finished; where that fails, the end of the pass does it."""
+    stop = Event()
+
+    def work() -> None:
+        while not stop.wait(PUBLISH_EVERY):
+            try:
+                for key in keys.values():
+                    _publish(workspace, key)
+            except (OSError, SmpRayError) as error:
+                say(f"features: not published yet: {one_line(error)}")
+
+    thread = Thread(target=work, name="publish", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _any_remote(workspace: Workspace, posts: Manifest) -> bool:
+    """Whether any picture is not a file of this machine."""
+    pieces = iter_posts(workspace, posts, ["image_uri"], 100_000)
+    return any(pc.any(pc.match_substring(piece["image_uri"], "://")).as_py() for piece in pieces)

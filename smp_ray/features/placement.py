@@ -12,9 +12,10 @@ from smp_ray.errors import ConfigError
 from smp_ray.families.base import IMAGE
 from smp_ray.families.registry import find
 
-#: CPUs of Ray's own checkpoint filter (fixed at one in Ray 2.60) and of our reading and writing tasks.
-FILTER_CPUS = 1.0
+#: CPUs of a reading or writing task and of an actor that fetches pictures.
 IO_CPUS = 0.25
+#: CPUs of the cluster for each fetching actor; one fetches some hundred pictures a second.
+_CPUS_PER_FETCHER = 8
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,16 @@ class Pool:
 
 @dataclass(frozen=True)
 class Placement:
-    """A plan of a pass: its pools in order, and whether images are decoded by tasks of their own."""
+    """A plan of a pass: its pools in order, and whether images are decoded by tasks of their own.
+
+    `fetchers` is how many actors may fetch pictures over the network; 0 where all are files.
+    """
 
     kind: str
     pools: tuple[Pool, ...]
     decode_cpus: float | None
     reason: str
+    fetchers: int = 0
 
     def describe(self) -> str:
         """The plan and its reason, on one line for the user."""
@@ -60,8 +65,8 @@ class Placement:
         return f"placement {self.kind}: {', '.join(shown)}; {self.reason}"
 
 
-def place(settings: FeaturesConfig, families: tuple[str, ...], resources: Resources) -> Placement:
-    """Plan the actors of a pass that computes `families`.
+def place(settings: FeaturesConfig, families: tuple[str, ...], resources: Resources, remote: bool = False) -> Placement:
+    """Plan the actors of a pass that computes `families`, of pictures that may lie elsewhere (`remote`).
 
     Raises:
         ConfigError: the smallest form of the plan does not fit into the cluster.
@@ -71,8 +76,9 @@ def place(settings: FeaturesConfig, families: tuple[str, ...], resources: Resour
         resources = replace(resources, gpus=0.0)
     kind, reason = _choose(settings, models, resources)
     decodes = any(IMAGE in find(family).reads for family in families)
-    # A fraction at the least, beside Ray's filter, one reader and one writer.
-    free = max(0.25, resources.cpus - FILTER_CPUS - 2 * IO_CPUS)
+    fetchers = max(1, int(resources.cpus / _CPUS_PER_FETCHER)) if remote else 0
+    # A fraction at the least, beside the fetchers, one reader and one writer.
+    free = max(0.25, resources.cpus - (2 + fetchers) * IO_CPUS)
     cores = resources.cores or int(resources.cpus)
     threads: int | None = None
     decode_cpus: float | None = None
@@ -93,7 +99,7 @@ def place(settings: FeaturesConfig, families: tuple[str, ...], resources: Resour
         num_gpus = _floor(min(1.0, resources.gpus / workers))
         least = workers if resources.cores else 1
         pools = (Pool(families, least, workers, num_cpus, num_gpus, threads),)
-    placement = Placement(kind, pools, decode_cpus, reason)
+    placement = Placement(kind, pools, decode_cpus, reason, fetchers)
     _check_fits(placement, resources)
     return placement
 
@@ -122,14 +128,14 @@ def _pool(settings: FeaturesConfig, family: str, models: int, resources: Resourc
 
 
 def _check_fits(placement: Placement, resources: Resources) -> None:
-    cpus = FILTER_CPUS + 2 * IO_CPUS + (placement.decode_cpus or 0)
+    cpus = (2 + min(1, placement.fetchers)) * IO_CPUS + (placement.decode_cpus or 0)
     cpus += sum(pool.min_actors * pool.num_cpus for pool in placement.pools)
     gpus = sum(pool.min_actors * pool.num_gpus for pool in placement.pools)
     keys = ", ".join(f"features.{find(family).key()}" for pool in placement.pools for family in pool.families)
     cpu_help = "set ray.num_cpus (local) or lower num_cpus, min_actors or workers"
     for needs, has, unit, advice in (
         (gpus, resources.gpus, "GPUs", f"lower min_actors or num_gpus of {keys}"),
-        (cpus, resources.cpus, "CPUs (1 of them for Ray's checkpoint filter)", cpu_help),
+        (cpus, resources.cpus, "CPUs", cpu_help),
     ):
         if needs > has + 1e-6:
             raise ConfigError(

@@ -12,7 +12,7 @@ from pkgutil import resolve_name
 from smp_ray.errors import SmpRayError
 from smp_ray.families.keys import FamilyKey, covers
 from smp_ray.run import Artefact, Run
-from smp_ray.schema import ERROR
+from smp_ray.schema import ERROR, KILLED_TWICE
 from smp_ray.stage import Stage, StageStatus, changes
 from smp_ray.store.manifest import Manifest, fingerprint
 
@@ -48,6 +48,8 @@ class FeatureStage(Stage):
             run.tell(f"{self.name}: up to date, {', '.join(run.families)} of {posts.rows:,} posts")
         run.commit(self.name, manifests)
         found = {name: m.details["covers"][posts.fingerprint] for name, m in manifests.items()}
+        if left := {name: counts[KILLED_TWICE] for name, counts in found.items() if counts.get(KILLED_TWICE)}:
+            run.tell(f"{self.name}: posts that killed their worker in two runs: {counted(left)} (--retry error)")
         if failed := {name: counts[ERROR] for name, counts in found.items() if counts.get(ERROR)}:
             where = "(reasons in <family>_error); run again to retry them"
             raise SmpRayError(f"posts with status error: {counted(failed)} {where}")
@@ -87,7 +89,7 @@ def _family_status(run: Run, key: FamilyKey, posts: Manifest | None) -> StageSta
     elif posts is None:
         why = "the posts are stale"
     elif posts.fingerprint not in manifest.details["covers"]:
-        why = "the posts changed since"
+        why = "some posts are not computed yet"
     else:
         counts = manifest.details["covers"][posts.fingerprint]
         if counts.get(ERROR):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from smp_ray.schema import STATUSES
+from smp_ray.schema import KILLED, KILLED_AGAIN, STATUSES
 from smp_ray.store.join import locate_sorted, taken
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import read_table
@@ -22,22 +22,24 @@ from smp_ray.store.workspace import Workspace
 #: Folder of the feature families in the workspace.
 FAMILIES = "features"
 _INDEX = pa.schema(
-    {"row_id": pa.int64(), "status": pa.int8(), "fragment": pa.int32(), "position": pa.int32()}
-)  # fmt: skip
+    {"row_id": pa.int64(), "status": pa.int8(), "kills": pa.int8(), "fragment": pa.int32(), "position": pa.int32()}
+)
 
 
 def index_of(workspace: Workspace, family: str, fragments: Sequence[Fragment]) -> pd.DataFrame:
-    """Where each post's row of a family lies, 17 bytes a post.
+    """Where each post's row of a family lies, 18 bytes a post.
 
     Returns:
-        A row a post, sorted by `row_id`: `status` as a position in `schema.STATUSES`, `fragment` as a position in the
+        A row a post, sorted by `row_id`: `status` as a position in `schema.STATUSES`, `kills`, in how
+        many runs it killed its worker, `fragment` as a position in the
         list, `position` of the row within that fragment.
     """
     parts = [_INDEX.empty_table()]
     for number, fragment in enumerate(fragments):
-        table = read_table(workspace, fragment.path, ["row_id", f"{family}_status"])
+        table = read_table(workspace, fragment.path, ["row_id", f"{family}_status", f"{family}_error"])
+        kills = pc.fill_null(pc.index_in(table[f"{family}_error"], value_set=pa.array([KILLED, KILLED_AGAIN])), -1)
         status = pc.index_in(table[f"{family}_status"], value_set=pa.array(STATUSES))
-        columns = [table["row_id"], status, np.full(len(table), number), np.arange(len(table))]
+        columns = [table["row_id"], status, pc.add(kills, 1), np.full(len(table), number), np.arange(len(table))]
         parts.append(pa.table(columns, names=_INDEX.names).cast(_INDEX).filter(pc.is_valid(status)))
     rows = pa.concat_tables(parts).to_pandas()
     return rows.drop_duplicates("row_id", keep="last").sort_values("row_id", ignore_index=True)

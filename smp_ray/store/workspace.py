@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
@@ -52,6 +53,9 @@ class Place:
         """
         if "://" not in uri:
             return cls(uri, pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute()))
+        user, given, host = urlsplit(uri).netloc.rpartition("@")
+        if given and user != "anonymous":
+            raise cls.problem(f"…@{host}: credentials in an address are refused: put them into the environment")
         try:
             filesystem, root = pafs.FileSystem.from_uri(uri)
         except (OSError, ValueError) as error:

@@ -1,6 +1,6 @@
 """A bad image or a strange title costs its own row at most, and the reason is kept.
 
-It also tests `features/actors.py`, `features/decode.py`, `fetch.py`.
+It also tests `features/actors.py`, `features/decode.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 
 from smp_ray.demo import MODELS
 from smp_ray.ray_session import RaySession
-from tests.features.conftest import exported, run_command, run_features, table_config, write_table
+from tests.features.conftest import EMBEDDED, exported, run_command, run_features, table_config, write_table
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -109,7 +109,8 @@ def zoo(server: str, session: RaySession, tmp_path_factory: pytest.TempPathFacto
         {"id": "folder", "title": "a picture", "image": "images"},
     ]
     posts += [{"id": name, "title": title, "image": "images/plain.jpg"} for name, title in TITLES.items()]
-    config = table_config(folder / "run", write_table(folder / "posts.csv", posts))
+    features = {**EMBEDDED, "images": {"allow_private": True, "timeout_s": 2}}
+    config = table_config(folder / "run", write_table(folder / "posts.csv", posts), features)
     return exported(run_features(config, session), folder).set_index("post_id")
 
 
@@ -133,7 +134,7 @@ def test_what_can_be_decoded_is(zoo: pd.DataFrame, name: str) -> None:
         ("bomb.png", "bad_image", "50000"),
         ("missing.jpg", "no_image", "no such file"),
         ("404", "no_image", "HTTP 404"),
-        ("unreachable", "no_image", "not reachable"),
+        ("unreachable", "unreachable", "connection failed"),
         ("folder", "no_image", "not a file"),
     ],
 )

@@ -127,4 +127,4 @@ def test_a_rerun_says_up_to_date_quickly_and_loads_no_model(session: RaySession,
 def test_unknown_retry_status_is_bad_usage(status_name: str) -> None:
     done = run_command("run", "configs/demo.yaml", "--retry", status_name)
     assert done.returncode == 2
-    assert "allowed: ok, no_image, bad_image, no_text, error" in done.stderr
+    assert "allowed: ok, no_image, bad_image, no_text, error, unreachable" in done.stderr

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from smp_ray.config import FeaturesConfig
 from smp_ray.config.features_section import features_class
 from smp_ray.errors import ConfigError
-from smp_ray.features.placement import FILTER_CPUS, IO_CPUS, Placement, Resources, place
+from smp_ray.features.placement import IO_CPUS, Placement, Resources, place
 
 ALL = ("caption", "clip", "perplexity")
 
@@ -23,7 +23,7 @@ def settings(**given: Any) -> FeaturesConfig:
 
 def least_cpus(placement: Placement) -> float:
     pools = sum(pool.min_actors * pool.num_cpus for pool in placement.pools)
-    return pools + FILTER_CPUS + 2 * IO_CPUS + (placement.decode_cpus or 0)
+    return pools + 2 * IO_CPUS + (placement.decode_cpus or 0)
 
 
 @hypothesis.settings(deadline=None)  # a busy machine is no bad plan

@@ -168,7 +168,7 @@ def wait_for_epochs(workspace: Workspace, epochs: int, seconds: float = 120) -> 
 
 
 def recorded_epoch(workspace: Workspace) -> int:
-    """The last epoch that Ray Train has recorded; it does so a moment after the epoch, and a kill may tear the record."""
+    """The last epoch that Ray Train has recorded, a moment after the epoch; a kill may tear the record."""
     records = list(Path(workspace.path(FOLDER)).rglob("checkpoint_manager_snapshot.json"))
     try:
         last = json.loads(records[0].read_text())["latest_checkpoint_result"]
