@@ -44,7 +44,7 @@ class FamilyStep:
     model: Family
     fields: Sequence[pa.Field]
     transform: ImageTransform | None
-    batch_size: int
+    batch_size: int = sys.maxsize
     tell: Callable[[str], None] = logger.warning
     limit: int = sys.maxsize
 

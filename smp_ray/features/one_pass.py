@@ -52,7 +52,8 @@ def compute(
     before = {name: manifests[name].fragments for name in missing}
     again = {MISSING, ERROR, *run.retry} | ({KILLED_TWICE} if ERROR in run.retry else set())
     task: Any = ray.remote(num_cpus=0.25, num_returns=2)(survey)  # so that what is known belongs to the driver
-    found, known = task.remote(run.workspace, posts, before, again, manifests)
+    stored = {name: manifest for name, manifest in manifests.items() if manifest.fragments}
+    found, known = task.remote(run.workspace, posts, before, again, stored)
     there: dict[str, dict[str, int]] = ray.get(found)
     todo = {name: sum(counts.get(status, 0) for status in again) for name, counts in there.items()}
     kept = {name: posts.rows - counts.get(MISSING, 0) for name, counts in there.items()}

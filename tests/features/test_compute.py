@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from smp_ray.errors import FamilyError, ModelError
 from smp_ray.families.base import TITLE, Column, Family, FamilySettings
@@ -135,3 +136,19 @@ def test_what_depends_on_a_missing_vector_is_missing() -> None:
     cosines = cosine(vectors, other)
     assert cosines[0] == pytest.approx(1, abs=1e-6)
     assert np.isnan(cosines[1])
+
+
+def test_what_does_not_fit_into_the_gpu_is_halved_for_good_and_said_once() -> None:
+    class Large(Reciprocal):
+        def compute(self, *inputs: list[Any]) -> dict[str, Any]:
+            if len(inputs[0]) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().compute(*inputs)
+
+    model, said = Large(), []
+    step = FamilyStep(model, model.fields(2), None, batch_size=8, tell=said.append)
+    for _ in range(2):
+        found = step(posts(*(str(number) for number in range(1, 17)))).to_pydict()
+        assert found["reciprocal_status"] == ["ok"] * 16
+    assert step.limit == 2
+    assert said == [f"reciprocal: out of GPU memory; from now on at most {limit} inputs at a time" for limit in (4, 2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -15,8 +16,11 @@ import psutil
 import pytest
 
 from smp_ray.config import load_config
+from smp_ray.features.feature_pass import PASSES
+from smp_ray.features.feature_pass import written as whole_files
 from smp_ray.pipeline import export, open_run
 from smp_ray.ray_session import RaySession
+from smp_ray.store.workspace import Workspace
 from tests.features.conftest import command, write_table
 
 POSTS = 640
@@ -47,9 +51,10 @@ def write_config(tmp_path: Path, posts: int) -> Path:
 
 
 def written(config: Path) -> int:
-    """Blocks that Ray has recorded as finished."""
-    found = config.parent.glob("run/features/passes/*/checkpoint/*.parquet")
-    return sum(1 for path in found if ".pending." not in path.name)
+    """Files that are whole."""
+    workspace = Workspace.open(str(config.parent / "run"))
+    folders = {info.path.split("/data/")[0] for info in workspace.files(PASSES) if "/data/" in info.path}
+    return sum(len(whole_files(workspace, workspace.relative(folder))) for folder in folders)
 
 
 def start(config: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -77,8 +82,9 @@ def assert_every_post_once(config: Path) -> None:
     assert sorted(frame["post_id"]) == sorted(f"p{i}" for i in range(POSTS))
     assert (frame["perplexity_status"] == "ok").all()
     # The store itself holds each post once, not only the join.
+    manifest = json.loads(next(config.parent.glob("run/features/perplexity/*/manifest.json")).read_text())
     parts = pd.concat(
-        pd.read_parquet(path, columns=["row_id"]) for path in config.parent.glob("run/features/passes/*/data/*.parquet")
+        pd.read_parquet(config.parent / "run" / part["path"], columns=["row_id"]) for part in manifest["fragments"]
     )
     assert len(parts) == POSTS
     assert parts["row_id"].is_unique
@@ -94,7 +100,7 @@ def test_sigkill_of_the_driver_then_again(config: Path, tmp_path: Path) -> None:
     kept_before = written(config)
     log = tmp_path / "last.log"
     assert start(config, log).wait(timeout=LIMIT) == 0, log.read_text()
-    kept = re.search(r"interrupted run: ([\d,]+) posts kept", log.read_text())
+    kept = re.search(r"perplexity ([\d,]+) posts kept", log.read_text())
     computed = re.search(r"features: ([\d,]+) posts computed", log.read_text())
     assert kept
     assert computed

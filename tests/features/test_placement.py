@@ -84,5 +84,5 @@ def test_settings_win() -> None:
 def test_what_cannot_fit_is_refused_before_it_starts() -> None:
     with pytest.raises(ConfigError, match=r"at least 2\.6664 GPUs and the cluster has 2"):
         place(settings(placement="spread", clip={"min_actors": 2}), ALL, Resources(64, 2))
-    with pytest.raises(ConfigError, match=r"CPUs .* and the cluster has 4"):
+    with pytest.raises(ConfigError, match=r"CPUs and the cluster has 4"):
         place(settings(placement="spread", clip={"num_cpus": 8}), ALL, Resources(4, 0, cores=2))
