@@ -1,0 +1,109 @@
+"""SIGKILL at a random moment: of the driver, of a worker, of the ledger, of one of two nodes. Every post exactly once.
+
+`SMP_RAY_KILLS` is how many passes are killed, four by default: one of each kind.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from smp_ray.config import load_config
+from smp_ray.pipeline import export, open_run
+from smp_ray.ray_session import RaySession
+from tests.features.conftest import command
+from tests.features.test_faults import LIMIT, assert_every_post_once, wait_for, write_config, written
+
+KINDS = ("driver", "worker", "ledger", "raylet")
+KILLS = int(os.environ.get("SMP_RAY_KILLS", len(KINDS)))
+#: A head without work and two nodes, each with a raylet of its own; prints the address and waits.
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+for _ in range(2):
+    cluster.add_node(num_cpus=4, object_store_memory=200 * 2**20)
+cluster.wait_for_nodes()
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    config = write_config(tmp_path_factory.mktemp("unbroken"), 640)
+    assert subprocess.run(command("features", str(config)), capture_output=True, check=False).returncode == 0
+    return frame(config)
+
+
+def frame(config: Path) -> pd.DataFrame:
+    loaded = load_config(config)
+    out = config.parent / "compared.parquet"
+    export(open_run(loaded, RaySession(loaded.ray)), str(out))
+    return pd.read_parquet(out).sort_values("post_id", ignore_index=True)
+
+
+def processes(root: int, name: str) -> list[psutil.Process]:
+    found = psutil.Process(root).children(recursive=True)
+    return [child for child in found if any(name in part for part in child.cmdline())]
+
+
+@pytest.fixture
+def cluster() -> Iterator[tuple[int, dict[str, str]]]:
+    """Process of a cluster, and the environment of those who use it."""
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    ) as running:
+        assert running.stdout is not None
+        address = running.stdout.readline().strip()
+        yield running.pid, {**env, "RAY_ADDRESS": address}
+        assert running.stdin is not None
+        running.stdin.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number", range(KILLS))
+def test_killed_at_random(number: int, tmp_path: Path, unbroken: pd.DataFrame, request: pytest.FixtureRequest) -> None:
+    kind = KINDS[number % len(KINDS)]
+    root, env = request.getfixturevalue("cluster") if kind == "raylet" else (None, dict(os.environ))
+    config, log = write_config(tmp_path, 640), tmp_path / "run.log"
+    with log.open("wb") as file:
+        running = subprocess.Popen(command("features", str(config)), stdout=file, stderr=file, env=env)
+    files = random.randint(0, 10)
+    wait_for(lambda: (config.parent / "run/features/passes").exists() and written(config) >= files, running, log)
+    time.sleep(random.uniform(0, 3))
+    if kind == "driver":
+        running.kill()
+        running.wait()
+        with log.open("ab") as file:
+            running = subprocess.Popen(command("features", str(config)), stdout=file, stderr=file, env=env)
+    elif kind == "raylet":
+        raylets = [process for process in processes(root, "raylet/raylet") if "--head" not in process.cmdline()]
+        raylets[-1].kill()
+    else:
+        found = processes(running.pid, "ray::MapWorker" if kind == "worker" else "ray::Ledger")
+        if found:  # while Ray starts there is none
+            found[0].kill()
+    assert running.wait(timeout=LIMIT) == 0, log.read_text()
+    assert_every_post_once(config)
+    mended = frame(config)
+    assert mended["post_id"].tolist() == unbroken["post_id"].tolist()
+    for column in ("title_perplexity", "similarity_image_title"):
+        np.testing.assert_allclose(mended[column], unbroken[column], rtol=1e-4)
+    for one, other in zip(mended["clip_title"], unbroken["clip_title"], strict=True):
+        np.testing.assert_allclose(np.asarray(one, np.float32), np.asarray(other, np.float32), atol=2e-3)
