@@ -142,3 +142,31 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     lines = log.read_text().splitlines()
     assert "run the same command again to go on" in lines[-1]
     assert not any(line.startswith("Traceback") for line in lines)
+
+
+@pytest.mark.slow
+def test_what_an_interrupted_pass_has_done_serves_the_next_whatever_it_computes(tmp_path: Path) -> None:
+    config, log = write_config(tmp_path, POSTS), tmp_path / "killed.log"
+    config.write_text(config.read_text().replace("[clip, perplexity]", "[caption, clip, perplexity]"))
+    running = start(config, log)
+    wait_for(lambda: written(config) >= 0.6 * POSTS / 40, running, log)
+    running.kill()
+    running.wait()
+    rows = [{"id": f"p{i}", "title": f"appended {i}", "image": ""} for i in range(POSTS, POSTS + 100)]
+    appended = (write_table(tmp_path / "more.csv", rows).read_text()).partition("\n")[2]
+    with (tmp_path / "posts.csv").open("a") as file:
+        file.write(appended)
+    config.write_text(
+        config.read_text().replace("clip: {batch_size: 8}", "clip: {batch_size: 8}, captioner: {max_new_tokens: 5}")
+    )
+    again = subprocess.run(command("features", str(config)), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    line = next(line for line in again.stderr.splitlines() if line.endswith(f"to compute, of {POSTS + 100} posts"))
+    todo = dict(re.findall(r"(\w+) (\d+)", line))
+    assert int(todo["caption"]) == int(todo["clip"]) == POSTS + 100  # clip reads captions
+    kept = POSTS + 100 - int(todo["perplexity"])
+    assert 0.5 * POSTS <= kept < POSTS
+    # Counted in the files as well: what the second pass wrote holds no perplexity of posts that were kept.
+    newest = max(config.parent.glob("run/features/passes/*/pass.json")).parent
+    parts = [pd.read_parquet(path, columns=["perplexity_status"]) for path in newest.glob("data/*.parquet")]
+    assert pd.concat(parts)["perplexity_status"].notna().sum() == int(todo["perplexity"])
