@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from email.utils import parsedate_to_datetime
+from types import SimpleNamespace
 
 import aiohttp
 from yarl import URL
@@ -14,10 +15,13 @@ from smp_ray import __version__
 from smp_ray.config import ImagesConfig
 from smp_ray.fetch.addresses import PrivateAddressError, check, parse, public_socket
 from smp_ray.fetch.outcome import Refused, Unavailable, too_large
+from smp_ray.fetch.turns import Turn
 
 _REDIRECTS, _MOST_REDIRECTS = (301, 302, 303, 307, 308), 10
 #: Client errors that pass: request timeout, too early, too many requests. Those of servers all do.
 _PASSING = (408, 425, 429)
+#: Seconds of connecting, names looked up, from which on a packet was lost.
+_LOST_PACKET = 0.9
 #: Directives of `X-Robots-Tag` by which a site says that its pictures are not for models, as img2dataset reads them.
 _NOT_FOR_MODELS = {"noai", "noimageai", "noindex", "noimageindex"}
 #: Directives that are followed by a colon, as the name of a robot would be.
@@ -43,13 +47,14 @@ class Web:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"smp_ray/{__version__}{contact}", "Accept-Encoding": "identity"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=half, sock_read=half),
+            trace_configs=[_watched_connections()],
         )
 
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
 
-    async def get(self, uri: str, turn: Callable[[str], AbstractAsyncContextManager[None]]) -> bytes:
+    async def get(self, uri: str, turn: Callable[[str], AbstractAsyncContextManager[Turn]]) -> bytes:
         """The body of what a URL leads to; each request is made within a `turn(host)`.
 
         Raises:
@@ -58,18 +63,19 @@ class Web:
         url = parse(uri)
         for _ in range(_MOST_REDIRECTS + 1):
             check(url, self._settings.schemes, self._settings.hosts)
-            async with turn(url.authority):
-                found = await self._hop(url)
+            async with turn(url.authority) as mine:
+                found = await self._hop(url, mine)
             if isinstance(found, bytes):
                 return found
             url = found
         raise Refused(f"more than {_MOST_REDIRECTS} redirects")
 
-    async def _hop(self, url: URL) -> bytes | URL:
+    async def _hop(self, url: URL, turn: Turn) -> bytes | URL:
         """The body, or where the server redirects to."""
         host = url.host
         try:
-            async with self._session.get(url, allow_redirects=False) as response:
+            async with self._session.get(url, allow_redirects=False, trace_request_ctx=turn) as response:
+                turn.crowded |= response.status in (429, 503)
                 return await self._body(response)
         except aiohttp.ClientConnectorDNSError as error:
             cause = error.os_error
@@ -79,10 +85,12 @@ class Web:
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, PrivateAddressError):
                 raise Refused(f"{host}: {error.os_error}, see features.images.allow_private") from None
+            turn.crowded = True
             raise Unavailable(f"{host}: {_word(error)}") from None
         except ValueError:
             raise Refused("bad URL: it cannot be asked for") from None
         except (aiohttp.ClientError, OSError) as error:  # timeouts of the socket are OSErrors
+            turn.crowded |= isinstance(error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError)
             raise Unavailable(f"{host}: {_word(error)}") from None
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes | URL:
@@ -106,6 +114,22 @@ class Web:
             if size > settings.max_bytes:
                 raise too_large(settings.max_bytes)
         return b"".join(parts)
+
+
+def _watched_connections() -> aiohttp.TraceConfig:
+    """Has a turn know where connecting took so long that a packet must have been lost (sent again after 1 s)."""
+
+    async def begin(_: object, context: SimpleNamespace, __: object) -> None:
+        context.began = asyncio.get_running_loop().time()
+
+    async def end(_: object, context: SimpleNamespace, __: object) -> None:
+        context.trace_request_ctx.crowded |= asyncio.get_running_loop().time() - context.began > _LOST_PACKET
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_start.append(begin)
+    trace.on_dns_resolvehost_end.append(begin)
+    trace.on_connection_create_end.append(end)
+    return trace
 
 
 def retry_after(header: str | None) -> float:

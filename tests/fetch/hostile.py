@@ -117,8 +117,12 @@ class Server:
     delay: float = 0.0
 
 
+#: What clients of object stores want to be told.
+OF_OBJECTS = ('ETag: "1"', "Last-Modified: Sat, 21 Nov 2026 08:00:00 GMT")
+
+
 def answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Content-Type: image/jpeg", *headers]
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Content-Type: image/jpeg", *OF_OBJECTS, *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 

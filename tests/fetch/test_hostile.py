@@ -55,7 +55,7 @@ def test_each_case(case: Case, fetched: tuple[dict[Case, Fetched], float]) -> No
 
 
 def test_all_of_them_take_one_deadline(fetched: tuple[dict[Case, Fetched], float]) -> None:
-    assert fetched[1] < SETTINGS.timeout_s + 3  # 16 at a time at one host, and some of them wait for a turn
+    assert fetched[1] < 3 * SETTINGS.timeout_s  # two of them hang, maybe one after the other: their host is crowded
     assert len(CASES) > 50
 
 

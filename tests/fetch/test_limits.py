@@ -39,7 +39,7 @@ def test_a_slow_host_delays_only_its_own() -> None:
         alone = min(seconds(fetcher, good, []) for _ in range(2))
         beside = seconds(fetcher, good, drips)
         assert beside < 1.5 * alone + 0.1
-        assert slow.most == SETTINGS.per_host
+        assert 1 <= slow.most <= SETTINGS.per_host
 
 
 def test_no_host_gets_more_than_its_share_whoever_asks() -> None:
