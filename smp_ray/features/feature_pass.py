@@ -187,6 +187,8 @@ def _cause(error: BaseException) -> BaseException:
     """What a worker raised, out of what Ray wraps around it: the innermost."""
     for _ in range(20):
         inner = getattr(error, "cause", None) or error.__cause__
+        if isinstance(error, BaseExceptionGroup):
+            inner = error.exceptions[0]
         if not isinstance(inner, BaseException):
             break
         error = inner

@@ -93,8 +93,8 @@ class Fetcher:
             wait = max(asked, _FIRST_WAIT * 2 ** (tries - 1) * random.uniform(0.5, 1.5))
             if wait >= budget.left:
                 break
-            async with budget.spending():
-                await asyncio.sleep(wait)
+            await asyncio.sleep(wait)
+            budget.left -= wait
         return Fetched(None, UNREACHABLE, f"{reason}; tried {tries} times" if tries > 1 else reason)
 
     async def _get(self, uri: str, budget: Budget) -> bytes:
