@@ -57,7 +57,7 @@ def test_what_was_fetched_before_is_not_fetched_again(tmp_path: Path) -> None:
 
 def test_rows_keep_their_places_whatever_comes_first() -> None:
     with serving() as server:
-        paths = ["/silent", "/ok.jpg", "/status/404", "/flaky/1", "/page.jpg"]
+        paths = ["/silent", "/ok.jpg", "/status/404", "/redirect/ok.jpg", "/page.jpg"]
         rows: list[dict[str, object]] = [{"image_uri": f"{server.url}{path}", "need_corner": True} for path in paths]
         found = step()(table([*rows, {"image_bytes": PICTURE, "need_corner": True}, {"need_corner": True}]))
     assert found["image_status"].to_pylist() == ["unreachable", "ok", "no_image", "ok", "bad_image", "ok", "no_image"]
