@@ -4,8 +4,9 @@
 
 Servers on this machine: (a) aiohttp's, (b) Python's http.server, with room for five connections that wait. Photographs
 of the folder are served in turn (without one, rendered pictures). PYTHON is the interpreter of an environment where
-img2dataset is installed. Both decode whole pictures and crop them to 224 x 224: smp_ray by the transform of CLIP,
-img2dataset by OpenCV, and it encodes them again; neither keeps them. Starting processes is not counted on either side.
+img2dataset is installed. Both decode whole pictures, hash them, and crop them to 224 x 224: smp_ray by the transform of
+CLIP, img2dataset by OpenCV, which it encodes again and writes, with the EXIF data, to files (not with `--spare`).
+Starting processes is not counted on either side. Cores that others use at the same time favour who has more threads.
 """
 
 import argparse
@@ -30,18 +31,20 @@ from aiohttp import web
 from PIL import Image
 
 from smp_ray.config import ImagesConfig
-from smp_ray.families.registry import find
+from smp_ray.families.clip import ClipSettings
 from smp_ray.fetch import Fetcher
-from smp_ray.models.images import decode
+from smp_ray.models.clip_embedder import ClipTransform
+from smp_ray.models.images import content_hash, decode
 
 PICTURES, SIDE, PROCESSES, THREADS, ROUNDS = 2100, 224, 2, 32, 3
 SPAWN = multiprocessing.get_context("spawn")
 IMG2DATASET = f"""if __name__ == "__main__":
     import sys
     from img2dataset import download
-    download(sys.argv[1], output_folder=sys.argv[2], image_size={SIDE}, resize_mode="center_crop", compute_hash=None,
-             processes_count={PROCESSES}, thread_count={THREADS}, number_sample_per_shard={PICTURES // PROCESSES},
-             output_format="dummy", extract_exif=False, retries=3, timeout=60)
+    spare = dict(compute_hash=None, extract_exif=False, output_format="dummy") if sys.argv[3] == "spare" else dict()
+    download(sys.argv[1], output_folder=sys.argv[2], image_size={SIDE}, resize_mode="center_crop", retries=3,
+             timeout=60, processes_count={PROCESSES}, thread_count={THREADS},
+             number_sample_per_shard={PICTURES // PROCESSES}, **spare)
 """
 
 
@@ -96,12 +99,12 @@ def warm(_: int) -> None:
 
 def one(uris: list[str]) -> Counter[str]:
     """Outcomes of one process's share; each picture is transformed while others are fetched."""
-    family = find("clip")
-    transform = family.transform(family.Settings())
-    fetcher = Fetcher(ImagesConfig(allow_private=True, per_host=THREADS, timeout_s=60))
+    transform = ClipTransform(ClipSettings(model="ViT-B-32", pretrained="openai"))
+    fetcher = Fetcher(ImagesConfig(allow_private=True, timeout_s=60))
     counts: Counter[str] = Counter()
     for _, found in fetcher.fetch(uris):
-        if transform is not None and found.data is not None:
+        if found.data is not None:
+            content_hash(found.data)
             transform.pixels(decode(found.data, 10**8))
         counts[found.reason or found.status] += 1
     return counts
@@ -117,26 +120,31 @@ def ours(uris: list[str], pool: ProcessPoolExecutor) -> tuple[float, int]:
     return seconds, counts["ok"]
 
 
-def theirs(uris: list[str], python: str) -> tuple[float, int]:
+def theirs(uris: list[str], python: str, spare: bool) -> tuple[float, int]:
     """Seconds by what img2dataset's own shards say, and pictures that were had."""
     with tempfile.TemporaryDirectory() as folder:
         script, urls, out = (Path(folder, name) for name in ("run.py", "urls.txt", "out"))
         script.write_text(IMG2DATASET)
         urls.write_text("\n".join(uris))
-        subprocess.run([python, script, urls, out], check=True, capture_output=True)
+        subprocess.run([python, script, urls, out, "spare" if spare else ""], check=True, capture_output=True)
         shards = [json.loads(path.read_text()) for path in out.glob("*_stats.json")]
     seconds = max(shard["end_time"] for shard in shards) - min(shard["start_time"] for shard in shards)
     return seconds, sum(shard["successes"] for shard in shards)
 
 
-def compare(name: str, serve: Callable[..., None], bodies: list[bytes], python: str, pool: ProcessPoolExecutor) -> None:
+def compare(
+    name: str, serve: Callable[..., None], bodies: list[bytes], given: argparse.Namespace, pool: ProcessPoolExecutor
+) -> None:
     """Both in turn against one server, and the medians."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     server = SPAWN.Process(target=serve, args=(bodies, listening), daemon=True)
     server.start()
     uris = [f"http://127.0.0.1:{listening.getsockname()[1]}/{number}.jpg" for number in range(PICTURES)]
-    contenders: dict[str, Any] = {"smp_ray": lambda: ours(uris, pool), "img2dataset": lambda: theirs(uris, python)}
+    contenders: dict[str, Any] = {
+        "smp_ray": lambda: ours(uris, pool),
+        "img2dataset": lambda: theirs(uris, given.img2dataset, given.spare),
+    }
     rates: dict[str, list[float]] = {contender: [] for contender in contenders}
     listening.close()
     time.sleep(5)  # the server imports what it needs
@@ -156,12 +164,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path, help="folder of .jpg files")
     parser.add_argument("--img2dataset", default=sys.executable, metavar="PYTHON")
+    parser.add_argument("--spare", action="store_true", help="spare img2dataset the hash, EXIF and files")
     given = parser.parse_args()
     bodies = [p.read_bytes() for p in sorted(given.photographs.glob("*.jpg"))] if given.photographs else rendered()
     with ProcessPoolExecutor(PROCESSES, mp_context=SPAWN) as pool:
         list(pool.map(warm, range(PROCESSES)))
-        compare("healthy server", healthy, bodies, given.img2dataset, pool)
-        compare("small server", small, bodies, given.img2dataset, pool)
+        compare("healthy server", healthy, bodies, given, pool)
+        compare("small server", small, bodies, given, pool)
 
 
 if __name__ == "__main__":

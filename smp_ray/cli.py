@@ -51,7 +51,7 @@ SetOption = Annotated[
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
 RetryOption = Annotated[
-    list[str] | None, typer.Option("--retry", help="also compute posts of this status again (no_image, …)")
+    list[str] | None, typer.Option("--retry", help="also compute posts of this status again (unreachable, no_image, …)")
 ]
 
 

@@ -33,14 +33,13 @@ class Location(Place):
         return Location(uri=uri, filesystem=self.filesystem, root=self.root.rpartition("/")[0] or "/")
 
     def address(self, relative: str) -> str:
-        """Address of a file inside that any reader can open: an absolute local path, or the root's URI extended.
+        """Address of a file inside: an absolute local path, or the root's URI extended.
 
-        A remote root keeps its scheme and its query string, which may name the endpoint.
+        A query string, which may name the endpoint, is not repeated: for images, `features.images.buckets` has it.
         """
         if self.is_local:
             return self.path(relative)
-        base, _, query = self.uri.partition("?")
-        return base.rstrip("/") + (f"/{quote(relative)}" if relative else "") + (f"?{query}" if query else "")
+        return self.uri.partition("?")[0].rstrip("/") + (f"/{quote(relative)}" if relative else "")
 
     def kind(self, *parts: str) -> pafs.FileType:
         """File, Directory or NotFound; a filesystem that does not answer is a `DataError`."""

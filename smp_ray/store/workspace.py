@@ -53,10 +53,10 @@ class Place:
         """
         if "://" not in uri:
             return cls(uri, pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute()))
-        user, given, host = urlsplit(uri).netloc.rpartition("@")
-        if given and user != "anonymous":
-            raise cls.problem(f"…@{host}: credentials in an address are refused: put them into the environment")
         try:
+            user, given, host = urlsplit(uri).netloc.rpartition("@")
+            if given and user != "anonymous":
+                raise cls.problem(f"…@{host}: credentials in an address are refused: put them into the environment")
             filesystem, root = pafs.FileSystem.from_uri(uri)
         except (OSError, ValueError) as error:
             raise cls.problem(f"{uri}: cannot be opened: {one_line(error)}") from None
