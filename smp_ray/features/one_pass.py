@@ -63,11 +63,13 @@ def compute(
         earlier = manifests[name].details["covers"] if name in manifests else {}
         covers = {**earlier, posts.fingerprint: covered[name]}
         columns = [field.name for field in find(name).fields(width)]
+        same = name in manifests and fragments[name] == manifests[name].fragments
+        content = {"content": manifests[name].content} if same else {}
         made = Manifest(
             stage=key.folder, fingerprint=key.fingerprint, config=key.settings, models={name: key.model},
             inputs=key.inputs, rows=posts.rows, counts=covered[name], wall_seconds=round(wall, 3),
             rows_per_second=round(stats["computed"] / wall, 3), fragments=fragments[name],
-            details={"covers": covers, "columns": columns, "last_pass": stats, "width": width},
+            details={"covers": covers, "columns": columns, "last_pass": stats, "width": width, **content},
         )  # fmt: skip
         manifests[name] = run.workspace.commit(made)
     run.workspace.delete_dir(folder, CHECKPOINT)

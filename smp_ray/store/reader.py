@@ -21,6 +21,8 @@ from smp_ray.store.workspace import Workspace
 
 #: Folder of the feature families in the workspace.
 FAMILIES = "features"
+#: Folder of the passes that computed them, and what a pass notes there of the families that it computes.
+PASSES, PASS_NOTE = f"{FAMILIES}/passes", "pass.json"
 _INDEX = pa.schema(
     {"row_id": pa.int64(), "status": pa.int8(), "fragment": pa.int32(), "position": pa.int32()}
 )  # fmt: skip
