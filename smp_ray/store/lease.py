@@ -7,10 +7,10 @@ is written on condition, with a heartbeat: a holder that has not been heard of f
 
 from __future__ import annotations
 
-import _thread
 import fcntl
 import json
 import os
+import signal
 import socket
 import threading
 import uuid
@@ -152,7 +152,7 @@ class _S3Lease:
             except (PreconditionError, FileNotFoundError):
                 if not self._is_ours():
                     self.lost = True
-                    _thread.interrupt_main()
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
             except BaseError as error:  # the next one may get through
                 say(f"{self._workspace.uri}: heartbeat failed: {one_line(error, 120)}")

@@ -115,3 +115,25 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(uri: str) -> Non
 @pytest.mark.parametrize("uri", ["s3://bucket/a@b?endpoint_override=host:1&scheme=http&region=x", "a/b:c@d"])
 def test_other_addresses_are_not_refused(uri: str) -> None:
     assert not has_credentials(uri)
+
+
+@pytest.mark.slow
+def test_of_two_drivers_one_works_and_one_is_told(tmp_path: Path) -> None:
+    """And when the first is killed, the next goes on."""
+    config = tmp_path / "config.yaml"
+    config.write_text(f"workspace: {tmp_path / 'run'}\nsource: {{kind: demo, posts: 20}}\n")
+
+    def command(name: str) -> list[str]:
+        return [sys.executable, "-m", "smp_ray.cli", name, str(config)]
+
+    first = holder(str(tmp_path / "run"))
+    second = subprocess.run(command("ingest"), capture_output=True, text=True, check=False)
+    assert second.returncode == 1
+    assert f"process {first.pid} on " in second.stderr
+    assert not (tmp_path / "run" / "ingest").exists()
+    looks = subprocess.run(command("status"), capture_output=True, text=True, check=False)
+    assert "never run: smp-ray ingest" in looks.stdout + looks.stderr
+    first.kill()
+    first.wait()
+    third = subprocess.run(command("ingest"), capture_output=True, text=True, check=False)
+    assert third.returncode == 0, third.stderr
