@@ -41,9 +41,11 @@ def holder(uri: str, seconds: float = 600) -> subprocess.Popen[str]:
 def test_a_second_writer_is_told_and_a_killed_one_is_followed(tmp_path: Path) -> None:
     workspace = Workspace.open(str(tmp_path / "run"))
     first = holder(workspace.uri)
-    with pytest.raises(WorkspaceError, match=f"process {first.pid} on .* is writing to this workspace"):
-        with holding(workspace):
-            pass
+    with (
+        pytest.raises(WorkspaceError, match=f"process {first.pid} on .* is writing to this workspace"),
+        holding(workspace),
+    ):
+        pass
     first.send_signal(signal.SIGKILL)
     first.wait()
     for _ in range(2):  # the same process may take it again
@@ -55,9 +57,11 @@ def test_a_second_writer_is_told_and_a_killed_one_is_followed(tmp_path: Path) ->
 def test_on_s3_a_holder_is_dead_when_it_is_silent(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = Workspace.open(bucket.format("run"))
     first = holder(workspace.uri)
-    with pytest.raises(WorkspaceError, match=rf"process {first.pid} on .*free in \d+ s: run again then"):
-        with holding(workspace):
-            pass
+    with (
+        pytest.raises(WorkspaceError, match=rf"process {first.pid} on .*free in \d+ s: run again then"),
+        holding(workspace),
+    ):
+        pass
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert workspace.exists(LEASE)
@@ -72,13 +76,17 @@ def test_on_s3_heartbeats_keep_it_and_the_loser_stops(bucket: str, monkeypatch: 
     workspace = Workspace.open(bucket.format("run"))
     monkeypatch.setattr(lease, "HEARTBEAT", 0.2)
     with pytest.raises(WorkspaceError, match="another run has taken over this workspace; stopped"):
-        with holding(workspace):
-            before = workspace.read(LEASE)
-            time.sleep(1)
-            assert workspace.read(LEASE) != before
-            workspace.write(b'{"id": "another"}', LEASE)
-            time.sleep(30)
+        lose(workspace)
     assert workspace.read(LEASE) == b'{"id": "another"}'
+
+
+def lose(workspace: Workspace) -> None:
+    with holding(workspace):
+        before = workspace.read(LEASE)
+        time.sleep(1)
+        assert workspace.read(LEASE) != before
+        workspace.write(b'{"id": "another"}', LEASE)
+        time.sleep(30)
 
 
 def test_without_conditional_writes_there_is_no_lease(
