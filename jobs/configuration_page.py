@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from smp_ray.config import config_class
@@ -104,9 +104,14 @@ def type_words(annotation: Any) -> str:
         return f"mapping to {type_words(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"`{annotation.model_fields['type'].annotation.__args__[0]}`"  # type: ignore[union-attr]
-    return {str: "text", int: "whole number", float: "number", bool: "true or false", types.NoneType: "null"}[
-        annotation
-    ]
+    return {
+        str: "text",
+        SecretStr: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        types.NoneType: "null",
+    }[annotation]
 
 
 def default(field: FieldInfo) -> str:

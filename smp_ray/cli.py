@@ -25,6 +25,8 @@ from smp_ray.run import Run
 from smp_ray.schema import STATUSES
 from smp_ray.stage import status
 from smp_ray.starting_config import write_starting_config
+from smp_ray.store.lease import holding
+from smp_ray.upkeep import collect, superfluous
 
 app = typer.Typer(
     name="smp-ray",
@@ -179,6 +181,30 @@ def export_command(
     """Posts joined with all feature families into one Parquet file, one row a post."""
     with _errors(debug), _run(load_config(config, sets, workspace), debug) as run:
         _export(run, out)
+
+
+@app.command("gc")
+def gc_command(
+    configs: Annotated[list[str], typer.Argument(metavar="CONFIG...", help="all configs that share the workspace")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be removed")] = False,
+    workspace: WorkspaceOption = None,
+    sets: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Remove from the workspace what none of these configs needs."""
+    with _errors(debug):
+        loaded = [load_config(config, sets, workspace) for config in configs]
+        with ray_session(loaded[0].ray, debug) as session:
+            runs = [open_run(config, session) for config in loaded]
+            if dry_run:
+                found = superfluous(runs)
+            else:
+                with holding(runs[0].workspace):
+                    found = collect(runs)
+        for folder, (files, size) in found.items():
+            say(f"{folder}: {files:,} files, {size / 1e6:,.1f} MB")
+        files, size = (sum(counts) for counts in zip((0, 0), *found.values(), strict=True))
+        say(f"gc: {files:,} files, {size / 1e6:,.1f} MB {'would be ' if dry_run else ''}removed")
 
 
 @app.command("validate")

@@ -16,6 +16,7 @@ from smp_ray.run import Run
 from smp_ray.sources import ingest
 from smp_ray.stage import Stage, bring_all
 from smp_ray.store.export import export as write_export
+from smp_ray.store.lease import holding
 from smp_ray.store.manifest import Made, Manifest
 
 
@@ -133,8 +134,13 @@ ALL = tuple(stage.name for stage in STAGES)
 
 
 def run_stages(run: Run, names: Sequence[str] = ALL) -> None:
-    """Bring stages up to date, with all that they need."""
-    bring_all(run, names)
+    """Bring stages up to date, with all that they need; the workspace is held meanwhile.
+
+    Raises:
+        WorkspaceError: another process is writing to the workspace.
+    """
+    with holding(run.workspace):
+        bring_all(run, names)
 
 
 def export(run: Run, out: str) -> int:

@@ -60,7 +60,7 @@ class RaySession:
         try:
             with _announcement_hidden():
                 if address:
-                    ray.init(address=address, runtime_env={"env_vars": {**WORKER_ENV, **self.settings.env}}, **common)
+                    ray.init(address=address, runtime_env={"env_vars": {**WORKER_ENV, **self._env()}}, **common)
                 else:
                     self._start_local(ray, common)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -73,7 +73,7 @@ class RaySession:
         # Inherited by all that Ray starts here; a runtime environment would cost every worker extra seconds.
         for name, value in WORKER_ENV.items():
             os.environ.setdefault(name, value)
-        os.environ.update(self.settings.env)
+        os.environ.update(self._env())
         share = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.3)
         limit = self.settings.object_store_mb
         # Inherited as well: without a dashboard, Ray Train's clean-up would look for one for 12 s after every training.
@@ -108,6 +108,9 @@ class RaySession:
         import ray
 
         return float(ray.cluster_resources().get("GPU", 0.0))
+
+    def _env(self) -> dict[str, str]:
+        return {name: value.get_secret_value() for name, value in self.settings.env.items()}
 
     def _address(self) -> str | None:
         """Address of the cluster; None for a Ray of this command's own."""

@@ -56,7 +56,8 @@ def _line(problem: ErrorDetails, model: type[BaseModel], path: str, origin: Mapp
     if problem["type"] == "missing":
         return f"{where}: {key}: missing, it must be given"
     allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{where}: {key}: found {shown(problem.get('input'))}, allowed: {allowed}"
+    found = "a value that is not shown" if "env" in parts else shown(problem.get("input"))  # it may be a password
+    return f"{where}: {key}: found {found}, allowed: {allowed}"
 
 
 def _place(

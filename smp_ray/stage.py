@@ -164,7 +164,7 @@ def _identity(artefact: Artefact | None) -> Any:
     """What an artefact is to those that read it."""
     if isinstance(artefact, dict):
         # Posts computed again under the same fingerprint (`--retry`) come in new files.
-        return {name: [m.fingerprint, [fragment.path for fragment in m.fragments]] for name, m in artefact.items()}
+        return {name: [m.fingerprint, m.content] for name, m in artefact.items()}
     return None if artefact is None else artefact.fingerprint
 
 

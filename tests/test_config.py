@@ -7,10 +7,14 @@ It also tests `config/report_section.py`, `config/sweep_section.py`, `config/tra
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from smp_ray.cli import app
 from smp_ray.config import build_config, load_config
 from smp_ray.demo.tour import SETTINGS
 from smp_ray.errors import ConfigError
@@ -145,3 +149,23 @@ def test_baselines_see_the_columns_at_the_resolution_of_the_sweep() -> None:
     assert stage.settings(build_config(raw))["max_bin"] == 63
     raw["training"] = {"tune": {"params": {"max_depth": 3}}}
     assert build_config(raw).training.tune.bins == {}
+
+
+def test_secrets_are_neither_accepted_in_addresses_nor_shown(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    raw = {"workspace": "run", "source": {"kind": "demo"}, "ray": {"env": {"AWS_SECRET_ACCESS_KEY": "hush"}}}
+    path.write_text(yaml.safe_dump(raw))
+    shown = CliRunner().invoke(app, ["validate", str(path)])
+    assert shown.exit_code == 0
+    assert "AWS_SECRET_ACCESS_KEY" in shown.output
+    assert "hush" not in shown.output
+    loaded = load_config(path)
+    assert "hush" not in repr(loaded)
+    assert pickle.loads(pickle.dumps(loaded)).ray.env["AWS_SECRET_ACCESS_KEY"].get_secret_value() == "hush"
+    for override in ("workspace=s3://me:hush@bucket/x", "source.path=https://host/x.csv?access_key=hush"):
+        with pytest.raises(ConfigError, match=r"--set: .*found credentials in an address.*environment") as caught:
+            load_config(path, [override])
+        assert "hush" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"ray\.env.*not shown") as caught:
+        load_config(path, ["ray.env.AWS_SECRET_ACCESS_KEY=[hush]"])
+    assert "hush" not in str(caught.value)

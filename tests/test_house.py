@@ -34,6 +34,7 @@ FLOORS = (
     ("analysis",),
     ("training",),
     ("report",),
+    ("upkeep",),
     ("pipeline",),
     ("cli",),
 )

@@ -4,12 +4,13 @@ Every option has its default, unit and bounds in the section that it belongs to.
 out of bounds raise `ConfigError` with the file, the dotted key, what was found and what is allowed, one line a problem.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, create_model, field_validator
+from pydantic import Field, SecretStr, ValidationError, create_model, field_validator
 
 from smp_ray.config.features_section import FeaturesConfig, features_class
 from smp_ray.config.report_section import ReportConfig
@@ -20,6 +21,7 @@ from smp_ray.families.registry import columns_of, families, find, with_roles
 from smp_ray.section import Section, problem_lines, shown
 from smp_ray.sources.base import SourceSettings
 from smp_ray.sources.registry import source_type
+from smp_ray.store.address import ADVICE, has_credentials
 
 
 class RayConfig(Section):
@@ -31,7 +33,9 @@ class RayConfig(Section):
     object_store_mb: int | None = Field(
         None, ge=80, description="local object store; null: 30 % of memory, at most 2048"
     )
-    env: dict[str, str] = Field({}, description="environment variables of the workers (HF_HOME, AWS_…)")
+    env: dict[str, SecretStr] = Field(
+        {}, description="environment variables of the workers (HF_HOME, AWS_…); their values are never shown"
+    )
 
 
 class Config(Section):
@@ -53,7 +57,9 @@ class Config(Section):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class is made of what is installed, so that a worker makes its own instead of unpickling one.
-        return build_config, (self.model_dump(mode="json"),)
+        env = {name: value.get_secret_value() for name, value in self.ray.env.items()}
+        raw = self.model_dump(mode="json")
+        return build_config, ({**raw, "ray": {**raw["ray"], "env": env}},)
 
 
 @cache
@@ -128,6 +134,9 @@ def build_config(
     if workspace is not None:
         raw["workspace"] = workspace
         origin["workspace"] = "--workspace"
+    for key, value in _values(raw):
+        if isinstance(value, str) and has_credentials(value) and not key.startswith("ray.env."):
+            raise ConfigError(f"{origin.get(key, name)}: {key}: found credentials in an address; {ADVICE}")
     whole = config_class()
     try:
         config = whole.model_validate(raw)
@@ -138,6 +147,20 @@ def build_config(
     except ValueError as error:
         raise ConfigError(f"{name}: training.matrix.families: {error}") from None
     return config
+
+
+def _values(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """All single values of a mapping with their dotted keys; those of lists under the list's."""
+    below = node.items() if isinstance(node, dict) else [("", entry) for entry in node] if _many(node) else None
+    if below is None:
+        yield key, node
+    else:
+        for name, value in below:
+            yield from _values(value, f"{key}.{name}".strip("."))
+
+
+def _many(node: Any) -> bool:
+    return isinstance(node, list | tuple)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -160,13 +183,13 @@ def _apply_override(raw: dict[str, Any], override: str) -> str:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: the value is not YAML") from None
+        raise ConfigError(f"--set {key}: the value is not YAML") from None
     node = raw
     for depth, part in enumerate(parts[:-1], start=1):
         if node.get(part) is None:
             node[part] = {}
         node = node[part]
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {override}: {'.'.join(parts[:depth])} is {shown(node)}, not a section")
+            raise ConfigError(f"--set {key}: {'.'.join(parts[:depth])} is {shown(node)}, not a section")
     node[parts[-1]] = value
     return ".".join(parts)

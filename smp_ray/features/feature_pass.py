@@ -24,12 +24,12 @@ from smp_ray.features.placement import IO_CPUS, Placement
 from smp_ray.schema import UNREACHABLE
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import write_table
-from smp_ray.store.reader import FAMILIES
+from smp_ray.store.reader import PASS_NOTE, PASSES
 from smp_ray.store.workspace import Workspace
 
 READ_COLUMNS = ["row_id", "post_id", "title", "image_uri", "image_bytes"]
-#: Folder of the passes; in the folder of each: its Parquet files, and which fingerprint of which family they hold.
-PASSES, DATA, PASS = f"{FAMILIES}/passes", "data", "pass.json"
+#: In the folder of a pass: its Parquet files.
+DATA = "data"
 #: Bytes of a block between two operators: small, so that posts whose pictures are there do not wait for the others.
 BLOCK_BYTES = 8 * 2**20
 #: Blocks whose pictures one actor fetches at once.
@@ -40,15 +40,8 @@ def begin_pass(workspace: Workspace, families: Mapping[str, str]) -> str:
     """A new folder for a pass that computes families of these fingerprints; names are in the order of time."""
     folder = f"{PASSES}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     workspace.make_dir(folder, DATA)
-    workspace.write_json({"families": dict(families)}, folder, PASS)
+    workspace.write_json({"families": dict(families)}, folder, PASS_NOTE)
     return folder
-
-
-def passes_of(workspace: Workspace, family: str, fingerprint: str) -> list[str]:
-    """Folders of the passes that computed a family as this fingerprint says, oldest first."""
-    paths = [info.path for info in workspace.files(PASSES) if info.base_name == PASS]
-    folders = [workspace.relative(path).removesuffix(f"/{PASS}") for path in paths]
-    return [folder for folder in folders if workspace.read_json(folder, PASS)["families"].get(family) == fingerprint]
 
 
 def written(workspace: Workspace, folder: str) -> list[Fragment]:

@@ -19,7 +19,7 @@ from smp_ray.families.base import IMAGE
 from smp_ray.families.keys import FamilyKey
 from smp_ray.families.registry import find, owner_of
 from smp_ray.features.actors import PassSpec
-from smp_ray.features.feature_pass import begin_pass, forget_unreachable, passes_of, run_pass, written
+from smp_ray.features.feature_pass import begin_pass, forget_unreachable, run_pass, written
 from smp_ray.features.ledger import asked, start_ledger
 from smp_ray.features.placement import Resources, place
 from smp_ray.features.store_stage import counted
@@ -27,7 +27,7 @@ from smp_ray.progress import Reporter, polled, say
 from smp_ray.run import Run
 from smp_ray.schema import ERROR, KEYS, KILLED_TWICE, STATUSES
 from smp_ray.store.manifest import Fragment, Manifest, fingerprint
-from smp_ray.store.reader import index_of, iter_posts, post_row_ids, read_columns, statuses_of
+from smp_ray.store.reader import index_of, iter_posts, passes_of, post_row_ids, read_columns, statuses_of
 from smp_ray.store.workspace import Workspace
 
 MISSING = "missing"
@@ -89,19 +89,20 @@ def _publish(workspace: Workspace, key: FamilyKey, ended: bool = False) -> Manif
     name = key.family
     width = find(name).width(key.pinned)
     columns = [field.name for field in find(name).fields(width)]
-    details = {"covers": {}, "columns": columns, "width": width, "passes": [], "content": ""}
+    details = {"covers": {}, "columns": columns, "width": width}
     manifest = workspace.manifest(key.folder, key.fingerprint) or Manifest(
         key.folder, key.fingerprint, key.settings, key.inputs, {name: key.model}, details=details
     )
     named = {fragment.path for fragment in manifest.fragments}
-    open_passes = [p for p in passes_of(workspace, name, key.fingerprint) if p not in manifest.details["passes"]]
+    known = manifest.details.setdefault("passes", [])
+    open_passes = [folder for folder in passes_of(workspace, name, key.fingerprint) if folder not in known]
     new = [fragment for folder in open_passes for fragment in written(workspace, folder) if fragment.path not in named]
     if new or (ended and open_passes):
+        if new:
+            manifest.details["content"] = fingerprint(manifest.content, [fragment.path for fragment in new])
         manifest.fragments += new
         manifest.rows = max(manifest.rows, sum(fragment.rows for fragment in manifest.fragments))
-        manifest.details["passes"] += open_passes if ended else []
-        if new:
-            manifest.details["content"] = fingerprint(manifest.details["content"], [part.path for part in new])
+        known += open_passes if ended else []
         workspace.commit(manifest)
     return manifest
 

@@ -1,6 +1,7 @@
 """One Parquet file of posts joined with all feature families, one row a post, by row id and never by order."""
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -35,19 +36,23 @@ def export(workspace: Workspace, posts: Manifest, families: Iterable[Manifest], 
         raise ConfigError(f"--out: found the folder {out}, allowed: the name of a file")
     readers = [FamilyReader(workspace, manifest) for manifest in families]
     pieces = (_joined(piece, readers) for piece in iter_posts(workspace, posts, None, PIECE))
-    target = f"{place.root}.{uuid.uuid4().hex[:8]}.tmp" if place.is_local else place.root
+    # pyarrow's stream to an object store would make an object of what an exception leaves, so the file is finished
+    # here before it is uploaded; an upload that is cut off makes no object.
+    folder = os.path.dirname(place.root) if place.is_local else tempfile.gettempdir()
+    target = os.path.join(folder, f"{os.path.basename(place.root)}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with writing(out):
-            if place.is_local:
-                os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.makedirs(folder, exist_ok=True)
             first = next(pieces)
-            with pq.ParquetWriter(target, first.schema, filesystem=place.filesystem, compression="zstd") as writer:
+            with pq.ParquetWriter(target, first.schema, compression="zstd") as writer:
                 for table in chain([first], pieces):
                     writer.write_table(table)
             if place.is_local:
                 os.replace(target, place.root)
+            else:
+                pafs.copy_files(target, place.root, pafs.LocalFileSystem(), place.filesystem)
     finally:
-        if place.is_local and os.path.exists(target):
+        if os.path.exists(target):
             os.remove(target)
     return posts.rows
 

@@ -49,6 +49,11 @@ class Manifest:
         """The fragment of this file name; the artefact has it."""
         return next(fragment for fragment in self.fragments if fragment.path.endswith(f"/{name}"))
 
+    @property
+    def content(self) -> Any:
+        """What its rows are to those that read them: files computed again have other names, compacted ones keep it."""
+        return self.details.get("content", [fragment.path for fragment in self.fragments])
+
 
 @dataclass
 class Made:

@@ -21,6 +21,8 @@ from smp_ray.store.workspace import Workspace
 
 #: Folder of the feature families in the workspace.
 FAMILIES = "features"
+#: Folder of the passes that computed them, and what a pass notes there of the families that it computes.
+PASSES, PASS_NOTE = f"{FAMILIES}/passes", "pass.json"
 _INDEX = pa.schema(
     {"row_id": pa.int64(), "status": pa.int8(), "kills": pa.int8(), "fragment": pa.int32(), "position": pa.int32()}
 )
@@ -113,3 +115,12 @@ def post_row_ids(workspace: Workspace, posts: Manifest) -> np.ndarray:
     """Row ids of all posts, int64 (posts,): 8 bytes a post."""
     parts = [read_table(workspace, fragment.path, ["row_id"])["row_id"].to_numpy() for fragment in posts.fragments]
     return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def passes_of(workspace: Workspace, family: str, fingerprint: str) -> list[str]:
+    """Folders of the passes that computed a family as this fingerprint says, oldest first."""
+    paths = [info.path for info in workspace.files(PASSES) if info.base_name == PASS_NOTE]
+    folders = [workspace.relative(path).removesuffix(f"/{PASS_NOTE}") for path in paths]
+    return [
+        folder for folder in folders if workspace.read_json(folder, PASS_NOTE)["families"].get(family) == fingerprint
+    ]

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pyarrow.fs as pafs
 
 from smp_ray.errors import SmpRayError, WorkspaceError, one_line
+from smp_ray.store.address import ADVICE, has_credentials, without_query
 from smp_ray.store.manifest import MANIFEST, Fragment, Manifest, git_commit, library_versions
 
 #: Raised when artefacts of earlier versions can no longer be read; `workspace.json` holds that of a workspace.
@@ -49,10 +50,12 @@ class Place:
         """Open a local path or a URI (`s3://bucket/prefix?endpoint_override=…`, `gs://`, `file://`).
 
         Raises:
-            SmpRayError: the address is not one that pyarrow can open.
+            SmpRayError: the address is not one that pyarrow can open, or has credentials in it.
         """
         if "://" not in uri:
             return cls(uri, pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute()))
+        if has_credentials(uri):
+            raise cls.problem(f"{without_query(uri)}: found credentials in this address; {ADVICE}")
         try:
             user, given, host = urlsplit(uri).netloc.rpartition("@")
             if given and user != "anonymous":

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from smp_ray.config import load_config
-from smp_ray.features.feature_pass import PASSES
 from smp_ray.pipeline import export, open_run
 from smp_ray.ray_session import RaySession
+from smp_ray.store.reader import PASSES
 from smp_ray.store.workspace import Workspace
 from tests.features.conftest import command, run_features, write_table
 

@@ -1,0 +1,180 @@
+"""One writer a workspace: `lease.json` says which process holds it, and a second one is told.
+
+In a folder the lock is the operating system's: it goes with its holder, however that ends. On S3 it is an object that
+is written on condition, with a heartbeat: a holder that has not been heard of for `DEAD` seconds may be taken over
+(clocks that differ by more than that break the promise). A server without conditional writes gives no lease.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import S3Store
+
+from smp_ray.errors import WorkspaceError, one_line
+from smp_ray.progress import say
+from smp_ray.store.workspace import Workspace, writing
+
+LEASE = "lease.json"
+#: Seconds between two heartbeats on S3, and without one until a holder counts as dead.
+HEARTBEAT, DEAD = 10.0, 60.0
+
+
+@contextmanager
+def holding(workspace: Workspace) -> Iterator[None]:
+    """Hold the workspace for writing.
+
+    Raises:
+        WorkspaceError: another process holds it, or has taken it over meanwhile.
+    """
+    workspace.make_dir()
+    with _locked(workspace) if workspace.is_local else _leased(workspace):
+        yield
+
+
+def _holder() -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"id": uuid.uuid4().hex, "host": socket.gethostname(), "process": os.getpid(), "since": now}
+
+
+def _refusal(workspace: Workspace, raw: bytes, then: str) -> WorkspaceError:
+    found = json.loads(raw or b"{}")
+    who = f"process {found['process']} on {found['host']} since {found['since']}" if found else "another process"
+    return WorkspaceError(f"{workspace.uri}: {who} is writing to this workspace; wait for it or stop it. {then}")
+
+
+@contextmanager
+def _locked(workspace: Workspace) -> Iterator[None]:
+    path = workspace.path(LEASE)
+    with writing(path):
+        file = open(path, "a+b")  # noqa: SIM115 - closed below, which frees it
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise _refusal(workspace, file.read(), "Once it has ended, the workspace is free.") from None
+        except OSError as error:
+            say(f"{path}: this file system has no locks ({one_line(error)}): see to it that one run writes at a time")
+            yield
+            return
+        file.truncate(0)
+        file.write(json.dumps(_holder()).encode())
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+@contextmanager
+def _leased(workspace: Workspace) -> Iterator[None]:
+    lease = _S3Lease(workspace)
+    try:
+        lease.take()
+    except BaseError as error:
+        say(f"{workspace.uri}: no lease ({one_line(error, 120)}): see to it that one run writes at a time")
+        yield
+        return
+    beat = threading.Thread(target=lease.keep, daemon=True)
+    beat.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if lease.lost:
+            raise WorkspaceError(f"{workspace.uri}: another run has taken over this workspace; stopped") from None
+        raise
+    finally:
+        lease.ended.set()
+        beat.join()
+        lease.release()
+
+
+class _S3Lease:
+    """The object `lease.json`, and what this process knows of it."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        address = urlsplit(workspace.uri)
+        options = {name: values[-1] for name, values in parse_qs(address.query).items()}
+        endpoint = options.get("endpoint_override")
+        scheme = options.get("scheme", "https")
+        where: Any = {"endpoint": endpoint if "://" in endpoint else f"{scheme}://{endpoint}"} if endpoint else {}
+        self._store: Any = S3Store(
+            address.netloc,
+            prefix=address.path.strip("/") or None,
+            region=options.get("region") or workspace.filesystem.region,
+            client_options={"allow_http": scheme == "http"},
+            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=20)},
+            **where,
+        )
+        self._workspace = workspace
+        self._holder = _holder()
+        self._version: Any = None
+        self.lost = False
+        self.ended = threading.Event()
+
+    def take(self) -> None:
+        """Take the lease, also of a holder that is dead."""
+        try:
+            self._put("create")
+            return
+        except AlreadyExistsError:
+            found = obstore.get(self._store, LEASE)
+        raw = bytes(found.bytes())
+        silent = (datetime.now(UTC) - found.meta["last_modified"]).total_seconds()
+        if silent < DEAD:
+            then = f"If it is dead, the workspace is free in {DEAD - silent:.0f} s: run again then."
+            raise _refusal(self._workspace, raw, then)
+        try:
+            self._put({"e_tag": found.meta["e_tag"]})
+        except PreconditionError:
+            raise _refusal(self._workspace, b"", "It was a moment faster.") from None
+        say(f"{self._workspace.uri}: taken over from a run that has been silent for {silent:.0f} s")
+
+    def keep(self) -> None:
+        """Send heartbeats until the end; where another holds the lease, interrupt the main thread."""
+        while not self.ended.wait(HEARTBEAT):
+            try:
+                self._put(self._version)
+            except (PreconditionError, FileNotFoundError):
+                if not self._is_ours():
+                    self.lost = True
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    return
+            except BaseError as error:  # the next one may get through
+                say(f"{self._workspace.uri}: heartbeat failed: {one_line(error, 120)}")
+
+    def release(self) -> None:
+        """Give it back; a heartbeat that fails here is one of a lease that ends by itself."""
+        try:
+            if not self.lost and self._is_ours():
+                obstore.delete(self._store, LEASE)
+        except BaseError as error:
+            say(f"{self._workspace.uri}: the lease stays for {DEAD:.0f} s: {one_line(error, 120)}")
+
+    def _is_ours(self) -> bool:
+        """Whether the object is this process's: a heartbeat may arrive although its answer does not."""
+        try:
+            found = obstore.get(self._store, LEASE)
+        except FileNotFoundError:
+            return False
+        self._version = {"e_tag": found.meta["e_tag"]}
+        return bool(json.loads(bytes(found.bytes()))["id"] == self._holder["id"])
+
+    def _put(self, mode: Any) -> None:
+        beat = {**self._holder, "heartbeat": datetime.now(UTC).isoformat()}
+        done = obstore.put(self._store, LEASE, json.dumps(beat).encode(), mode=mode)
+        self._version = {"e_tag": done["e_tag"]}

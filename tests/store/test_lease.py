@@ -1,0 +1,147 @@
+"""One writer at a time, in a folder and on S3, between real processes; addresses with credentials are refused.
+
+It also tests `store/address.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import obstore
+import pytest
+
+from smp_ray.errors import WorkspaceError
+from smp_ray.store import lease
+from smp_ray.store.address import has_credentials, without_query
+from smp_ray.store.lease import LEASE, holding
+from smp_ray.store.workspace import Workspace
+
+HOLD = """
+import sys, time
+from smp_ray.store.lease import holding
+from smp_ray.store.workspace import Workspace
+with holding(Workspace.open(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def holder(uri: str, seconds: float = 600) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, uri, str(seconds)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_writer_is_told_and_a_killed_one_is_followed(tmp_path: Path) -> None:
+    workspace = Workspace.open(str(tmp_path / "run"))
+    first = holder(workspace.uri)
+    with (
+        pytest.raises(WorkspaceError, match=f"process {first.pid} on .* is writing to this workspace"),
+        holding(workspace),
+    ):
+        pass
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    for _ in range(2):  # the same process may take it again
+        with holding(workspace):
+            assert f'"process": {os.getpid()}' in workspace.read(LEASE).decode()
+    assert workspace.read(LEASE) == b""
+
+
+def test_on_s3_a_holder_is_dead_when_it_is_silent(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace.open(bucket.format("run"))
+    first = holder(workspace.uri)
+    with (
+        pytest.raises(WorkspaceError, match=rf"process {first.pid} on .*free in \d+ s: run again then"),
+        holding(workspace),
+    ):
+        pass
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert workspace.exists(LEASE)
+    monkeypatch.setattr(lease, "DEAD", 2.0)
+    time.sleep(3.5)  # the server's times are whole seconds
+    with holding(workspace):
+        assert f'"process": {os.getpid()}' in workspace.read(LEASE).decode()
+    assert not workspace.exists(LEASE)
+
+
+def test_on_s3_heartbeats_keep_it_and_the_loser_stops(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace.open(bucket.format("run"))
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.2)
+    with pytest.raises(WorkspaceError, match="another run has taken over this workspace; stopped"):
+        lose(workspace)
+    assert workspace.read(LEASE) == b'{"id": "another"}'
+
+
+def lose(workspace: Workspace) -> None:
+    with holding(workspace):
+        before = workspace.read(LEASE)
+        time.sleep(1)
+        assert workspace.read(LEASE) != before
+        workspace.write(b'{"id": "another"}', LEASE)
+        time.sleep(30)
+
+
+def test_without_conditional_writes_there_is_no_lease(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(obstore, "put", refuse)
+    with holding(Workspace.open(bucket.format("run"))):
+        pass
+    assert "no lease (" in capsys.readouterr().err
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise obstore.exceptions.NotSupportedError("A header you provided implies functionality that is not implemented")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://key:hush@bucket/x",
+        "https://user:hush@host/posts.csv",
+        "s3://bucket/x?access_key=hush&secret_key=hush",
+        "https://host/a.jpg?X-Amz-Signature=hush",
+        "s3://[hush@",
+    ],
+)
+def test_credentials_in_an_address_are_refused_and_not_repeated(uri: str) -> None:
+    assert has_credentials(uri)
+    with pytest.raises(WorkspaceError, match="belong in the environment") as caught:
+        Workspace.open(uri)
+    assert "hush" not in str(caught.value)
+    assert "hush" not in without_query(uri)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a@b?endpoint_override=host:1&scheme=http&region=x", "a/b:c@d"])
+def test_other_addresses_are_not_refused(uri: str) -> None:
+    assert not has_credentials(uri)
+
+
+@pytest.mark.slow
+def test_of_two_drivers_one_works_and_one_is_told(tmp_path: Path) -> None:
+    """And when the first is killed, the next goes on."""
+    config = tmp_path / "config.yaml"
+    config.write_text(f"workspace: {tmp_path / 'run'}\nsource: {{kind: demo, posts: 20}}\n")
+
+    def command(name: str) -> list[str]:
+        return [sys.executable, "-m", "smp_ray.cli", name, str(config)]
+
+    first = holder(str(tmp_path / "run"))
+    second = subprocess.run(command("ingest"), capture_output=True, text=True, check=False)
+    assert second.returncode == 1
+    assert f"process {first.pid} on " in second.stderr
+    assert not (tmp_path / "run" / "ingest").exists()
+    looks = subprocess.run(command("status"), capture_output=True, text=True, check=False)
+    assert "never run: smp-ray ingest" in looks.stdout + looks.stderr
+    first.kill()
+    first.wait()
+    third = subprocess.run(command("ingest"), capture_output=True, text=True, check=False)
+    assert third.returncode == 0, third.stderr
