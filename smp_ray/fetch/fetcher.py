@@ -77,7 +77,7 @@ class Fetcher:
 
     async def _fetched(self, uri: str) -> Fetched:
         """Ask until there is an answer or the time is up."""
-        budget = Budget(self._settings.timeout_s)
+        budget, reason = Budget(self._settings.timeout_s), ""
         for tries in itertools.count(1):
             try:
                 return Fetched(await self._get(uri, budget))
@@ -86,15 +86,16 @@ class Fetcher:
             except Unavailable as error:
                 reason, asked = error.reason, error.retry_after
             except TimeoutError:
-                reason, asked = f"timeout, features.images.timeout_s = {self._settings.timeout_s:g}", 0.0
+                late = f"timeout, features.images.timeout_s = {self._settings.timeout_s:g}"
+                reason, asked = f"{reason}, then {late}" if reason else late, 0.0  # what was said before tells more
             except Exception as error:  # no answer, however strange, ends the pass
                 logger.warning("a picture could not be fetched: %s", type(error).__name__, exc_info=True)
                 return Fetched(None, UNREACHABLE, f"failed: {type(error).__name__}")
             wait = max(asked, _FIRST_WAIT * 2 ** (tries - 1) * random.uniform(0.5, 1.5))
             if wait >= budget.left:
                 break
-            await asyncio.sleep(wait)
             budget.left -= wait
+            await asyncio.sleep(wait)
         return Fetched(None, UNREACHABLE, f"{reason}; tried {tries} times" if tries > 1 else reason)
 
     async def _get(self, uri: str, budget: Budget) -> bytes:

@@ -74,7 +74,7 @@ def test_what_a_store_answers(monkeypatch: pytest.MonkeyPatch, scheme: str, key:
         monkeypatch.setenv(name, value)
     with serving() as server:
         address = f"{scheme}://b?endpoint_override={server.url.removeprefix('http://')}&scheme=http&anonymous=true"
-        found = Fetcher(ImagesConfig(timeout_s=2, buckets=(address,))).fetch_all([f"{scheme}://b/{key}"])[0]
+        found = Fetcher(ImagesConfig(timeout_s=3, buckets=(address,))).fetch_all([f"{scheme}://b/{key}"])[0]
         assert (found.status, word in found.reason) == (status, True), found.reason
         if key.startswith("status"):
             assert (server.asked.total() > 1) == (status == "unreachable")
