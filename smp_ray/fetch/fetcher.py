@@ -80,8 +80,10 @@ class Fetcher:
         budget, reason = Budget(self._settings.timeout_s), ""
         for tries in itertools.count(1):
             try:
-                return Fetched(await self._get(uri, budget))
+                data = await self._get(uri, budget)
             except Refused as refused:
+                if refused.fetched.status != UNREACHABLE:
+                    self._turns.ended(budget.host, lost=False)
                 return refused.fetched
             except Unavailable as error:
                 reason, asked = error.reason, error.retry_after
@@ -91,11 +93,15 @@ class Fetcher:
             except Exception as error:  # no answer, however strange, ends the pass
                 logger.warning("a picture could not be fetched: %s", type(error).__name__, exc_info=True)
                 return Fetched(None, UNREACHABLE, f"failed: {type(error).__name__}")
+            else:
+                self._turns.ended(budget.host, lost=False)
+                return Fetched(data)
             wait = max(asked, _FIRST_WAIT * 2 ** (tries - 1) * random.uniform(0.5, 1.5))
             if wait >= budget.left:
                 break
             budget.left -= wait
             await asyncio.sleep(wait)
+        self._turns.ended(budget.host, lost=True)
         return Fetched(None, UNREACHABLE, f"{reason}; tried {tries} times" if tries > 1 else reason)
 
     async def _get(self, uri: str, budget: Budget) -> bytes:

@@ -1,11 +1,17 @@
 """Who may ask now, and how long one picture may take."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
+
+from smp_ray.fetch.outcome import Refused
+from smp_ray.schema import UNREACHABLE
+
+#: After so many pictures in a row that could not be had, a host is asked for one in so many only.
+_LOST = 16
 
 
 class Budget:
@@ -13,6 +19,7 @@ class Budget:
 
     def __init__(self, seconds: float) -> None:
         self.left = seconds
+        self.host = ""  # the last one asked
 
     @asynccontextmanager
     async def spending(self) -> AsyncIterator[None]:
@@ -83,14 +90,30 @@ class Turns:
         self._per_host = per_host
         #: Only hosts that somebody asks or waits for.
         self._hosts: WeakValueDictionary[str, _Host] = WeakValueDictionary()
+        self._lost: Counter[str] = Counter()
+
+    def ended(self, name: str, lost: bool) -> None:
+        """A picture of this host is there, refused, or could not be had in all its time."""
+        if lost:
+            self._lost[name] += 1
+        else:
+            self._lost.pop(name, None)
 
     @asynccontextmanager
     async def turn(self, name: str, budget: Budget) -> AsyncIterator[Turn]:
-        """A turn at this host, the time within taken from the budget."""
+        """A turn at this host, the time within taken from the budget.
+
+        Raises:
+            Refused: so many pictures in a row could not be had there that only one now and then is tried.
+        """
+        budget.host = name
         host = self._hosts.setdefault(name, _Host(self._per_host))
         await host.enter()
         turn, well, began = Turn(), False, asyncio.get_running_loop().time()
         try:
+            self._lost[name] += self._lost[name] >= _LOST
+            if self._lost[name] > _LOST and self._lost[name] % _LOST:
+                raise Refused(f"{name}: its last {_LOST} pictures could not be had", UNREACHABLE)
             async with self._all, budget.spending():
                 yield turn
             well = True

@@ -123,3 +123,15 @@ def test_a_fetcher_that_nobody_holds_ends_its_thread() -> None:
     assert fetching() == before + 1
     del fetcher
     assert fetching() == before
+
+
+def test_a_host_that_has_gone_is_asked_now_and_then_until_it_is_back() -> None:
+    with serving() as server:
+        fetcher = Fetcher(SETTINGS.model_copy(update={"timeout_s": 0.5, "per_host": 8}))
+        gone = fetcher.fetch_all([f"{server.url}/drip/{i}.jpg" for i in range(300)])
+        assert {found.status for found in gone} == {"unreachable"}
+        assert sum(server.asked.values()) < 60
+        assert any("last 16 pictures could not be had" in found.reason for found in gone)
+        later = [fetcher.fetch_all([f"{server.url}/ok.jpg"])[0].status for _ in range(40)]
+        assert later.index("ok") <= 16
+        assert set(later[later.index("ok") :]) == {"ok"}
