@@ -167,6 +167,8 @@ def main() -> None:
     parser.add_argument("--spare", action="store_true", help="spare img2dataset the hash, EXIF and files")
     given = parser.parse_args()
     bodies = [p.read_bytes() for p in sorted(given.photographs.glob("*.jpg"))] if given.photographs else rendered()
+    if not bodies:
+        parser.error(f"no .jpg in {given.photographs}")
     with ProcessPoolExecutor(PROCESSES, mp_context=SPAWN) as pool:
         list(pool.map(warm, range(PROCESSES)))
         compare("healthy server", healthy, bodies, given, pool)

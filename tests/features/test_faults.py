@@ -1,4 +1,4 @@
-"""Passes that are stopped: Ctrl-C, and what an interrupted one leaves to the next (kills at random: test_lost_nodes)."""
+"""Passes that are stopped: Ctrl-C, and what an interrupted one leaves to the next (kills: test_lost_nodes)."""
 
 from __future__ import annotations
 
