@@ -42,6 +42,7 @@ def test_help_names_every_command() -> None:
         "ablate",
         "status",
         "export",
+        "compact",
         "validate",
     ):
         assert command in shown
