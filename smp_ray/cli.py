@@ -173,12 +173,12 @@ def status_command(
 @app.command("export")
 def export_command(
     config: ConfigArgument,
-    out: Annotated[str, typer.Option("--out", metavar="FILE.parquet", help="where to write it")],
+    out: Annotated[str, typer.Option("--out", metavar="FILE.parquet|FOLDER/", help="where to write it")],
     workspace: WorkspaceOption = None,
     sets: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Posts joined with all feature families into one Parquet file, one row a post."""
+    """Posts joined with all feature families, one row a post, into one Parquet file or a folder of them."""
     with _errors(debug), _run(load_config(config, sets, workspace), debug) as run:
         _export(run, out)
 

@@ -18,6 +18,7 @@ from smp_ray.stage import Stage, bring_all
 from smp_ray.store.compact import compact as rewrite
 from smp_ray.store.compact import is_interrupted, is_scattered
 from smp_ray.store.export import export as write_export
+from smp_ray.store.export import export_folder, is_folder
 from smp_ray.store.lease import holding
 from smp_ray.store.manifest import Made, Manifest
 
@@ -169,7 +170,9 @@ def compact(run: Run) -> None:
 
 
 def export(run: Run, out: str) -> int:
-    """Posts joined with all feature families, and what the adapters made of them, into one Parquet file; its rows.
+    """Posts joined with all feature families, and what the adapters made of them, into Parquet; returns the rows.
+
+    `out` is one file (`….parquet`), or a folder of files that Ray writes in parallel (a name that ends in `/`).
 
     Raises:
         SmpRayError: the posts or a family are not committed for these settings, or some posts have status error.
@@ -180,4 +183,9 @@ def export(run: Run, out: str) -> int:
         raise SmpRayError("; ".join(f"{line.name}: {line.why}" for line in lines) + "; run `smp-ray features` first")
     adapted = run.artefact("adapt")
     families = [*store.values(), *([adapted] if isinstance(adapted, Manifest) else [])]
-    return write_export(run.workspace, posts, families, out)
+    if not is_folder(out):
+        return write_export(run.workspace, posts, families, out)
+    run.session.start()
+    return export_folder(
+        run.workspace, posts, families, out, lambda tasks: run.session.gather(tasks, Reporter("export", "files"))
+    )
