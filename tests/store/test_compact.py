@@ -6,18 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from smp_ray.config import build_config
 from smp_ray.errors import SmpRayError
+from smp_ray.families.perplexity import Perplexity
 from smp_ray.pipeline import compact, export, open_run, run_stages
 from smp_ray.ray_session import RaySession
 from smp_ray.run import Run
+from smp_ray.schema import KEYS
 from smp_ray.stage import status
+from smp_ray.store.compact import compact as rewrite
 from smp_ray.store.compact import is_scattered
 from smp_ray.store.manifest import Fragment, Manifest
+from smp_ray.store.parquet import read_table, write_table
 from smp_ray.store.reader import PASS_NOTE, PASSES
+from smp_ray.store.workspace import Workspace
 from smp_ray.upkeep import collect
 
 FAMILIES = ("clip", "perplexity")
@@ -143,6 +149,29 @@ def test_an_interrupted_pass_comes_first(
     assert "perplexity: left as it is: a pass was interrupted" in capsys.readouterr().err
     assert manifests(run)["perplexity"] == old["perplexity"]
     assert len(manifests(run)["clip"].fragments) == 1
+
+
+def test_the_last_row_of_a_post_stays(tmp_path: Path) -> None:
+    workspace = Workspace.open(str(tmp_path))
+    schema = pa.schema([*KEYS, *Perplexity.fields()])
+    written = ([(5, "error", None), (3, "ok", 30.0)], [(9, "ok", 90.0), (3, None, None)], [(5, "ok", 50.0)])
+    fragments = []
+    for number, rows in enumerate(written):
+        names = ("row_id", "perplexity_status", "title_perplexity")
+        records = [{"post_id": str(row[0]), **dict(zip(names, row, strict=True))} for row in rows]
+        table = pa.Table.from_pylist(records, schema=schema)
+        fragments.append(write_table(workspace, f"{PASSES}/x/data/{number}.parquet", table))
+    keys = pa.table({"row_id": [5, 7, 3], "post_id": ["5", "7", "3"]}, schema=KEYS)  # 7 is new, 9 is gone
+    posts = Manifest("posts", "y", {}, fragments=[write_table(workspace, "posts/y/part.parquet", keys)])
+    columns = [field.name for field in Perplexity.fields()]
+    details = {"columns": columns, "covers": {"y": {"ok": 2}, "z": {"ok": 3}}}
+    made = rewrite(workspace, posts, Manifest("features/perplexity", "x", {}, fragments=fragments, details=details))
+    table = read_table(workspace, made.fragments[0].path)
+    assert table["row_id"].to_pylist() == [5, 3]
+    assert table["title_perplexity"].to_pylist() == [50.0, 30.0]
+    assert workspace.manifest("features/perplexity", "x") == made
+    assert made.details["covers"] == {"y": {"ok": 2}}
+    assert made.content == [fragment.path for fragment in fragments]
 
 
 @pytest.mark.parametrize(
