@@ -111,6 +111,7 @@ def test_rows_of_posts_that_are_gone_drop_out_and_others_stay(run_of: Callable[.
         pd.testing.assert_frame_equal(frame(run_of(posts), tmp_path / "after.parquet"), before)
 
 
+@pytest.mark.slow
 def test_a_rewriting_cut_off_leaves_nothing_that_counts(
     run_of: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
