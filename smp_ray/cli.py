@@ -18,7 +18,7 @@ from smp_ray import __version__
 from smp_ray.config import Config, build_config, load_config
 from smp_ray.demo import tour
 from smp_ray.errors import ConfigError, SmpRayError, one_line
-from smp_ray.pipeline import ALL, STAGES, export, open_run, run_stages
+from smp_ray.pipeline import ALL, STAGES, compact, export, open_run, run_stages
 from smp_ray.progress import console, say
 from smp_ray.ray_session import ray_session
 from smp_ray.run import Run
@@ -173,14 +173,23 @@ def status_command(
 @app.command("export")
 def export_command(
     config: ConfigArgument,
-    out: Annotated[str, typer.Option("--out", metavar="FILE.parquet", help="where to write it")],
+    out: Annotated[str, typer.Option("--out", metavar="FILE.parquet|FOLDER/", help="where to write it")],
     workspace: WorkspaceOption = None,
     sets: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Posts joined with all feature families into one Parquet file, one row a post."""
+    """Posts joined with all feature families, one row a post, into one Parquet file or a folder of them."""
     with _errors(debug), _run(load_config(config, sets, workspace), debug) as run:
         _export(run, out)
+
+
+@app.command("compact")
+def compact_command(
+    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
+) -> None:
+    """Rewrite feature families that lie in many small files as few; `gc` then removes the old ones."""
+    with _errors(debug), _run(load_config(config, sets, workspace), debug) as run:
+        compact(run)
 
 
 @app.command("gc")

@@ -10,12 +10,15 @@ from smp_ray.config import ADAPTED, Config, embeddings, external_data, matrix_gr
 from smp_ray.errors import SmpRayError
 from smp_ray.families.registry import find
 from smp_ray.features.store_stage import FeatureStage
-from smp_ray.progress import Reporter
+from smp_ray.progress import Reporter, say
 from smp_ray.ray_session import RaySession
 from smp_ray.run import Run
 from smp_ray.sources import ingest
 from smp_ray.stage import Stage, bring_all
+from smp_ray.store.compact import compact as rewrite
+from smp_ray.store.compact import is_interrupted, is_scattered
 from smp_ray.store.export import export as write_export
+from smp_ray.store.export import export_folder, is_folder
 from smp_ray.store.lease import holding
 from smp_ray.store.manifest import Made, Manifest
 
@@ -143,8 +146,33 @@ def run_stages(run: Run, names: Sequence[str] = ALL) -> None:
         bring_all(run, names)
 
 
+def compact(run: Run) -> None:
+    """Rewrite, one after the other, the families that lie in many small files; the workspace is held meanwhile.
+
+    Raises:
+        SmpRayError: the posts are not committed for these settings.
+        WorkspaceError: another process is writing to the workspace.
+    """
+    with holding(run.workspace):
+        posts = run.artefact("ingest")
+        if not isinstance(posts, Manifest):
+            raise SmpRayError("compact: the posts are not committed for these settings; run `smp-ray ingest` first")
+        found = [run.workspace.manifest(key.folder, key.fingerprint) for key in run.families.values()]
+        scattered = [manifest for manifest in found if manifest and is_scattered(manifest)]
+        for manifest in scattered:
+            name, before = manifest.stage.rpartition("/")[2], len(manifest.fragments)
+            if is_interrupted(run.workspace, manifest):
+                say(f"{name}: left as it is: a pass was interrupted; run `smp-ray features` with its --retry first")
+                continue
+            say(f"{name}: {before:,} fragments → {len(rewrite(run.workspace, posts, manifest).fragments):,}")
+        if not scattered:
+            say("compact: nothing to do, no family lies in many small files")
+
+
 def export(run: Run, out: str) -> int:
-    """Posts joined with all feature families, and what the adapters made of them, into one Parquet file; its rows.
+    """Posts joined with all feature families, and what the adapters made of them, into Parquet; returns the rows.
+
+    `out` is one file (`….parquet`), or a folder of files that Ray writes in parallel (a name that ends in `/`).
 
     Raises:
         SmpRayError: the posts or a family are not committed for these settings, or some posts have status error.
@@ -155,4 +183,9 @@ def export(run: Run, out: str) -> int:
         raise SmpRayError("; ".join(f"{line.name}: {line.why}" for line in lines) + "; run `smp-ray features` first")
     adapted = run.artefact("adapt")
     families = [*store.values(), *([adapted] if isinstance(adapted, Manifest) else [])]
-    return write_export(run.workspace, posts, families, out)
+    if not is_folder(out):
+        return write_export(run.workspace, posts, families, out)
+    run.session.start()
+    return export_folder(
+        run.workspace, posts, families, out, lambda tasks: run.session.gather(tasks, Reporter("export", "files"))
+    )

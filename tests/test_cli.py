@@ -43,6 +43,7 @@ def test_help_names_every_command() -> None:
         "status",
         "export",
         "gc",
+        "compact",
         "validate",
     ):
         assert command in shown

@@ -1,41 +1,52 @@
-"""One Parquet file of posts joined with all feature families, one row a post, by row id and never by order."""
+"""Posts joined with all feature families, one row a post, by row id and never by order: one Parquet file, or a folder.
+
+Columns: those of the posts table (without `image_bytes`), then those of each family.
+"""
 
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from smp_ray.errors import ConfigError
+from smp_ray.errors import ConfigError, WorkspaceError
 from smp_ray.store.manifest import Manifest
-from smp_ray.store.reader import FamilyReader, iter_posts
+from smp_ray.store.reader import FamilyReader, index_of, iter_posts
 from smp_ray.store.workspace import Place, Workspace, writing
 
 #: Posts joined at a time: memory stays at some hundred megabytes whatever the size of the store.
 PIECE = 20_000
+#: Written last into a folder: readers know by it that the folder is whole.
+SUCCESS = "_SUCCESS"
 
 
-def export(workspace: Workspace, posts: Manifest, families: Iterable[Manifest], out: str) -> int:
-    """Write the join to `out` (a local path or a URI) and return its number of rows.
+def is_folder(out: str) -> bool:
+    """Whether an export of this name is a folder."""
+    return out.split("?")[0].endswith("/")
 
-    Columns: those of the posts table (without `image_bytes`), then those of each family. The file appears under its
-    name only when it is complete.
+
+def export(workspace: Workspace, posts: Manifest, families: Sequence[Manifest], out: str) -> int:
+    """Write the join to the file `out` (a local path or a URI) and return its number of rows.
+
+    The file appears under its name only when it is complete.
 
     Raises:
         ConfigError: `out` is no name of a Parquet file.
         WorkspaceError: it cannot be written.
     """
     if not out.split("?")[0].endswith((".parquet", ".pq")):
-        raise ConfigError(f"--out: found {out}, allowed: a name that ends in .parquet")
+        raise ConfigError(f"--out: found {out}, allowed: a name that ends in .parquet, or in / for a folder of files")
     place = Place.open(out)
     if place.kind() == pafs.FileType.Directory:
         raise ConfigError(f"--out: found the folder {out}, allowed: the name of a file")
     readers = [FamilyReader(workspace, manifest) for manifest in families]
-    pieces = (_joined(piece, readers) for piece in iter_posts(workspace, posts, None, PIECE))
     # pyarrow's stream to an object store would make an object of what an exception leaves, so the file is finished
     # here before it is uploaded; an upload that is cut off makes no object.
     folder = os.path.dirname(place.root) if place.is_local else tempfile.gettempdir()
@@ -43,10 +54,7 @@ def export(workspace: Workspace, posts: Manifest, families: Iterable[Manifest], 
     try:
         with writing(out):
             os.makedirs(folder, exist_ok=True)
-            first = next(pieces)
-            with pq.ParquetWriter(target, first.schema, compression="zstd") as writer:
-                for table in chain([first], pieces):
-                    writer.write_table(table)
+            _write(_joined(workspace, posts, readers), target, pafs.LocalFileSystem())
             if place.is_local:
                 os.replace(target, place.root)
             else:
@@ -57,8 +65,83 @@ def export(workspace: Workspace, posts: Manifest, families: Iterable[Manifest], 
     return posts.rows
 
 
-def _joined(posts: pa.Table, readers: Sequence[FamilyReader]) -> pa.Table:
-    row_ids = posts["row_id"].to_numpy()
-    tables = [posts.drop_columns(["image_bytes"]), *(reader.read(row_ids) for reader in readers)]
-    fields = [field for table in tables for field in table.schema]
-    return pa.table([column for table in tables for column in table.columns], schema=pa.schema(fields))
+def export_folder(
+    workspace: Workspace,
+    posts: Manifest,
+    families: Sequence[Manifest],
+    out: str,
+    gather: Callable[[Sequence[Any]], list[Any]],
+) -> int:
+    """Write the join into the folder `out`, a file a fragment of the posts, and return its number of rows.
+
+    Ray runs, and each file is a task of it; `gather` waits for tasks. Where each post's row lies is found out once, and
+    is in the memory of every node that works: 18 bytes a post and family. `_SUCCESS` comes last.
+
+    Raises:
+        ConfigError: the folder is not empty.
+        WorkspaceError: it cannot be written, or the nodes do not share it.
+    """
+    import ray  # where one file is written it is not needed
+
+    place = Place.open(out)
+    if place.kind() == pafs.FileType.File:
+        raise ConfigError(f"--out: found the file {out}, allowed: a folder that is empty or not there yet")
+    if found := _names(place):
+        raise ConfigError(f"--out: found {sorted(found)[0]} in {out}, allowed: a folder that is empty or not there yet")
+    with writing(out):
+        place.filesystem.create_dir(place.root, recursive=True)
+    find: Any = ray.remote(num_cpus=1)(index_of)
+    part: Any = ray.remote(num_cpus=1)(_export_part)
+    indices = [find.remote(workspace, manifest.stage.rpartition("/")[2], manifest.fragments) for manifest in families]
+    stored = ray.put(list(families))
+    names = [f"part-{number:05d}.parquet" for number in range(len(posts.fragments))]
+    pieces = [replace(posts, fragments=[fragment]) for fragment in posts.fragments]
+    gather(
+        [
+            part.remote(workspace, piece, stored, place, name, *indices)
+            for piece, name in zip(pieces, names, strict=True)
+        ]
+    )
+    if lost := set(names) - _names(place):
+        raise WorkspaceError(f"{out}: {len(lost):,} of {len(names):,} files are on other nodes: name a shared folder")
+    with writing(out):
+        place.write(b"", SUCCESS)
+    return posts.rows
+
+
+def _export_part(
+    workspace: Workspace,
+    posts: Manifest,
+    families: Sequence[Manifest],
+    place: Place,
+    name: str,
+    *indices: pd.DataFrame,
+) -> None:
+    """Write one file of a folder; a second try of Ray writes over the first."""
+    readers = [FamilyReader(workspace, m, index=index) for m, index in zip(families, indices, strict=True)]
+    with writing(place.path(name)):
+        place.filesystem.create_dir(place.root, recursive=True)  # on this node
+        _write(_joined(workspace, posts, readers), place.path(name), place.filesystem)
+
+
+def _names(place: Place) -> set[str]:
+    selector = pafs.FileSelector(place.root, allow_not_found=True)
+    return {info.base_name for info in place.filesystem.get_file_info(selector)}
+
+
+def _joined(workspace: Workspace, posts: Manifest, readers: Sequence[FamilyReader]) -> Iterator[pa.Table]:
+    """The join in pieces, in the order of the posts table."""
+    schema = pq.read_schema(workspace.path(posts.fragments[0].path), filesystem=workspace.filesystem)
+    columns = [name for name in schema.names if name != "image_bytes"]
+    for piece in iter_posts(workspace, posts, columns, PIECE):
+        row_ids = piece["row_id"].to_numpy()
+        tables = [piece, *(reader.read(row_ids) for reader in readers)]
+        fields = [field for table in tables for field in table.schema]
+        yield pa.table([column for table in tables for column in table.columns], schema=pa.schema(fields))
+
+
+def _write(pieces: Iterator[pa.Table], path: str, filesystem: pafs.FileSystem) -> None:
+    first = next(pieces)
+    with pq.ParquetWriter(path, first.schema, filesystem=filesystem, compression="zstd") as writer:
+        for table in chain([first], pieces):
+            writer.write_table(table)

@@ -13,7 +13,7 @@ from smp_ray.store.manifest import Fragment
 from smp_ray.store.workspace import Workspace, writing
 
 #: A numbered file is closed when it has this many rows or Arrow bytes.
-_FILE_ROWS = 100_000
+FILE_ROWS = 100_000
 _FILE_BYTES = 2**29
 
 
@@ -67,7 +67,7 @@ class PartWriter:
         Raises:
             WorkspaceError: the workspace cannot be written.
         """
-        full = self._rows + table.num_rows > _FILE_ROWS or self._bytes + table.nbytes > _FILE_BYTES
+        full = self._rows + table.num_rows > FILE_ROWS or self._bytes + table.nbytes > _FILE_BYTES
         if full and "{" in self._name:
             self._close()
         with writing(self._path):

@@ -61,15 +61,21 @@ class FamilyReader:
     Args:
         columns: those to read; None: all. The status is always among them.
         keep: fragments held in memory.
+        index: of all the family's fragments, as `index_of` makes it, where that is there; None: it is made.
     """
 
     def __init__(
-        self, workspace: Workspace, manifest: Manifest, columns: Sequence[str] | None = None, keep: int = 8
+        self,
+        workspace: Workspace,
+        manifest: Manifest,
+        columns: Sequence[str] | None = None,
+        keep: int = 8,
+        index: pd.DataFrame | None = None,
     ) -> None:
         family = manifest.stage.rpartition("/")[2]
         self._workspace = workspace
         self._fragments = manifest.fragments
-        self._index = index_of(workspace, family, manifest.fragments)
+        self._index = index_of(workspace, family, manifest.fragments) if index is None else index
         newest = pq.read_schema(workspace.path(manifest.fragments[-1].path), filesystem=workspace.filesystem)
         wanted = manifest.details["columns"] if columns is None else {*columns, f"{family}_status"}
         self.schema = pa.schema([newest.field(name) for name in manifest.details["columns"] if name in wanted])

@@ -98,7 +98,7 @@ def test_what_a_killed_run_left_is_made_anew(reader: Reader, workspace: Workspac
 def test_files_have_a_bounded_number_of_rows(
     reader: Reader, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet, "_FILE_ROWS", 10)
+    monkeypatch.setattr(parquet, "FILE_ROWS", 10)
     monkeypatch.setattr(INGEST, "_BATCH_ROWS", 4)
     made = ingest(reader, workspace, "ingest/x")
     assert [fragment.rows for fragment in made.fragments] == [8, 8, 9]

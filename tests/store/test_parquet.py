@@ -25,7 +25,7 @@ def test_a_written_table_is_registered(tmp_path: Path) -> None:
 
 
 def test_numbered_files_begin_when_one_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "_FILE_ROWS", 4)
+    monkeypatch.setattr(parquet, "FILE_ROWS", 4)
     with PartWriter(Workspace.open(str(tmp_path)), "p/part-{:05d}.parquet", SCHEMA) as writer:
         for _ in range(3):
             writer.write_rows([{"x": 1}, {}, {"x": 3}])
