@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 _FIRST_WAIT = 0.4
 #: Threads that look up names, which cannot be cancelled: a name server that hangs keeps one of them a host.
 _LOOKUPS = 64
+#: Pictures of one call that are asked for, or are there and not taken.
+_AHEAD = 128
 
 _Found = queue.SimpleQueue[tuple[int, Fetched] | None]
 
@@ -50,14 +52,17 @@ class Fetcher:
     def fetch(self, uris: Sequence[str | None]) -> Iterator[tuple[int, Fetched]]:
         """Position and outcome of each, in the order of completion; None stands for a post without an image.
 
-        Never raises for what an address or an answer is. Leaving the iterator gives up what is not there yet.
+        Never raises for what an address or an answer is. Leaving the iterator gives up what is not there yet. Of one
+        call, so many as `_AHEAD` are asked for or wait to be taken, which bounds the memory.
         """
         found: _Found = queue.SimpleQueue()
-        asked = asyncio.run_coroutine_threadsafe(self._ask(uris, found), self._loop)
+        room = asyncio.Semaphore(_AHEAD)
+        asked = asyncio.run_coroutine_threadsafe(self._ask(uris, room, found), self._loop)
         asked.add_done_callback(lambda _: found.put(None))
         try:
             while (outcome := found.get()) is not None:
                 yield outcome
+                self._loop.call_soon_threadsafe(room.release)
             asked.result()
         finally:
             asked.cancel()
@@ -67,8 +72,9 @@ class Fetcher:
         outcomes = dict(self.fetch(uris))
         return [outcomes[place] for place in range(len(uris))]
 
-    async def _ask(self, uris: Sequence[str | None], found: _Found) -> None:
+    async def _ask(self, uris: Sequence[str | None], room: asyncio.Semaphore, found: _Found) -> None:
         async def one(place: int, uri: str | None) -> None:
+            await room.acquire()
             found.put((place, await self._fetched(uri) if uri else NO_ADDRESS))
 
         async with asyncio.TaskGroup() as group:

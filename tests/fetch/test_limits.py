@@ -135,3 +135,16 @@ def test_a_host_that_has_gone_is_asked_now_and_then_until_it_is_back() -> None:
         later = [fetcher.fetch_all([f"{server.url}/ok.jpg"])[0].status for _ in range(40)]
         assert later.index("ok") <= 16
         assert set(later[later.index("ok") :]) == {"ok"}
+
+
+def test_who_takes_slowly_is_not_flooded() -> None:
+    with serving() as server:
+        outcomes = Fetcher(SETTINGS.model_copy(update={"per_host": 1024})).fetch(
+            [f"{server.url}/{i}.jpg" for i in range(600)]
+        )
+        next(outcomes)
+        time.sleep(1)
+        asked = sum(server.asked.values())
+        assert asked <= 128
+        assert sum(1 for _ in outcomes) == 599
+    assert sum(server.asked.values()) == 600
