@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import Field, SecretStr, ValidationError, create_model, field_validator
 
-from smp_ray.config.features_section import FeaturesConfig, features_class
+from smp_ray.config.features_section import FeaturesConfig, ImagesConfig, features_class
 from smp_ray.config.report_section import ReportConfig
 from smp_ray.config.training_section import TrainingConfig
 from smp_ray.errors import ConfigError, one_line
@@ -54,6 +55,20 @@ class Config(Section):
         if "://" in workspace and not workspace.startswith(("s3://", "file://")):
             raise ValueError("a folder or s3://bucket/prefix")
         return workspace
+
+    @property
+    def images(self) -> ImagesConfig:
+        """`features.images`, with the buckets that the workspace and the source name among those allowed."""
+        images = self.features.images
+        known = {bucket.partition("?")[0] for bucket in images.buckets}
+        found: dict[str, str] = {}
+        for value in (self.workspace, *self.source.model_dump().values()):
+            if isinstance(value, str) and value.startswith(("s3://", "gs://")):
+                parts = urlsplit(value)
+                address = parts._replace(path="", fragment="").geturl()
+                if (bucket := f"{parts.scheme}://{parts.netloc}") not in known:
+                    found.setdefault(bucket, address)
+        return images.model_copy(update={"buckets": (*images.buckets, *found.values())})
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class is made of what is installed, so that a worker makes its own instead of unpickling one.

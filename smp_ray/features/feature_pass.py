@@ -5,6 +5,7 @@ has finished: a Parquet file is readable only when it is whole.
 """
 
 import math
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from smp_ray.errors import FeaturePassError, UnreachableError, one_line
+from smp_ray.errors import FeaturePassError, UnreachableError
 from smp_ray.families.base import IMAGE
 from smp_ray.families.registry import find
 from smp_ray.features.actors import FetchActor, PassSpec, actor_class, choose, decode
@@ -32,6 +33,8 @@ READ_COLUMNS = ["row_id", "post_id", "title", "image_uri", "image_bytes"]
 DATA = "data"
 #: Bytes of a block between two operators: small, so that posts whose pictures are there do not wait for the others.
 BLOCK_BYTES = 8 * 2**20
+#: Blocks that the posts are read in at most.
+READ_BLOCKS = 4096
 #: Blocks whose pictures one actor fetches at once.
 FETCHED_BLOCKS = 32
 
@@ -91,7 +94,8 @@ def run_pass(
     workers = max(pool.max_actors for pool in placement.pools)
     block = block or min(20_000, max(64, math.ceil(todo / (4 * workers))))
     task = math.ceil(block / 4)  # posts an actor is given: no actor is left alone with a whole file at the end
-    rows = max(1, task // 4 if placement.fetchers else task)
+    # Where few of many posts are left, not a block for each: a block costs some 10 ms.
+    rows = max(1, task // 4 if placement.fetchers else task, posts.rows // READ_BLOCKS)
     with DataContext.current(_data_context()):
         paths = [workspace.path(fragment.path) for fragment in posts.fragments]
         dataset = ray.data.read_parquet(
@@ -112,9 +116,8 @@ def run_pass(
                 compression="zstd",
             )
         except Exception as error:  # Ray wraps what a worker raised; the cause is shown, the trace kept for --debug
-            cause = _cause(error)
-            kind = UnreachableError if isinstance(cause, UnreachableError) else FeaturePassError
-            raise kind(f"the feature pass stopped: {one_line(cause)}") from error
+            kind, line = explain(error)
+            raise kind(f"the feature pass stopped: {line}") from error
 
 
 def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int, rows: int) -> Dataset:
@@ -176,13 +179,19 @@ def _data_context() -> DataContext:
     return context
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, out of what Ray wraps around it: the innermost."""
-    for _ in range(20):
-        inner = getattr(error, "cause", None) or error.__cause__
-        if isinstance(error, BaseExceptionGroup):
-            inner = error.exceptions[0]
-        if not isinstance(inner, BaseException):
-            break
-        error = inner
-    return error
+def explain(error: BaseException) -> tuple[type[FeaturePassError], str]:
+    """The cause of a failure in a worker, on one line: our own message where there is one, else the innermost."""
+    texts: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(texts) < 20:
+        texts.append(str(current))
+        if isinstance(current, BaseExceptionGroup):
+            current = current.exceptions[0]
+        else:
+            current = getattr(current, "cause", None) or current.__cause__
+    for text in texts:
+        if found := re.findall(r"smp_ray\.errors\.(\w+): (.+)", text):
+            name, line = found[-1]
+            return UnreachableError if name == UnreachableError.__name__ else FeaturePassError, line
+    lines = [line.strip() for line in texts[-1].splitlines() if line.strip()]
+    return FeaturePassError, lines[-1][:500] if lines else type(error).__name__

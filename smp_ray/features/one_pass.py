@@ -157,7 +157,7 @@ def _compute(
     widths = {name: find(name).width(key.pinned) for name, key in keys.items()}
     schema = pa.schema([*KEYS, *(field for name, width in widths.items() for field in find(name).fields(width))])
     folder = begin_pass(run.workspace, {name: key.fingerprint for name, key in keys.items()})
-    spec = PassSpec(settings.images, tuple(keys.values()), schema, known, ledger)
+    spec = PassSpec(run.config.images, tuple(keys.values()), schema, known, ledger)
     last = NOTHING
 
     def ask() -> tuple[int, int | None, str]:

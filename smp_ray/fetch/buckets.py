@@ -1,9 +1,13 @@
 """Pictures in object stores, of buckets that the config names; credentials come from the environment."""
 
+import os
+import re
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import obstore
+import pyarrow.fs as pafs
 from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import GCSStore, S3Store
 
@@ -55,7 +59,7 @@ class Buckets:
         except (PermissionDeniedError, UnauthenticatedError):
             raise Unavailable(f"{bucket}: credentials refused or expired") from None
         except (BaseError, OSError) as error:  # its text holds the request and what the server said
-            throttled = "throttled" if "503" in str(error) or "429" in str(error) else "failed for now"
+            throttled = "throttled" if re.search(r"\b(429|503)\b", str(error)) else "failed for now"
             raise Unavailable(f"{bucket}: {throttled}") from None
 
 
@@ -80,6 +84,9 @@ def _opened(uri: str, timeout_s: float) -> tuple[str, Any]:
         given["endpoint" if parts.scheme == "s3" else "base_url"] = endpoint
     if "region" in options:
         given["region"] = options["region"]
+    elif parts.scheme == "s3" and not endpoint and not {"AWS_REGION", "AWS_DEFAULT_REGION"} & os.environ.keys():
+        with suppress(OSError):  # it says itself what is wrong, when it is asked
+            given["region"] = pafs.resolve_s3_region(parts.netloc)
     try:
         store: Any = (S3Store if parts.scheme == "s3" else GCSStore)(parts.netloc, **given)
     except (BaseError, ValueError, OSError) as error:

@@ -76,7 +76,7 @@ def _choose(inputs: Inputs, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _thumbnails(inputs: Inputs, row_ids: np.ndarray) -> dict[int, str]:
     """A JPEG data URI of each post's image, where there is one that can be shown."""
-    workspace, settings = inputs.workspace, inputs.config.features.images
+    workspace, settings = inputs.workspace, inputs.config.images
     paths = [workspace.path(fragment.path) for fragment in inputs.posts.fragments]
     posts = ds.dataset(paths, format="parquet", filesystem=workspace.filesystem).to_table(
         ["row_id", "image_uri", "image_bytes"], pc.field("row_id").isin(row_ids), batch_size=_FEW, batch_readahead=1,

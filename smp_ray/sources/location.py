@@ -32,10 +32,15 @@ class Location(Place):
         uri = base.rstrip("/").rpartition("/")[0] + (f"?{query}" if query else "")
         return Location(uri=uri, filesystem=self.filesystem, root=self.root.rpartition("/")[0] or "/")
 
+    def inside(self, relative: str) -> Location:
+        """A folder inside."""
+        _, mark, query = self.uri.partition("?")
+        return Location(self.address(relative) + mark + query, self.filesystem, self.path(relative))
+
     def address(self, relative: str) -> str:
         """Address of a file inside: an absolute local path, or the root's URI extended.
 
-        A query string, which may name the endpoint, is not repeated: for images, `features.images.buckets` has it.
+        A query string, which may name the endpoint, is not repeated: of images' buckets, the config has it.
         """
         if self.is_local:
             return self.path(relative)

@@ -51,7 +51,7 @@ class DemoReader(Reader):
         # Two worlds have the same ids and paths for different pictures, so the world is part of what a post is.
         self.namespace = f"world/{fingerprint('world', self._facts)}"
         place = Location(workspace.uri, workspace.filesystem, workspace.root)
-        self._root = Location(place.address(self.namespace), place.filesystem, place.path(self.namespace))
+        self._root = place.inside(self.namespace)
 
     def identify(self) -> Any:
         """Size, seed and version of the world, and where it lies, because image_uri is absolute."""

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
@@ -57,9 +56,6 @@ class Place:
         if has_credentials(uri):
             raise cls.problem(f"{without_query(uri)}: found credentials in this address; {ADVICE}")
         try:
-            user, given, host = urlsplit(uri).netloc.rpartition("@")
-            if given and user != "anonymous":
-                raise cls.problem(f"…@{host}: credentials in an address are refused: put them into the environment")
             filesystem, root = pafs.FileSystem.from_uri(uri)
         except (OSError, ValueError) as error:
             raise cls.problem(f"{uri}: cannot be opened: {one_line(error)}") from None

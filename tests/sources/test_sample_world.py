@@ -7,6 +7,8 @@ from typing import Any
 import pyarrow.fs as pafs
 import pytest
 
+from smp_ray.config import build_config
+from smp_ray.fetch import Fetched, Fetcher
 from smp_ray.store.workspace import Place, Workspace
 from tests.sources.helpers import SmpdFiles, Taken, folder_of, section, take
 
@@ -75,8 +77,9 @@ def test_dataset_and_workspace_on_s3(tmp_path: Path, bucket: str) -> None:
     taken = take(bucket.format("ws"), **source)
     assert [post["popularity"] for post in taken.posts.values()] == [1.5, 2.5, 3.5]
     uri = taken.posts["1"]["image_uri"]
-    assert uri == bucket.format("data%20set/train/1%40N0/1.jpg")
-    assert Place.open(uri).read() == b"an image"
+    assert uri == "s3://bucket/data%20set/train/1%40N0/1.jpg"
+    config = build_config({"workspace": bucket.format("ws"), "source": {**source, "splits": ["train"]}, "features": {}})
+    assert Fetcher(config.images).fetch_all([uri]) == [Fetched(b"an image")]
     assert taken.made.fragments[0].path.startswith(
         folder_of(section(**source).open(Workspace.open(bucket.format("ws"))))
     )
@@ -94,7 +97,8 @@ def test_world_in_a_workspace_on_s3(tmp_path: Path, bucket: str) -> None:
     }
     there = 0
     for key, post in taken.posts.items():
-        found = Place.open(post["image_uri"]).kind() == pafs.FileType.File
+        place = Place.open(bucket.format(post["image_uri"].removeprefix("s3://bucket/")))
+        found = place.kind() == pafs.FileType.File
         assert found == Path(expected.posts[key]["image_uri"]).is_file()
         there += found
     assert there > 0
