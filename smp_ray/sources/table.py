@@ -17,6 +17,7 @@ from smp_ray.sources import values as read
 from smp_ray.sources.base import Intake, RawPost, Reader, SourceSettings
 from smp_ray.sources.location import Location, files_identity, inside
 from smp_ray.sources.table_files import Format, table_files, table_rows
+from smp_ray.store.address import masked
 from smp_ray.store.workspace import Workspace
 
 #: Addresses that are taken as they are; whoever fetches the image opens them.
@@ -140,7 +141,7 @@ class TableReader(Reader):
         """What image_uri says for an image that is named, not held."""
         scheme = urlsplit(reference).scheme if "://" in reference else ""
         if scheme in _FETCHED:
-            return reference
+            return masked(reference)
         path = unquote(reference.removeprefix("file://")) if scheme == "file" else reference
         if self._images.is_local:
             path = path.removeprefix(self._images.root.rstrip("/") + "/")

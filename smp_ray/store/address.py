@@ -22,3 +22,13 @@ def without_query(uri: str) -> str:
     """A URI for a message, without what stands before its host and in its query."""
     scheme, _, rest = uri.partition("://")
     return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+
+
+def masked(uri: str) -> str:
+    """A URI of the data as it is stored: without the credentials in it, but so that it is refused when it is fetched."""
+    parts = urlsplit(uri)
+    _, given, host = parts.netloc.rpartition("@")
+    hidden = parts._replace(netloc=f"***@{host}") if given else parts
+    if parts.scheme in ("s3", "gs") and parts.query:
+        hidden = hidden._replace(query="***")
+    return uri if hidden == parts else hidden.geturl()
