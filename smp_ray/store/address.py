@@ -25,7 +25,7 @@ def without_query(uri: str) -> str:
 
 
 def masked(uri: str) -> str:
-    """A URI of the data as it is stored: without the credentials in it, but so that it is refused when it is fetched."""
+    """A URI of the data as it is stored: without the credentials in it, and so that fetching refuses it."""
     parts = urlsplit(uri)
     _, given, host = parts.netloc.rpartition("@")
     hidden = parts._replace(netloc=f"***@{host}") if given else parts
