@@ -79,7 +79,7 @@ def test_na_and_null_are_titles(tmp_path: Path) -> None:
         ("gs://bucket/1.jpg", "gs://bucket/1.jpg"), ("", None),
         # Credentials are not stored; so marked, the address is refused when it is fetched.
         ("https://me:pass@h/1.jpg?x=1", "https://***@h/1.jpg?x=1"), ("s3://b/1.jpg?secret_key=x", "s3://b/1.jpg?***"),
-        ("", None), (None, None), (7, "{root}/7"),
+        (None, None), (7, "{root}/7"),
     ],
 )  # fmt: skip
 def test_images_that_are_taken(tmp_path: Path, value: Any, expected: str | None) -> None:
