@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,10 @@ def _leased(workspace: Workspace) -> Iterator[None]:
         lease.release()
 
 
+def _silent(found: Any) -> float:
+    return float((datetime.now(UTC) - found.meta["last_modified"]).total_seconds())
+
+
 class _S3Lease:
     """The object `lease.json`, and what this process knows of it."""
 
@@ -127,17 +132,22 @@ class _S3Lease:
         self.ended = threading.Event()
 
     def take(self) -> None:
-        """Take the lease, also of a holder that is dead."""
+        """Take the lease, also of a holder that is dead: one that is silent for so long; a live one is soon heard."""
         try:
             self._put("create")
             return
         except AlreadyExistsError:
-            found = obstore.get(self._store, LEASE)
-        raw = bytes(found.bytes())
-        silent = (datetime.now(UTC) - found.meta["last_modified"]).total_seconds()
-        if silent < DEAD:
-            then = f"If it is dead, the workspace is free in {DEAD - silent:.0f} s: run again then."
-            raise _refusal(self._workspace, raw, then)
+            first = found = obstore.get(self._store, LEASE)
+        if (silent := _silent(found)) < DEAD:
+            say(f"{self._workspace.uri}: held; taken over in {DEAD - silent:.0f} s if its holder is dead")
+        while (silent := _silent(found)) < DEAD:
+            if found.meta["e_tag"] != first.meta["e_tag"]:
+                raise _refusal(self._workspace, bytes(found.bytes()), "It is alive.")
+            time.sleep(min(1.0, HEARTBEAT / 2))
+            try:
+                found = obstore.get(self._store, LEASE)
+            except FileNotFoundError:  # given back meanwhile
+                return self.take()
         try:
             self._put({"e_tag": found.meta["e_tag"]})
         except PreconditionError:

@@ -54,11 +54,12 @@ def test_a_second_writer_is_told_and_a_killed_one_is_followed(tmp_path: Path) ->
     assert workspace.read(LEASE) == b""
 
 
+@pytest.mark.slow
 def test_on_s3_a_holder_is_dead_when_it_is_silent(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = Workspace.open(bucket.format("run"))
     first = holder(workspace.uri)
     with (
-        pytest.raises(WorkspaceError, match=rf"process {first.pid} on .*free in \d+ s: run again then"),
+        pytest.raises(WorkspaceError, match=rf"process {first.pid} on .*It is alive"),
         holding(workspace),
     ):
         pass
@@ -66,7 +67,6 @@ def test_on_s3_a_holder_is_dead_when_it_is_silent(bucket: str, monkeypatch: pyte
     first.wait()
     assert workspace.exists(LEASE)
     monkeypatch.setattr(lease, "DEAD", 2.0)
-    time.sleep(3.5)  # the server's times are whole seconds
     with holding(workspace):
         assert f'"process": {os.getpid()}' in workspace.read(LEASE).decode()
     assert not workspace.exists(LEASE)
