@@ -75,15 +75,13 @@ class FamilyStep:
             else:
                 first = self.model.reads[0]
                 verdicts[row] = BAD_IMAGE if first == IMAGE else NO_TEXT, f"the {first} has nothing to compute from"
-        told = [pa.array([verdict[place] for verdict in verdicts], pa.string()) for place in range(2)]
-        return self._with_columns(table, need, [*taken(found, places).columns, *told])
+        return self._with_columns(table, need, taken(found, places).columns, verdicts)
 
     def killed(self, table: pa.Table) -> pa.Table:
         """The columns of posts that killed their worker while this family was computed."""
         need = needed(table, self.model.name)
         verdicts = [(ERROR, killed_again(table, row)) if needs else (None, None) for row, needs in enumerate(need)]
-        told = [pa.array([verdict[place] for verdict in verdicts], pa.string()) for place in range(2)]
-        return self._with_columns(table, need, [*(pa.nulls(len(need), f.type) for f in self.fields[:-2]), *told])
+        return self._with_columns(table, need, [pa.nulls(len(need), f.type) for f in self.fields[:-2]], verdicts)
 
     def _input(self, table: pa.Table, name: str, need: np.ndarray) -> tuple[list[Any], list[Any]]:
         """What is one input, and its value, of every post; None where there is none."""
@@ -140,8 +138,16 @@ class FamilyStep:
             return ERROR, broken
         return table["image_status"][row].as_py() or NO_IMAGE, table["image_error"][row].as_py()
 
-    def _with_columns(self, table: pa.Table, need: np.ndarray, columns: Sequence[Any]) -> pa.Table:
-        for field, column in zip(self.fields, columns, strict=True):
+    def _with_columns(
+        self,
+        table: pa.Table,
+        need: np.ndarray,
+        columns: Sequence[Any],
+        verdicts: Sequence[tuple[str | None, str | None]],
+    ) -> pa.Table:
+        """The table with the family's own columns, and a status and an error a row."""
+        told = [pa.array([verdict[place] for verdict in verdicts], pa.string()) for place in range(2)]
+        for field, column in zip(self.fields, [*columns, *told], strict=True):
             if field.name in table.column_names:
                 column = pc.if_else(pa.array(need), column, table[field.name].cast(field.type))
                 table = table.drop_columns([field.name])

@@ -6,9 +6,7 @@ has finished: a Parquet file is readable only when it is whole.
 
 import math
 import re
-import uuid
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from functools import partial
 
 import pyarrow as pa
@@ -25,7 +23,7 @@ from smp_ray.features.placement import IO_CPUS, Placement
 from smp_ray.schema import UNREACHABLE
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import write_table
-from smp_ray.store.reader import PASS_NOTE, PASSES
+from smp_ray.store.reader import PASS_NOTE, new_pass
 from smp_ray.store.workspace import Workspace
 
 READ_COLUMNS = ["row_id", "post_id", "title", "image_uri", "image_bytes"]
@@ -40,8 +38,8 @@ FETCHED_BLOCKS = 32
 
 
 def begin_pass(workspace: Workspace, families: Mapping[str, str]) -> str:
-    """A new folder for a pass that computes families of these fingerprints; names are in the order of time."""
-    folder = f"{PASSES}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    """A new folder for a pass that computes families of these fingerprints."""
+    folder = new_pass()
     workspace.make_dir(folder, DATA)
     workspace.write_json({"families": dict(families)}, folder, PASS_NOTE)
     return folder

@@ -26,6 +26,7 @@ from smp_ray.features.store_stage import counted
 from smp_ray.progress import Reporter, polled, say
 from smp_ray.run import Run
 from smp_ray.schema import ERROR, KEYS, KILLED_TWICE, STATUSES
+from smp_ray.store.join import locate_sorted
 from smp_ray.store.manifest import Fragment, Manifest, fingerprint
 from smp_ray.store.reader import index_of, iter_posts, passes_of, post_row_ids, read_columns, statuses_of
 from smp_ray.store.workspace import Workspace
@@ -130,8 +131,8 @@ def survey(
         index = index_of(workspace, family, files)
         codes = statuses_of(index, ids) + 1
         killers = index[index["kills"] > 0]
-        places = np.searchsorted(ids, killers["row_id"])
-        here = (places < len(ids)) & (ids[np.minimum(places, len(ids) - 1)] == killers["row_id"])
+        places = locate_sorted(killers["row_id"].to_numpy(), ids)
+        here = places >= 0
         killed[places[here]] = True
         codes[places[here & (killers["kills"] > 1)]] = len(names) - 1
         found[family] = {names[code]: count for code, count in enumerate(np.bincount(codes).tolist()) if count}

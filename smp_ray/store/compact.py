@@ -5,9 +5,7 @@ it moves bytes and computes nothing, so a cluster would not make it much faster.
 """
 
 import math
-import uuid
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +15,7 @@ from smp_ray.schema import KEYS
 from smp_ray.store.join import locate_sorted
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import FILE_ROWS, PartWriter
-from smp_ray.store.reader import PASSES, FamilyReader, iter_posts, passes_of, post_row_ids
+from smp_ray.store.reader import FamilyReader, iter_posts, new_pass, passes_of, post_row_ids
 from smp_ray.store.workspace import Workspace
 
 #: Posts rewritten at a time: memory stays at some hundred megabytes, and some 50 bytes a row.
@@ -53,7 +51,7 @@ def compact(workspace: Workspace, posts: Manifest, manifest: Manifest) -> Manife
     family = manifest.stage.rpartition("/")[2]
     reader = FamilyReader(workspace, manifest)
     # No note lies in this folder: were the rewriting killed, nobody would take its files for those of a pass.
-    folder = f"{PASSES}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    folder = new_pass()
     schema = pa.schema([*KEYS, *reader.schema])
     with PartWriter(workspace, f"{folder}/data/part-{{:05d}}.parquet", schema) as writer:
         for keys in _each_once(workspace, everyone):

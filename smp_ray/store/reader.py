@@ -5,7 +5,9 @@ first; a file may hold several families. A row whose `<family>_status` is null s
 post occurs twice, the later fragment holds.
 """
 
+import uuid
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -121,6 +123,11 @@ def post_row_ids(workspace: Workspace, posts: Manifest) -> np.ndarray:
     """Row ids of all posts, int64 (posts,): 8 bytes a post."""
     parts = [read_table(workspace, fragment.path, ["row_id"])["row_id"].to_numpy() for fragment in posts.fragments]
     return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def new_pass() -> str:
+    """A folder for the files of a pass that nobody has; names are in the order of time."""
+    return f"{PASSES}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
 
 
 def passes_of(workspace: Workspace, family: str, fingerprint: str) -> list[str]:
