@@ -92,7 +92,7 @@ def test_one_deadline_holds_with_all_tries(path: str) -> None:
 
 def test_results_come_as_they_are_there_and_in_order_where_wanted() -> None:
     with serving() as server:
-        fetcher = Fetcher(SETTINGS.model_copy(update={"timeout_s": 1.0}))
+        fetcher = Fetcher(SETTINGS.model_copy(update={"timeout_s": 3.0}))
         uris = [f"{server.url}/silent", None, f"{server.url}/flaky/1", f"{server.url}/ok.jpg", ""]
         places = [place for place, _ in fetcher.fetch(uris)]
         assert sorted(places) == [0, 1, 2, 3, 4]
