@@ -34,6 +34,7 @@ class Ledger:
         self._killed: dict[tuple[str, int], set[str]] = {}
         self._loads: dict[str, int] = {}
         self._notes: list[str] = []
+        self._ready: set[str] = set()
         self._workers: set[str] = set()
         self._posts = self._steady = 0
         self._first: float | None = None
@@ -47,6 +48,7 @@ class Ledger:
     def loaded(self, worker: str) -> None:
         """A worker has its models."""
         self._loads.pop(worker, None)
+        self._ready.add(worker)
 
     def begin(self, stage: str, rows: Sequence[int]) -> list[tuple[str, ...] | None]:
         """Posts are taken in work: None for each that nobody lost, else the steps in which it killed a worker.
@@ -94,11 +96,14 @@ class Ledger:
             self._start, self._steady = self._last, 0
 
     def snapshot(self) -> dict[str, Any]:
-        """Posts, notes, seconds to the first batch, posts/s since all workers of the last pool had finished one."""
+        """Posts, notes, workers that have their models; seconds to the first batch, steady posts/s.
+
+        Steady: since all workers of the last pool had finished one.
+        """
         rate = self._steady / (self._last - self._start) if self._last > self._start else None
         return {
             "computed": self._posts, "first_batch_seconds": self._first, "rows_per_second_steady": rate,
-            "notes": list(self._notes),
+            "notes": list(self._notes), "ready": len(self._ready),
         }  # fmt: skip
 
 
