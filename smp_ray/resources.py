@@ -28,6 +28,7 @@ class Node:
         gpu: kind of the devices, as Ray calls it; "" where it is not known.
         gpu_memory_gb: of one device; None where it is not known.
         cores: threads that compute at once; fewer than `cpus` where these were declared by us (a local Ray).
+        price: of an hour; None where nobody said.
     """
 
     cpus: float
@@ -36,6 +37,7 @@ class Node:
     gpu: str = ""
     gpu_memory_gb: float | None = None
     cores: int = 0
+    price: float | None = None
 
     @property
     def threads(self) -> int:
@@ -73,7 +75,7 @@ def live_nodes(cores: int | None = None) -> tuple[Node, ...]:
 def nodes_of(groups: Iterable[NodeGroup]) -> tuple[Node, ...]:
     """All nodes of a cluster that is as large as it may get."""
     return tuple(
-        Node(group.cpus, group.gpus, group.memory_gb or math.inf, group.gpu, group.gpu_memory_gb)
+        Node(group.cpus, group.gpus, group.memory_gb or math.inf, group.gpu, group.gpu_memory_gb, price=group.price)
         for group in groups
         for _ in range(group.nodes)
     )

@@ -37,6 +37,7 @@ FLOORS = (
     ("report",),
     ("upkeep",),
     ("pipeline",),
+    ("shell",),
     ("cli",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -36,12 +36,8 @@ MISSING = "missing"
 #: Seconds between two looks for files that a running pass has finished.
 PUBLISH_EVERY = 60.0
 NOTHING: dict[str, Any] = {
-    "computed": 0,
-    "first_batch_seconds": None,
-    "rows_per_second_steady": None,
-    "notes": [],
-    "ready": 0,
-}
+    "computed": 0, "first_batch_seconds": None, "rows_per_second_steady": None, "notes": [], "ready": 0, "steps": {},
+}  # fmt: skip
 
 
 def compute(
@@ -193,7 +189,7 @@ def _compute(
         forget_unreachable(run.workspace, folder, names)
         raise
     ask()
-    return last
+    return {**last, "workers": workers, "colocated": placement.kind == "colocated", "device": placement.device}
 
 
 @contextmanager

@@ -20,7 +20,7 @@ _CPUS_PER_FETCHER = 8
 #: Share of a cluster's CPUs that stays free for reading and writing.
 _IO_SHARE = 1 / 16
 #: How much faster than a core a GPU is: rough, to divide a cluster.
-_GPU_SPEED = 20.0
+GPU_SPEED = 20.0
 #: Actors that share a GPU at most.
 _MOST_ON_A_GPU = 4
 
@@ -141,7 +141,7 @@ def _colocated(
             share = max(1, min(_MOST_ON_A_GPU, int(device / sum(needs))))
         kind = next((section.gpu for section in sections if section.gpu), "")
         need = Need(_host_cpus(hosts, share), _floor(1 / share), memory, kind)
-        return Crew(name, need, least, settings.workers or gpus * share, seconds / _GPU_SPEED)
+        return Crew(name, need, least, settings.workers or gpus * share, seconds / GPU_SPEED)
     threads = sum(node.threads for node in nodes)
     workers = settings.workers or max(1, min(threads, int(free / 0.5)))
     return Crew(name, Need(_floor(min(1.0, free / workers)), memory_gb=memory), least, workers, seconds)
@@ -165,7 +165,7 @@ def _spread(
             raise _NoRoomError(f"{family} takes {section.gpu_memory_gb:g} GB of a GPU, and one has {device:g}")
         usual = _host_cpus(hosts, share) if num_gpus and hosts else _floor(min(1.0, each / section.min_actors))
         need = Need(section.num_cpus or usual, num_gpus, section.memory_gb or 0.0, section.gpu if num_gpus else "")
-        seconds = find(family).cost / (_GPU_SPEED if num_gpus else 1.0)
+        seconds = find(family).cost / (GPU_SPEED if num_gpus else 1.0)
         crews.append(Crew(family, need, section.min_actors, section.max_actors or math.inf, seconds))
     return crews
 
@@ -183,8 +183,8 @@ def _device_memory(hosts: Sequence[Node]) -> float | None:
 
 
 def _host_cpus(hosts: Sequence[Node], share: int) -> float:
-    """CPUs of an actor on a GPU of which each has `share`: no more than half of the node's are for actors."""
-    return _floor(min(1.0, *(node.cpus / (2 * node.gpus * share) for node in hosts)))
+    """CPUs of an actor on a GPU that so many `share`: a quarter of its node's for all of them; the rest decodes."""
+    return _floor(min(1.0, *(node.cpus / (4 * node.gpus * share) for node in hosts)))
 
 
 def _floor(value: float) -> float:

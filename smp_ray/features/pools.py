@@ -51,6 +51,12 @@ class Placement:
     fetchers: int
     nodes: tuple[Node, ...]
 
+    @property
+    def device(self) -> str:
+        """Where the models run: "cpu", or the kind of GPU, "gpu" where Ray does not know it."""
+        used = [number for pool in self.pools if pool.threads is None for number, _ in pool.where]
+        return (self.nodes[used[0]].gpu or "gpu") if used else "cpu"
+
     def describe(self) -> str:
         """The plan and its reason, on one line for the user."""
         shown = []

@@ -1,4 +1,4 @@
-"""Placement: decided from the cluster's nodes, always fits node by node, never waits in silence."""
+"""Placement: decided from the cluster's nodes, always fits node by node, never waits; `config/ray_section.py`."""
 
 from __future__ import annotations
 
