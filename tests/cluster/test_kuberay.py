@@ -1,4 +1,4 @@
-"""`cluster/kuberay/`: Kubernetes' schemas, KubeRay's, and the operator's rules; each is shown to fail on a spoilt copy."""
+"""`cluster/kuberay/`: Kubernetes' schemas, KubeRay's and the operator's rules; each fails on a spoilt copy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import re
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -62,7 +61,9 @@ def changed(manifest: dict[str, Any], change: Callable[[dict[str, Any]], object]
 
 
 def test_there_is_a_job_and_a_cluster_and_they_agree() -> None:
-    job, cluster = ({m["kind"]: m for path in FILES for m in documents(path)}[kind] for kind in ("RayJob", "RayCluster"))
+    job, cluster = (
+        {m["kind"]: m for path in FILES for m in documents(path)}[kind] for kind in ("RayJob", "RayCluster")
+    )
     assert job["spec"]["rayClusterSpec"] == cluster["spec"]
 
 
@@ -122,7 +123,10 @@ SPOILT: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
         lambda made: made["spec"].update(entrypoint="python jobs/run.py --set ray.env.AWS_SECRET_ACCESS_KEY=x"),
     ),
     "open": ("token authentication", lambda made: cluster_of(made)["authOptions"].update(mode="disabled")),
-    "old": ("token authentication", lambda made: (made["spec"].get("rayClusterSpec") or made["spec"]).pop("rayVersion")),
+    "old": (
+        "token authentication",
+        lambda made: (made["spec"].get("rayClusterSpec") or made["spec"]).pop("rayVersion"),
+    ),
     "busy head": ("head without work", lambda made: groups(cluster_of(made))[0]["rayStartParams"].pop("num-cpus")),
     "restarts": (
         "restartPolicy with autoscaler v2",
@@ -136,7 +140,9 @@ SPOILT: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "shm": ("/dev/shm", shm),
     "bursting": (
         "requests equal limits",
-        lambda made: resources(made).update(requests={"cpu": "1"}) or containers(gpu(made))[0]["resources"].pop("limits"),
+        lambda made: (
+            resources(made).update(requests={"cpu": "1"}) or containers(gpu(made))[0]["resources"].pop("limits")
+        ),
     ),
     "half a GPU": ("whole GPUs", lambda made: resources(made)["limits"].update({"nvidia.com/gpu": "500m"})),
     "by value": (

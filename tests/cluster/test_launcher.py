@@ -32,20 +32,27 @@ def broken_rules(cluster: dict[str, Any]) -> list[str]:
     options = cluster["docker"]["run_options"]
     if "-e RAY_AUTH_MODE=token" not in options or "~/.ray/auth_token" not in cluster["file_mounts"]:
         broken.append("token authentication")
-    if any(SECRET.search(option.partition("=")[0]) for option in options) or any("export " in start for start in starts):
+    if any(SECRET.search(option.partition("=")[0]) for option in options) or any(
+        "export " in start for start in starts
+    ):
         broken.append("secret by value")
     head = types[cluster["head_node_type"]]
     if head["resources"].get("CPU") != 0 or "--num-cpus=0" not in starts[0]:
         broken.append("head without work")
     if sum(one.get("max_workers", 0) for one in types.values()) > cluster["max_workers"]:
         broken.append("max_workers")
-    if any("GPU" in one["resources"] and not re.search("accelerator_type:", str(one["resources"])) for one in types.values()):
+    if any(
+        "GPU" in one["resources"] and not re.search("accelerator_type:", str(one["resources"]))
+        for one in types.values()
+    ):
         broken.append("kind of GPU")
     return broken
 
 
 SPOILT: dict[str, Callable[[dict[str, Any]], object]] = {
-    "dashboard on loopback": lambda made: made.update(head_start_ray_commands=["ray start --dashboard-host=0.0.0.0 --num-cpus=0"]),
+    "dashboard on loopback": lambda made: made.update(
+        head_start_ray_commands=["ray start --dashboard-host=0.0.0.0 --num-cpus=0"]
+    ),
     "token authentication": lambda made: made.update(file_mounts={}),
     "secret by value": lambda made: made["docker"]["run_options"].append("-e AWS_SECRET_ACCESS_KEY=x"),
     "head without work": lambda made: made["available_node_types"]["head"].update(resources={"CPU": 4}),

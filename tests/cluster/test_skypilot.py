@@ -16,7 +16,9 @@ TASK = yaml.safe_load((ROOT / "cluster" / "skypilot.yaml").read_text(encoding="u
 
 
 def test_skypilot_takes_it() -> None:
-    sky = pytest.importorskip("sky", reason="SkyPilot, some hundred packages, is not a dependency: pip install skypilot")
+    sky = pytest.importorskip(
+        "sky", reason="SkyPilot, some hundred packages, is not a dependency: pip install skypilot"
+    )
     task = copy.deepcopy(TASK) | {"secrets": dict.fromkeys(TASK["secrets"], "given on the command line")}
     made = sky.Task.from_yaml_config(task)
     assert made.num_nodes == TASK["num_nodes"]
