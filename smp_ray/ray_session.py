@@ -30,7 +30,9 @@ WORKER_ENV = {
 
 @dataclass
 class RaySession:
-    """Ray, started when a stage first asks for it.
+    """Ray, started when a stage first asks for it; the settings' environment is this process's from the beginning.
+
+    A library that reads its variables when it is imported (huggingface_hub) must not have been imported before.
 
     Attributes:
         debug: whether Ray's own log is shown as well.
@@ -41,6 +43,9 @@ class RaySession:
     debug: bool = False
     started: bool = False
     cores: int | None = None
+
+    def __post_init__(self) -> None:
+        os.environ.update(self._env())
 
     def start(self) -> None:
         """Start a local Ray or connect to the cluster, which may be out of reach (SmpRayError); once is enough."""
@@ -73,7 +78,6 @@ class RaySession:
         # Inherited by all that Ray starts here; a runtime environment would cost every worker extra seconds.
         for name, value in WORKER_ENV.items():
             os.environ.setdefault(name, value)
-        os.environ.update(self._env())
         share = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.3)
         limit = self.settings.object_store_mb
         # Inherited as well: without a dashboard, Ray Train's clean-up would look for one for 12 s after every training.

@@ -117,7 +117,7 @@ class Stage:
             raise SmpRayError(f"{self.name}: what it reads is not there: {', '.join(self.reads)}")
         began = time.monotonic()
         if self.ray:
-            run.session.start()
+            run.start()
         used = [{name: run.artefact(name) for name in self.uses}] if self.uses else []
         folder = self.place if self.alone else f"{self.place}/{key}"
         made: Made = resolve_name(self.make)(run, folder, *inputs.values(), *used)

@@ -27,7 +27,7 @@ FLOORS = (
     ("demo", "families"),
     ("sources",),
     ("config",),
-    ("ray_session", "fetch", "starting_config"),
+    ("ray_session", "nodes", "fetch", "starting_config"),
     ("run",),
     ("stage",),
     ("features", "evaluation"),

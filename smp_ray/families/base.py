@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from smp_ray.models.loading import is_hub_name
+from smp_ray.models.mirror import below
 from smp_ray.section import Section
 
 #: What a family may read besides columns of earlier families.
@@ -48,7 +50,7 @@ class FamilySettings(Section):
 class ModelSettings(FamilySettings):
     """A family's section where there is a model to be named."""
 
-    model: str = Field("embedded", min_length=1, description="'embedded', a folder, or a hub id")
+    model: str = Field("embedded", min_length=1, description="'embedded', a folder or its s3:// address, or a hub id")
     revision: str | None = Field(None, description="commit of a hub model; null: the newest, which is recorded")
     num_gpus: float | None = Field(None, ge=0, le=64, description="GPUs an actor takes; null: decided by placement")
     dtype: Dtype = Field("auto", description="auto: float32 on a CPU, on a GPU what suits the model")
@@ -170,6 +172,13 @@ class Family(ABC):
             ModelError: there is no such model.
         """
         return {}
+
+    @classmethod
+    def mirrored(cls, settings: Any, mirror: str) -> Any:
+        """The settings with the address in a mirror of models in place of a name on the hub; see `models.mirror`."""
+        model = getattr(settings, "model", None)
+        named = model is not None and is_hub_name(model)
+        return settings.model_copy(update={"model": below(mirror, model)}) if named else settings
 
     @classmethod
     def width(cls, settings: Any) -> int:
