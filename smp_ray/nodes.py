@@ -5,9 +5,9 @@ import time
 import uuid
 from typing import Any
 
-from smp_ray.errors import WorkspaceError
+from smp_ray.errors import WorkspaceError, one_line
 from smp_ray.progress import say
-from smp_ray.store.workspace import Workspace
+from smp_ray.store.workspace import Workspace, writing
 
 #: Seconds that a node may need to see a file that another has just written, on a network file system.
 VISIBLE_AFTER = 5.0
@@ -32,7 +32,8 @@ def check_shared(workspace: Workspace) -> None:
         return
     token = f".seen-by-all-nodes-{uuid.uuid4().hex}"
     workspace.make_dir()
-    workspace.write(b"", token)
+    with writing(workspace.uri):
+        workspace.write(b"", token)
     path = workspace.path(token)
     try:
         asked: dict[Any, str] = {}
@@ -43,13 +44,13 @@ def check_shared(workspace: Workspace) -> None:
                 f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
             )
         ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_WITHIN)
-        blind = []
+        blind, silent = [], [asked[answer] for answer in late]
         for answer in ready:
             try:
                 if not ray.get(answer):
                     blind.append(asked[answer])
-            except ray.exceptions.RayError:  # the node has gone
-                late.append(answer)
+            except ray.exceptions.RayError as error:  # it has gone, or cannot run anything of smp_ray
+                silent.append(f"{asked[answer]}: {one_line(error, 240)}")
     finally:
         os.remove(path)
     if blind:
@@ -57,8 +58,8 @@ def check_shared(workspace: Workspace) -> None:
             f"{workspace.root}: {len(blind)} of {len(nodes)} nodes do not share this folder: {', '.join(sorted(blind))}"
             "; set workspace to a folder that all nodes share, or to s3://bucket/prefix"
         )
-    if late:
-        say(f"workspace: {len(late)} of {len(nodes)} nodes did not say whether they share {workspace.root}")
+    if silent:
+        say(f"{workspace.root}: {len(silent)} of {len(nodes)} nodes did not say whether they share it: {silent[0]}")
 
 
 def _sees(path: str) -> bool:

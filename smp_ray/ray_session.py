@@ -60,7 +60,7 @@ class RaySession:
         if not self.debug:
             # What it logs of an error comes as an exception, too, and that is shown.
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        address = self._address()
+        address = self.address
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             with _announcement_hidden():
@@ -106,7 +106,7 @@ class RaySession:
     @property
     def gpus(self) -> float:
         """GPUs of this machine for a local Ray, which is told the same number, else of the cluster, which is asked."""
-        if self._address() is None:
+        if self.address is None:
             return local_gpus() if self.settings.num_gpus is None else self.settings.num_gpus
         self.start()
         import ray
@@ -116,7 +116,8 @@ class RaySession:
     def _env(self) -> dict[str, str]:
         return {name: value.get_secret_value() for name, value in self.settings.env.items()}
 
-    def _address(self) -> str | None:
+    @property
+    def address(self) -> str | None:
         """Address of the cluster; None for a Ray of this command's own."""
         address = self.settings.address or os.environ.get("RAY_ADDRESS")
         return None if address == "local" else address

@@ -177,8 +177,9 @@ class Family(ABC):
     def mirrored(cls, settings: Any, mirror: str) -> Any:
         """The settings with the address in a mirror of models in place of a name on the hub; see `models.mirror`."""
         model = getattr(settings, "model", None)
-        named = model is not None and is_hub_name(model)
-        return settings.model_copy(update={"model": below(mirror, model)}) if named else settings
+        if model is None or not is_hub_name(model):
+            return settings
+        return settings.model_copy(update={"model": below(mirror, model)})
 
     @classmethod
     def width(cls, settings: Any) -> int:

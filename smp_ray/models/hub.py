@@ -53,7 +53,8 @@ def hub_folder(repository: str, revision: str | None, weights: Weights | None = 
         weights: None leaves weights out.
     """
     import huggingface_hub
-    from huggingface_hub import constants, errors, utils
+    from huggingface_hub import constants, errors
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     commit = hub_commit(repository, revision)
 
@@ -70,7 +71,7 @@ def hub_folder(repository: str, revision: str | None, weights: Weights | None = 
             take(allow_patterns=sorted(wanted))
         return folder
 
-    utils.disable_progress_bars()  # one for every actor of a cluster is noise
+    disable_progress_bars()  # one for every actor of a cluster is noise
     locks = Path(constants.HF_HUB_CACHE) / ".locks" / "smp_ray"
     with alone(locks / repository.replace("/", "--")):
         try:

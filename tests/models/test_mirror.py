@@ -17,7 +17,6 @@ from smp_ray.families.keys import FamilyKey, family_keys
 from smp_ray.families.perplexity import PerplexitySettings
 from smp_ray.features.actors import transform_of
 from smp_ray.models.clip_embedder import ClipEmbedder
-from smp_ray.models.identity import transformers_identity
 from smp_ray.models.language_model import PerplexityScorer
 from smp_ray.models.mirror import below, copied
 from tests.models.tiny import write_clip_folder
