@@ -8,7 +8,7 @@ import fcntl
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -81,17 +81,20 @@ def hub_folder(repository: str, revision: str | None, weights: Weights | None = 
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold the lock of this file, which other processes of the node wait for."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError:  # nobody fetches into a cache that is read only
-        yield
-        return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def alone(path: Path) -> Iterator[bool]:
+    """Hold the lock of this file, which other processes of the node wait for.
+
+    Yields whether it is held: not in a cache that is read only, nor on a file system without locks, where
+    huggingface_hub's own must do: it downloads no file twice, but every process asks.
+    """
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(path.open("a")), fcntl.LOCK_EX)
+        except OSError:
+            yield False
+        else:
+            yield True
 
 
 def _patiently(ask: Callable[[], T]) -> T:

@@ -57,8 +57,10 @@ def copied(address: str, only: str | None = None) -> Path:
         version = hashlib.blake2b(repr((shown, state)).encode(), digest_size=8).hexdigest()
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "smp_ray" / "models"
         folder = cache / f"{Path(root).name}-{version}"
-        with alone(cache / f"{folder.name}.lock"):
+        with alone(cache / f"{folder.name}.lock") as held:
             if not folder.is_dir():
+                if not held:
+                    raise ModelError(f"'{cache}' is read only or has no locks: set XDG_CACHE_HOME to another folder")
                 partial = cache / f".partial-{folder.name}"
                 shutil.rmtree(partial, ignore_errors=True)  # what a killed copy left
                 for name in files:

@@ -107,6 +107,20 @@ def test_what_a_mirror_lacks_is_named(mirror: Callable[[], list[str]], bucket: s
         copied("ftp://host/model")
 
 
+def test_a_cache_that_cannot_be_written_serves_what_it_has(
+    mirror: Callable[[], list[str]], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(below(bucket.format("models"), "someone/lm"))
+    lock = folder.with_name(f"{folder.name}.lock")
+    lock.unlink()
+    lock.mkdir()
+    assert copied(below(bucket.format("models"), "someone/lm")) == folder
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match=r"file/smp_ray/models' is read only .* set XDG_CACHE_HOME"):
+        copied(below(bucket.format("models"), "someone/lm"))
+
+
 def test_a_tag_of_open_clip_is_refused_with_the_name_to_use() -> None:
     tagged = ClipSettings(model="ViT-B-32", pretrained="laion2b_s34b_b79k")
     with pytest.raises(ModelError, match="hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K and pretrained to null"):
