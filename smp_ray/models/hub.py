@@ -40,7 +40,7 @@ def hub_commit(repository: str, revision: str | None) -> str:
     except Exception as error:  # httpx, hub and validation errors share no base class
         raise ModelError(
             f"the commit of hub model '{repository}' at '{revision or 'main'}' cannot be found out "
-            f"({one_line(error, 240)}); pin the revision to a commit, or name a folder that exists"
+            f"({one_line(error, 400)}); pin the revision to a commit, or name a folder that exists"
         ) from error
 
 
