@@ -219,7 +219,7 @@ def export(run: Run, out: str) -> int:
     families = [*store.values(), *([adapted] if isinstance(adapted, Manifest) else [])]
     if not is_folder(out):
         return write_export(run.workspace, posts, families, out)
-    run.session.start()
+    run.start()
     return export_folder(
         run.workspace, posts, families, out, lambda tasks: run.session.gather(tasks, Reporter("export", "files"))
     )

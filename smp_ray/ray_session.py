@@ -31,7 +31,9 @@ WORKER_ENV = {
 
 @dataclass
 class RaySession:
-    """Ray, started when a stage first asks for it.
+    """Ray, started when a stage first asks for it; the settings' environment is this process's from the beginning.
+
+    A library that reads its variables when it is imported (huggingface_hub) must not have been imported before.
 
     Attributes:
         debug: whether Ray's own log is shown as well.
@@ -42,6 +44,9 @@ class RaySession:
     debug: bool = False
     started: bool = False
     cores: int | None = None
+
+    def __post_init__(self) -> None:
+        os.environ.update(self._env())
 
     def start(self) -> None:
         """Start a local Ray or connect to the cluster, which may be out of reach (SmpRayError); once is enough."""
@@ -56,7 +61,7 @@ class RaySession:
         if not self.debug:
             # What it logs of an error comes as an exception, too, and that is shown.
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        address = self._address()
+        address = self.address
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             with _announcement_hidden():
@@ -74,7 +79,6 @@ class RaySession:
         # Inherited by all that Ray starts here; a runtime environment would cost every worker extra seconds.
         for name, value in WORKER_ENV.items():
             os.environ.setdefault(name, value)
-        os.environ.update(self._env())
         share = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.3)
         limit = self.settings.object_store_mb
         # Inherited as well: without a dashboard, Ray Train's clean-up would look for one for 12 s after every training.
@@ -103,7 +107,7 @@ class RaySession:
     @property
     def gpus(self) -> int:
         """GPUs of this machine for a local Ray, which is told the same number, else of the cluster, which is asked."""
-        if self._address() is None:
+        if self.address is None:
             return local_gpus() if self.settings.num_gpus is None else self.settings.num_gpus
         return sum(node.gpus for node in self.nodes())
 
@@ -117,12 +121,13 @@ class RaySession:
     @property
     def grows(self) -> bool:
         """Whether Ray is a cluster of which the configuration says what it may grow to."""
-        return self.settings.cluster is not None and self._address() is not None
+        return self.settings.cluster is not None and self.address is not None
 
     def _env(self) -> dict[str, str]:
         return {name: value.get_secret_value() for name, value in self.settings.env.items()}
 
-    def _address(self) -> str | None:
+    @property
+    def address(self) -> str | None:
         """Address of the cluster; None for a Ray of this command's own."""
         address = self.settings.address or os.environ.get("RAY_ADDRESS")
         return None if address == "local" else address

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from smp_ray.config import Config
 from smp_ray.families.base import FamilySettings
 from smp_ray.families.keys import FamilyKey, family_keys
+from smp_ray.nodes import check_shared
 from smp_ray.progress import say
 from smp_ray.ray_session import RaySession
 from smp_ray.sources.base import Reader
@@ -40,6 +41,7 @@ class Run:
     computed: dict[str, int] = field(default_factory=dict)
     _found: dict[str, Artefact] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
+    _shared: bool = False
 
     def __post_init__(self) -> None:
         self.workspace = Workspace.open(self.config.workspace)
@@ -54,7 +56,19 @@ class Run:
     def families(self) -> dict[str, FamilyKey]:
         """Key of each configured family: models are identified, and hubs asked, once a run."""
         features = self.config.features
-        return family_keys(features.sections, features.images.limits, self.on_gpu)
+        return family_keys(features.sections, features.images.limits, self.on_gpu, self.config.models)
+
+    def start(self) -> None:
+        """Start Ray, if a stage has not yet; a folder as workspace that not every node sees is refused.
+
+        Raises:
+            SmpRayError: no Ray can be reached.
+            WorkspaceError: some nodes do not share the workspace.
+        """
+        self.session.start()
+        if not self._shared:
+            check_shared(self.workspace)
+            self._shared = True
 
     def on_gpu(self, section: FamilySettings) -> bool:
         """Whether a family of this section runs on a GPU."""

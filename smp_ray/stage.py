@@ -117,7 +117,7 @@ class Stage:
             raise SmpRayError(f"{self.name}: what it reads is not there: {', '.join(self.reads)}")
         began = time.monotonic()
         if self.ray:
-            run.session.start()
+            run.start()
         used = [{name: run.artefact(name) for name in self.uses}] if self.uses else []
         folder = self.place if self.alone else f"{self.place}/{key}"
         made: Made = resolve_name(self.make)(run, folder, *inputs.values(), *used)
@@ -185,6 +185,8 @@ def bring_all(run: Run, names: Iterable[str]) -> None:
     for stage in reversed(run.stages):
         if stage.name in wanted:
             wanted |= set(stage.reads)
+    if run.session.address and any(stage.ray for stage in run.stages if stage.name in wanted):
+        run.start()  # so that a workspace that the nodes do not share is refused before anything is computed
     shown = []
     for stage in run.stages:
         if stage.name not in wanted:

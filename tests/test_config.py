@@ -45,7 +45,7 @@ def test_shipped_configs_are_found() -> None:
         ("source.kind=flickr", "source.kind: found 'flickr', allowed: 'demo', 'smpd_image', 'smpd_video', 'table'"),
         ("workspace=gs://bucket/x", "workspace: found 'gs://bucket/x', allowed: a folder or s3://bucket/prefix"),
         ("source.seeds=3", "source.seeds: unknown key, allowed: kind, posts, seed, test_share"),
-        ("bar=1", "bar: unknown key, allowed: workspace, source, features, training, report, ray"),
+        ("bar=1", "bar: unknown key, allowed: workspace, models, source, features, training, report, ray"),
         ("features=3", "features: found 3"),
         (
             "training.tune.space.x={type: int, low: 5, high: 3}",

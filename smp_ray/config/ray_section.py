@@ -33,5 +33,5 @@ class RayConfig(Section):
         1800.0, ge=0, description="for the nodes that a pass needs at least, where `cluster` is given"
     )
     env: dict[str, SecretStr] = Field(
-        {}, description="environment variables of the workers (HF_HOME, AWS_…); their values are never shown"
+        {}, description="environment variables of the command and its workers (HF_HOME, AWS_…), never shown"
     )

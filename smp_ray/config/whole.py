@@ -30,18 +30,23 @@ class Config(Section):
     """The whole configuration; see `config_class` for what the installed families and sources make of it."""
 
     workspace: str = Field(min_length=1, description="a folder or s3://bucket/prefix")
+    models: str | None = Field(
+        None,
+        min_length=1,
+        description="mirror of models, <mirror>/<name>/: a folder or s3://bucket/prefix; null: the hub",
+    )
     source: SourceSettings
     features: FeaturesConfig
     training: TrainingConfig = TrainingConfig()
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
 
-    @field_validator("workspace")
+    @field_validator("workspace", "models")
     @classmethod
-    def _known_place(cls, workspace: str) -> str:
-        if "://" in workspace and not workspace.startswith(("s3://", "file://")):
+    def _known_place(cls, place: str | None) -> str | None:
+        if place is not None and "://" in place and not place.startswith(("s3://", "file://")):
             raise ValueError("a folder or s3://bucket/prefix")
-        return workspace
+        return place
 
     @property
     def images(self) -> ImagesConfig:

@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
+from smp_ray.models.loading import is_hub_name
+from smp_ray.models.mirror import below
 from smp_ray.section import Section
 
 #: What a family may read besides columns of earlier families.
@@ -60,7 +62,7 @@ class FamilySettings(Section):
 class ModelSettings(FamilySettings):
     """A family's section where there is a model to be named."""
 
-    model: str = Field("embedded", min_length=1, description="'embedded', a folder, or a hub id")
+    model: str = Field("embedded", min_length=1, description="'embedded', a folder or its s3:// address, or a hub id")
     revision: str | None = Field(None, description="commit of a hub model; null: the newest, which is recorded")
     num_gpus: float | None = Field(None, ge=0, le=64, description="GPUs an actor takes; null: decided by placement")
     dtype: Dtype = Field("auto", description="auto: float32 on a CPU, on a GPU what suits the model")
@@ -184,6 +186,14 @@ class Family(ABC):
             ModelError: there is no such model.
         """
         return {}
+
+    @classmethod
+    def mirrored(cls, settings: Any, mirror: str) -> Any:
+        """The settings with the address in a mirror of models in place of a name on the hub; see `models.mirror`."""
+        model = getattr(settings, "model", None)
+        if model is None or not is_hub_name(model):
+            return settings
+        return settings.model_copy(update={"model": below(mirror, model)})
 
     @classmethod
     def width(cls, settings: Any) -> int:

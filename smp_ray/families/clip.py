@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
+from smp_ray.errors import ModelError
 from smp_ray.families import base
 from smp_ray.families.base import IMAGE, TITLE, Column, Family, Measure, ModelSettings
-from smp_ray.models.clip_source import clip_source
+from smp_ray.models.clip_source import HUB_PREFIX, clip_source
 
 
 class ClipSettings(ModelSettings):
@@ -20,7 +21,9 @@ class ClipSettings(ModelSettings):
     )
 
     model: str = Field(
-        "embedded", min_length=1, description="'embedded', a folder, an open_clip name, or hf-hub:org/name"
+        "embedded",
+        min_length=1,
+        description="'embedded', a folder or its s3:// address, an open_clip name, or hf-hub:org/name",
     )
     pretrained: str | None = Field(None, description="open_clip weights tag or a weights file")
     batch_size: int = Field(64, ge=1, le=8192, description="images or texts a forward pass")
@@ -97,6 +100,21 @@ class Clip(Family):
     def identity(cls, settings: ClipSettings) -> dict[str, Any]:
         """Of any open_clip model."""
         return clip_source(settings).identity()
+
+    @classmethod
+    def mirrored(cls, settings: ClipSettings, mirror: str) -> Any:
+        """As for every family; a weights file stays where it is, and a tag, which no mirror can name, is refused."""
+        if settings.pretrained is None:
+            name = settings.model.removeprefix(HUB_PREFIX)
+            return super().mirrored(settings.model_copy(update={"model": name}), mirror)
+        source = clip_source(settings)
+        if source.kind == "tag":
+            instead = f"hf-hub:{source.place}" if source.in_repository else "a folder"
+            raise ModelError(
+                f"'{settings.pretrained}' is a tag of open_clip, whose weights no mirror of models is asked for: "
+                f"set model to {instead} and pretrained to null"
+            )
+        return settings
 
     @classmethod
     def width(cls, settings: ClipSettings) -> int:

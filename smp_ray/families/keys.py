@@ -26,7 +26,7 @@ class FamilyKey:
         settings: what the values depend on.
         model: its identity.
         inputs: fingerprints of the families that it reads.
-        pinned: the family's section, with revision and dtype as they are fingerprinted.
+        pinned: the family's section, with revision and dtype as they are fingerprinted, and the address in a mirror.
     """
 
     family: str
@@ -43,11 +43,15 @@ class FamilyKey:
 
 
 def family_keys(
-    sections: Mapping[str, FamilySettings], images: Mapping[str, Any], on_gpu: Callable[[FamilySettings], bool]
+    sections: Mapping[str, FamilySettings],
+    images: Mapping[str, Any],
+    on_gpu: Callable[[FamilySettings], bool],
+    mirror: str | None = None,
 ) -> dict[str, FamilyKey]:
     """The key of each configured family, in the order of their `sections`.
 
-    `images` are settings that change what is decoded; `on_gpu` says whether a family of such a section runs on a GPU.
+    `images` are settings that change what is decoded; `on_gpu` says whether a family of such a section runs on a GPU;
+    `mirror` is where models are that are named as on the hub.
 
     Raises:
         ModelError: a model is missing, or its commit cannot be found out.
@@ -56,12 +60,13 @@ def family_keys(
     for name, section in sections.items():
         family = find(name)
         with naming(name):
-            model = family.identity(section)
+            located = section if mirror is None else family.mirrored(section, mirror)
+            model = family.identity(located)
         update = {"revision": model["revision"]} if "revision" in model else {}
         if getattr(section, "dtype", None) == "auto":
             update["dtype"] = family.gpu_dtype if on_gpu(section) else "float32"
-        pinned = section.model_copy(update=update)
-        settings = pinned.model_dump(mode="json", exclude={*FamilySettings.model_fields})
+        pinned = located.model_copy(update=update)
+        settings = section.model_copy(update=update).model_dump(mode="json", exclude={*FamilySettings.model_fields})
         if IMAGE in family.reads:
             settings["images"] = dict(images)
         owners = [owner for column in family.reads if (owner := owner_of(column)) in keys]

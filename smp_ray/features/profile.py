@@ -25,7 +25,7 @@ def profile(run: Run, posts: Manifest, count: int) -> Figures:
     Raises:
         FeaturePassError: the pass broke off.
     """
-    run.session.start()
+    run.start()
     short = Run(run.config, run.session, run.stages)
     short.workspace = replace(run.workspace, root=run.workspace.path(PROFILES, uuid.uuid4().hex[:8]))
     try:

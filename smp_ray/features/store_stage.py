@@ -42,7 +42,7 @@ class FeatureStage(Stage):
         assert posts is not None
         missing = [name for name in run.families if _wants(manifests.get(name), posts.fingerprint, run.retry)]
         if missing:
-            run.session.start()
+            run.start()
             manifests = resolve_name(self.make)(run, posts, manifests, missing, began)
         else:
             run.tell(f"{self.name}: up to date, {', '.join(run.families)} of {posts.rows:,} posts")

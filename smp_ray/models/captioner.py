@@ -142,7 +142,7 @@ def normalised(processor: Any, pixels: np.ndarray, device: torch.device) -> torc
 def _image_processor(settings: CaptionerSettings) -> Any:
     from transformers import AutoImageProcessor
 
-    arguments = pretrained(settings, EMBEDDED)
+    arguments = pretrained(settings, EMBEDDED, weights=False)
     with explained(settings.model):
         return AutoImageProcessor.from_pretrained(**arguments)
 

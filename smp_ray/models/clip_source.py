@@ -5,22 +5,24 @@ one, are a commit of it. Nothing here needs torch or open_clip before a built-in
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from smp_ray.errors import ModelError
-from smp_ray.models.identity import file_digest, folder_identity, hub_commit
+from smp_ray.models.hub import hub_commit, hub_folder
+from smp_ray.models.identity import file_digest, folder_identity
 from smp_ray.models.loading import explained, model_folder
 from smp_ray.models.settings import ClipSettings
 
 #: The folder of the model that comes with the project.
 EMBEDDED = "embedder"
 
-_HUB_PREFIX = "hf-hub:"
+HUB_PREFIX = "hf-hub:"
 _CONFIG_NAME = "open_clip_config.json"
-#: What a tokenizer may consist of, and the configuration.
-_TEXT_FILES = ["*.json", "*.txt", "*.model"]
+#: open_clip's names of the weights in a repository where a tag names none, in the order of its choice.
+_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class ClipSource:
             return folder_identity(self.model, Path(self.place))
         if self.kind == "repository":
             return {"name": self.model, "revision": hub_commit(self.place, self.revision)}
-        if self._tag_in_repository:
+        if self.in_repository:
             commit = hub_commit(self.place, self.revision)
             return {"name": self.model, "pretrained": self.tag, "revision": commit}
         return {"name": self.model, "pretrained": self.place if self.tag else file_digest(Path(self.place))}
@@ -103,35 +105,35 @@ class ClipSource:
                 quick = bool(self.entry.get("quick_gelu", False))
                 model = {"pretrained": self.tag or self.place, "force_quick_gelu": quick}
             tokenizer: dict[str, Any] = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
-            if self._tag_in_repository:
+            if self.in_repository:
                 # open_clip looks the preprocessing up by the tag, not by the file; the size is the model's own.
                 forced = {key: value for key, value in self.entry.items() if key != "size"}
-                model |= {"pretrained": self._weights(self.revision), "force_preprocess_cfg": forced}
+                folder = self._folder(weights=True)
+                (weights,) = self._weights([path.name for path in folder.iterdir()], folder)
+                model |= {"pretrained": str(folder / weights), "force_preprocess_cfg": forced}
                 if text.get("hf_tokenizer_name") == self.place:
                     tokenizer["revision"] = self.revision
             return {"model_name": name, **model}, {"model_name": name, **tokenizer}
 
     @property
-    def _tag_in_repository(self) -> bool:
+    def in_repository(self) -> bool:
+        """Whether the weights of the tag lie in a hub repository."""
         return bool(self.entry.get("hf_hub"))
 
     def _folder(self, weights: bool = False) -> Path:
-        """The folder itself, or a repository's configuration and tokenizer in the cache, of one commit."""
+        """The folder itself, or a repository's in the cache: configuration, tokenizer and, if asked for, weights."""
         if self.kind == "folder":
             return Path(self.place)
-        import huggingface_hub
+        return hub_folder(self.place, self.revision, self._weights if weights else None)
 
-        commit = hub_commit(self.place, self.revision)
-        if weights:
-            self._weights(commit)  # into the same folder
-        return Path(huggingface_hub.snapshot_download(self.place, revision=commit, allow_patterns=_TEXT_FILES))
-
-    def _weights(self, revision: str | None) -> str:
-        """The repository's weights file in the cache, its safetensors form where there is one."""
-        from open_clip.pretrained import download_pretrained_from_hf
-
-        filename = self.entry.get("hf_hub", "").rpartition("/")[2] or None
-        return str(download_pretrained_from_hf(self.place, filename, revision=revision))
+    def _weights(self, names: Sequence[str], folder: Path) -> list[str]:
+        """The repository's weights file, its safetensors form where there is one."""
+        named = self.entry.get("hf_hub", "").rpartition("/")[2]
+        wanted = (str(Path(named).with_suffix(".safetensors")), named) if named else _WEIGHTS
+        for name in wanted:
+            if name in names:
+                return [name]
+        raise ModelError(f"hub repository '{self.place}' has none of {', '.join(wanted)}")
 
 
 def clip_source(settings: ClipSettings) -> ClipSource:
@@ -144,8 +146,8 @@ def clip_source(settings: ClipSettings) -> ClipSource:
     folder = model_folder(model, EMBEDDED)
     if folder is not None:
         return ClipSource("folder", model, str(folder))
-    if model.startswith(_HUB_PREFIX):
-        return ClipSource("repository", model, model.removeprefix(_HUB_PREFIX), settings.revision)
+    if model.startswith(HUB_PREFIX):
+        return ClipSource("repository", model, model.removeprefix(HUB_PREFIX), settings.revision)
     if pretrained is None:
         raise ModelError(
             f"model '{model}' has no weights: set pretrained to one of open_clip's tags "

@@ -4,26 +4,20 @@ The identity goes into the fingerprint of what a model computes: with the same i
 """
 
 import hashlib
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from smp_ray.errors import ModelError, one_line
+from smp_ray.errors import ModelError
+from smp_ray.models.hub import hub_commit
 from smp_ray.models.loading import model_folder
+from smp_ray.models.mirror import NO_PART
 from smp_ray.models.settings import ModelSettings
 
 #: Files up to this size are hashed whole.
 WHOLE_BYTES = 64 * 2**20
 #: Of larger ones: this many evenly spaced samples of this size, the first and the last bytes among them.
 SAMPLES, SAMPLE_BYTES = 16, 2**20
-
-#: Files of a model folder that are no part of the model: hidden ones, papers, code, other frameworks' weights.
-_NO_PART = re.compile(
-    r"(^|/)(\.|__pycache__/|(readme|license|licence|notice|changelog|use_policy)(\.|$))"
-    r"|\.(md|py|pyc|h5|msgpack|onnx|ot|png|jpe?g|gif|pdf)$",
-    re.IGNORECASE,
-)
 
 
 def transformers_identity(settings: ModelSettings, embedded: str) -> dict[str, Any]:
@@ -32,10 +26,10 @@ def transformers_identity(settings: ModelSettings, embedded: str) -> dict[str, A
     As `folder_identity` for a folder or 'embedded'; for a hub id `{"name", "revision"}` with the commit that would be
     loaded. A `ModelError` says what is missing.
     """
-    folder = model_folder(settings.model, embedded)
+    gguf_file = getattr(settings, "gguf_file", None)
+    folder = model_folder(settings.model, embedded, gguf_file)
     if folder is None:
         return {"name": settings.model, "revision": hub_commit(settings.model, settings.revision)}
-    gguf_file = getattr(settings, "gguf_file", None)
     if gguf_file is None and not (folder / "config.json").is_file():
         raise ModelError(f"no config.json in '{folder}', so it is no model folder of transformers")
     return folder_identity(settings.model, folder, gguf_file)
@@ -47,7 +41,7 @@ def folder_identity(model: str, folder: Path, only: str | None = None) -> dict[s
     `model` is as in the settings; `only` is the one file that counts (of a GGUF file, transformers takes all).
     """
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    kept = [name for name in names if (name == only if only else not _NO_PART.search(name))]
+    kept = [name for name in names if (name == only if only else not NO_PART.search(name))]
     if not kept:
         raise ModelError(f"no GGUF file '{only}' in '{model}'" if only else f"model folder '{folder}' is empty")
     files = {name: file_digest(folder / name) for name in kept}
@@ -83,16 +77,3 @@ def file_digest(path: Path) -> str:
             file.seek(start)
             digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()
-
-
-def hub_commit(repository: str, revision: str | None) -> str:
-    """The commit that `revision` (default: main) stands for now: asks the hub, or offline the local cache."""
-    import huggingface_hub
-
-    try:
-        return huggingface_hub.resolve_revision(repository, revision=revision).resolved
-    except Exception as error:  # httpx, hub and validation errors share no base class
-        raise ModelError(
-            f"the commit of hub model '{repository}' at '{revision or 'main'}' cannot be found out "
-            f"({one_line(error, 240)}); pin the revision to a commit, or name a folder that exists"
-        ) from error

@@ -6,12 +6,16 @@ Nothing here imports torch before it is needed, so that the driver can ask for a
 from __future__ import annotations
 
 import contextlib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smp_ray.errors import ModelError, one_line
+from smp_ray.models.hub import hub_folder
+from smp_ray.models.mirror import copied
 from smp_ray.models.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -21,7 +25,7 @@ _EMBEDDED = Path(__file__).resolve().parent.parent / "demo" / "models"
 #: What libraries say (class names of an error and of its causes, then its text), and what it means for the user.
 _MEANINGS = {
     r"OfflineModeIsEnabled|LocalEntryNotFound|IncompleteSnapshot|Connect(ion)?(Error|Timeout)|couldn't connect to"
-    r"|If you were trying to load it from|is not a valid model identifier|RepositoryNotFound": (
+    r"|If you were trying to load it from|is not a valid model identifier|(Repository|Revision)NotFound": (
         "no such folder or hub model, a file of it is missing, or the cache has no copy while the hub is out of reach "
         "or HF_HUB_OFFLINE is set"
     ),
@@ -49,24 +53,52 @@ def prepare(dtype: str, device: str | None, threads: int | None) -> tuple[torch.
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), resolved
 
 
-def model_folder(model: str, embedded: str) -> Path | None:
+def model_folder(model: str, embedded: str, only: str | None = None) -> Path | None:
     """The local folder that `model` names, or None where it is a name on a hub.
 
-    'embedded' is the small model that comes with the project, in its folder `embedded`. A text is a folder if the
-    path exists or if it looks like a path (starts with `.`, `/` or `~`); a `ModelError` says that it is none.
+    'embedded' is the small model that comes with the project, in its folder `embedded`. An address (`s3://…`) is copied
+    to this node; `only` as in `copied`. A text is a folder if the path exists or if it looks like a path (starts with
+    `.`, `/` or `~`); a `ModelError` says that it is none.
     """
+    if "://" in model:
+        return copied(model, only)
+    if is_hub_name(model):
+        return None
     path = _EMBEDDED / embedded if model == "embedded" else Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if model == "embedded" or path.exists() or model.startswith((".", "/", "~")):
+    if not path.is_dir():
         raise ModelError(f"'{path}' is no model folder")
-    return None
+    return path
 
 
-def pretrained(settings: ModelSettings, embedded: str) -> dict[str, Any]:
-    """What every `from_pretrained` of transformers is given: the folder or the hub's name, and the revision."""
-    source = str(model_folder(settings.model, embedded) or settings.model)
-    return {"pretrained_model_name_or_path": source, "revision": settings.revision, "trust_remote_code": False}
+def is_hub_name(model: str) -> bool:
+    """Whether `model` is neither 'embedded' nor an address nor a path, whether or not there is anything."""
+    looks = model == "embedded" or "://" in model or model.startswith((".", "/", "~"))
+    return not looks and not Path(model).exists()
+
+
+def pretrained(settings: ModelSettings, embedded: str, weights: bool = True) -> dict[str, Any]:
+    """What every `from_pretrained` of transformers is given: a folder on this node, so that it asks no hub.
+
+    `weights` says whether they are needed; where they are not, those of a hub model are not fetched.
+    """
+    gguf_file = getattr(settings, "gguf_file", None)
+    with explained(settings.model):
+        folder = model_folder(settings.model, embedded, gguf_file) or hub_folder(
+            settings.model, settings.revision, partial(_weights, gguf_file) if weights else None
+        )
+    return {"pretrained_model_name_or_path": str(folder), "trust_remote_code": False}
+
+
+def _weights(gguf_file: str | None, names: Sequence[str], folder: Path) -> Collection[str]:
+    """The files that transformers would load of those that a repository has: safetensors first, whole or in shards."""
+    if gguf_file is not None:
+        return [gguf_file]
+    for whole in ("model.safetensors", "pytorch_model.bin"):
+        if whole in names:
+            return [whole]
+        if (index := f"{whole}.index.json") in names:
+            return set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
+    return []  # loading says what is missing
 
 
 def load_whole(auto_class: Any, model: str, **options: Any) -> Any:

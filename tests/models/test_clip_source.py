@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -21,61 +17,23 @@ from smp_ray.errors import ModelError
 from smp_ray.families.clip import ClipSettings
 from smp_ray.models.clip_embedder import ClipEmbedder, ClipTransform, clip_width
 from smp_ray.models.clip_source import clip_source
+from tests.hub import NEW, OLD, serving, use
 from tests.models.tiny import HARD_TEXTS, pictures, write_clip_folder
 
-OLD, NEW = "0" * 40, "1" * 40
 TAG = {
     "url": "", "hf_hub": "someone/model/", "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3),
     "interpolation": "bilinear", "resize_mode": "squash", "size": 999, "quick_gelu": True,
 }  # fmt: skip
 
 
-class Hub:
-    """One repository, `someone/model`, with two commits; main is the newer. Counts what it is asked."""
-
-    def __init__(self, folder: Path) -> None:
-        self.commits = {OLD: folder / OLD, NEW: folder / NEW}
-        self.cache = folder / "cache"
-        self.asked: list[tuple[str, str]] = []
-        self.looked_up = 0
-
-    def _take(self, repository: str, revision: str | None, patterns: list[str]) -> Path:
-        assert repository == "someone/model"
-        commit = NEW if revision in (None, "main") else revision
-        (self.cache / commit).mkdir(parents=True, exist_ok=True)
-        for file in self.commits[commit].iterdir():
-            if any(fnmatch.fnmatch(file.name, pattern) for pattern in patterns):
-                self.asked.append((file.name, commit))
-                shutil.copy(file, self.cache / commit)
-        return self.cache / commit
-
-    def file(self, repo_id: str, filename: str, *, revision: str | None = None, **_: object) -> str:
-        path = self._take(repo_id, revision, [filename]) / filename
-        if not path.is_file():
-            raise FileNotFoundError(filename)
-        return str(path)
-
-    def snapshot(self, repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        return str(self._take(repo_id, revision, allow_patterns))
-
-    def look_up(self, revision: str | None) -> SimpleNamespace:
-        self.looked_up += 1
-        return SimpleNamespace(sha={None: NEW, "main": NEW, "v1": OLD}[revision])
-
-
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """The older commit is the embedder that is shipped, the newer another model."""
-    made = Hub(tmp_path / "hub")
-    shutil.copytree(MODELS / "embedder", made.commits[OLD])
-    write_clip_folder(made.commits[NEW])
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", made.file)
-    monkeypatch.setattr(open_clip.pretrained, "hf_hub_download", made.file)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "refs"))
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda api, **options: made.look_up(options["revision"]))
-    return made
+    with serving(tmp_path / "hub") as made:
+        shutil.copytree(MODELS / "embedder", made.commits[OLD])
+        write_clip_folder(made.commits[NEW])
+        use(made, tmp_path / "home", monkeypatch)
+        yield made
 
 
 @pytest.fixture
@@ -99,42 +57,48 @@ def test_a_hub_model_is_the_commit_that_the_settings_name(hub):
     assert clip_width(settings) == 64
     # Tokenizer included: the newer commit has none of its own, and other weights.
     np.testing.assert_array_equal(embedded_by(settings), embedded_by(ClipSettings(model="embedded")))
-    assert {commit for _, commit in hub.asked} == {OLD}
-    assert {name for name, _ in hub.asked} == {path.name for path in (MODELS / "embedder").iterdir()}
+    names = [path.name for path in (MODELS / "embedder").iterdir()]
+    assert hub.files(OLD) == sorted((method, name) for name in names for method in ("GET", "HEAD"))
+    assert hub.files(NEW) == []
     assert hub.looked_up == 0
 
 
 @pytest.mark.parametrize(("revision", "commit"), [(None, NEW), ("main", NEW), ("v1", OLD)])
 def test_the_commit_is_looked_up_once(hub, tagged, revision, commit):
     for settings in (ClipSettings(model="hf-hub:someone/model"), tagged):
-        hub.looked_up = 0
+        hub.asked.clear()
         source = clip_source(settings.model_copy(update={"revision": revision}))
         assert source.identity()["revision"] == commit
-        assert hub.looked_up == 1
-    assert hub.asked == []
+        assert hub.looked_up == len(hub.asked) == 1
 
 
 def test_weights_that_are_only_there_as_a_pickle(hub):
-    safe = hub.commits[NEW] / "open_clip_model.safetensors"
-    settings = ClipSettings(model="hf-hub:someone/model", revision=NEW)
-    expected = embedded_by(settings)
-    shutil.rmtree(hub.cache)
-    torch.save(load_file(safe), hub.commits[NEW] / "open_clip_pytorch_model.bin")
-    safe.unlink()
-    np.testing.assert_array_equal(embedded_by(settings), expected)
-    (hub.commits[NEW] / "open_clip_pytorch_model.bin").unlink()
-    shutil.rmtree(hub.cache)
-    with pytest.raises(ModelError, match=r"Failed to download file \(open_clip_pytorch_model.bin\)"):
-        ClipEmbedder(settings)
+    expected = embedded_by(ClipSettings(model="hf-hub:someone/model", revision=NEW))
+    shutil.rmtree(hub.commits[OLD])
+    pickled = shutil.copytree(hub.commits[NEW], hub.commits[OLD])
+    torch.save(load_file(pickled / "open_clip_model.safetensors"), pickled / "open_clip_pytorch_model.bin")
+    (pickled / "open_clip_model.safetensors").unlink()
+    np.testing.assert_array_equal(embedded_by(ClipSettings(model="hf-hub:someone/model", revision=OLD)), expected)
+    assert ("GET", "open_clip_pytorch_model.bin") in hub.files(OLD)
+
+
+def test_a_repository_without_weights_is_said_to_have_none(hub):
+    (hub.commits[NEW] / "open_clip_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"someone/model' has none of .*open_clip_pytorch_model.bin"):
+        ClipEmbedder(ClipSettings(model="hf-hub:someone/model", revision=NEW))
 
 
 def test_a_tag_loads_as_open_clip_loads_it_but_of_one_commit(hub, tagged):
     assert clip_source(tagged).identity() == {"name": "Tiny/8", "pretrained": "some-tag", "revision": NEW}
     model, _, preprocess = open_clip.create_model_and_transforms("Tiny-8", "some_tag", force_quick_gelu=True)
+    shutil.rmtree(constants.HF_HUB_CACHE)
     hub.asked.clear()
     pinned = tagged.model_copy(update={"revision": NEW})
     transform, embedder = ClipTransform(pinned), ClipEmbedder(pinned, device="cpu")
-    assert hub.asked == [("open_clip_model.safetensors", NEW)]
+    assert [name for method, name in hub.files(NEW) if method == "GET"] == [
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    ]
     assert embedder._model.visual.preprocess_cfg == model.visual.preprocess_cfg
     assert transform.config | {"size": transform.shape[:2]} == model.visual.preprocess_cfg
     assert transform.config["mean"] == TAG["mean"]
@@ -205,9 +169,9 @@ def test_code_of_a_models_own_is_never_trusted(tmp_path, where):
     trusting = {"trust_remote_code": True}
     config["model_cfg"][where[0]][where[1]] = trusting if where[1] == "tokenizer_kwargs" else [trusting]
     path.write_text(json.dumps(config))
-    for use in (ClipEmbedder, ClipTransform, clip_width):
+    for part in (ClipEmbedder, ClipTransform, clip_width):
         with pytest.raises(ModelError, match="trust_remote_code") as caught:
-            use(ClipSettings(model=str(folder)))
+            part(ClipSettings(model=str(folder)))
         assert "\n" not in str(caught.value)
 
 
