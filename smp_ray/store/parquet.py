@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,18 @@ from smp_ray.store.workspace import Workspace, writing
 #: A numbered file is closed when it has this many rows or Arrow bytes.
 FILE_ROWS = 100_000
 _FILE_BYTES = 2**29
+#: Files that one process has open at once, where it goes through many: most of the time it waits for their store.
+AT_ONCE = 16
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_turn(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Results of a function in the order of the items; threads work on `AT_ONCE` of them, and no more are held."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for start in range(0, len(items), AT_ONCE):
+            yield from pool.map(function, items[start : start + AT_ONCE])
 
 
 def write_table(workspace: Workspace, path: str, table: pa.Table) -> Fragment:
