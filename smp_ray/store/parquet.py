@@ -23,11 +23,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_turn(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Results of a function in the order of the items; threads work on `AT_ONCE` of them, and no more are held."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for start in range(0, len(items), AT_ONCE):
-            yield from pool.map(function, items[start : start + AT_ONCE])
+def in_turn(function: Callable[[Item], Result], items: Sequence[Item], at_once: int = AT_ONCE) -> Iterator[Result]:
+    """Results of a function in the order of the items; threads work on `at_once` of them, and no more are held."""
+    with ThreadPoolExecutor(at_once) as pool:
+        for start in range(0, len(items), at_once):
+            yield from pool.map(function, items[start : start + at_once])
 
 
 def write_table(workspace: Workspace, path: str, table: pa.Table) -> Fragment:

@@ -91,7 +91,7 @@ class FamilyReader:
 
     Args:
         columns: those to read; None: all. The status is always among them.
-        keep: fragments held in memory.
+        keep: fragments that are read at once, and held from one reading to the next.
         index: as `index_of` makes it, of all posts that will be asked for; None: of all of the family.
     """
 
@@ -119,27 +119,29 @@ class FamilyReader:
         fragment, position = (np.full(len(found), -1, np.int32) for _ in range(2))
         here = found >= 0
         fragment[here], position[here] = self._index.fragment[found[here]], self._index.position[found[here]]
-        pieces, order = [self.schema.empty_table()], [np.zeros(0, np.int64)]
-        for number in np.unique(fragment[fragment >= 0]).tolist():
-            order.append(np.flatnonzero(fragment == number))
-            pieces.append(self._load(number).take(pa.array(position[order[-1]])))
+        numbers = np.unique(fragment[fragment >= 0]).tolist()
+        order = [np.flatnonzero(fragment == number) for number in numbers]
+        pieces, kept = [self.schema.empty_table()], {}
+        for number, rows, whole in zip(numbers, order, in_turn(self._load, numbers, self._keep), strict=True):
+            pieces.append(whole.take(pa.array(position[rows])))
+            kept[number] = whole
+            if len(kept) > self._keep:
+                del kept[next(iter(kept))]
+        self._kept = kept
         places = np.full(len(row_ids), -1)
-        places[np.concatenate(order)] = np.arange(sum(map(len, order)))
+        places[np.concatenate([np.zeros(0, np.int64), *order])] = np.arange(sum(map(len, order)))
         return taken(pa.concat_tables(pieces), places)
 
     def _load(self, number: int) -> pa.Table:
-        if number not in self._kept:
-            while len(self._kept) >= self._keep:
-                del self._kept[next(iter(self._kept))]
-            table = read_table(self._workspace, self._fragments[number].path, self.schema.names)
-            self._kept[number] = table.cast(self.schema)
-        return self._kept[number]
+        if number in self._kept:
+            return self._kept[number]
+        return read_table(self._workspace, self._fragments[number].path, self.schema.names).cast(self.schema)
 
 
 def read_columns(workspace: Workspace, manifest: Manifest, columns: Sequence[str], row_ids: np.ndarray) -> pa.Table:
-    """Some columns of a stored family, and its status, for given posts; one fragment in memory at a time."""
+    """Some columns of a stored family, and its status, for given posts; a few fragments in memory at a time."""
     index = index_of(workspace, family_of(manifest), manifest.fragments, np.unique(row_ids))
-    return FamilyReader(workspace, manifest, columns, keep=1, index=index).read(row_ids)
+    return FamilyReader(workspace, manifest, columns, index=index).read(row_ids)
 
 
 def iter_posts(workspace: Workspace, posts: Manifest, columns: list[str] | None, rows: int) -> Iterator[pa.Table]:
