@@ -12,9 +12,9 @@ statuses of a family, some 10 bytes a post, are read once by each task: 60 times
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ import ray
 from smp_ray.families.base import IMAGE
 from smp_ray.families.registry import find, owner_of
 from smp_ray.schema import ERROR, KILLED, KILLED_AGAIN, KILLED_TWICE, STATUSES
-from smp_ray.store.join import locate_sorted, taken
+from smp_ray.store.join import gathered, locate_sorted
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import in_turn, read_table
 from smp_ray.store.reader import family_of, grouped, index_of
@@ -66,25 +66,21 @@ class Known:
             table = table.append_column(name, found[name])
         wanted = np.any([found[name].to_numpy() for name in flags[:-1]], axis=0)
         for column, files in self.files.items():
-            fragment = np.where(wanted, found[f"{column}_fragment"].to_numpy(), -1)
-            table = table.append_column(column, self._values(column, files, fragment, found[f"{column}_position"]))
+            number, position = (found[f"{column}_{what}"].to_numpy() for what in ("fragment", "position"))
+            tables = partial(_stored_column, self.workspace.uri, files, column)
+            empty = pa.table({column: pa.nulls(0)})
+            table = table.append_column(column, gathered(tables, np.where(wanted, number, -1), position, empty)[column])
         return table
 
-    def _values(self, column: str, files: list[str], fragment: np.ndarray, position: pa.ChunkedArray) -> Any:
-        pieces: list[Any] = []
-        order = [np.flatnonzero(fragment == number) for number in np.unique(fragment[fragment >= 0])]
-        for rows in order:
-            whole = _stored_column(self.workspace.uri, files[fragment[rows[0]]], column)
-            pieces += whole.take(position.take(pa.array(rows))).chunks
-        places = np.full(len(fragment), -1)
-        places[np.concatenate([np.zeros(0, np.int64), *order])] = np.arange(sum(map(len, order)))
-        return taken(pa.table({column: pa.chunked_array(pieces, None if pieces else pa.null())}), places)[column]
+
+def _stored_column(uri: str, files: list[str], column: str, numbers: list[int]) -> Iterator[pa.Table]:
+    return (_read_column(uri, files[number], column) for number in numbers)
 
 
 @lru_cache(maxsize=4)
-def _stored_column(uri: str, path: str, column: str) -> pa.ChunkedArray:
+def _read_column(uri: str, path: str, column: str) -> pa.Table:
     """A column of one file: blocks that follow each other mostly ask the same few."""
-    return read_table(Workspace.open(uri), path, [column])[column]
+    return read_table(Workspace.open(uri), path, [column])
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smp_ray.store.join import locate_sorted, taken
+from smp_ray.store.join import gathered, locate_sorted
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import in_turn, read_table
 from smp_ray.store.workspace import Workspace
@@ -119,18 +119,16 @@ class FamilyReader:
         fragment, position = (np.full(len(found), -1, np.int32) for _ in range(2))
         here = found >= 0
         fragment[here], position[here] = self._index.fragment[found[here]], self._index.position[found[here]]
-        numbers = np.unique(fragment[fragment >= 0]).tolist()
-        order = [np.flatnonzero(fragment == number) for number in numbers]
-        pieces, kept = [self.schema.empty_table()], {}
-        for number, rows, whole in zip(numbers, order, in_turn(self._load, numbers, self._keep), strict=True):
-            pieces.append(whole.take(pa.array(position[rows])))
-            kept[number] = whole
+        return gathered(self._tables, fragment, position, self.schema.empty_table())
+
+    def _tables(self, numbers: list[int]) -> Iterator[pa.Table]:
+        kept: dict[int, pa.Table] = {}
+        for number, table in zip(numbers, in_turn(self._load, numbers, self._keep), strict=True):
+            kept[number] = table
             if len(kept) > self._keep:
                 del kept[next(iter(kept))]
+            yield table
         self._kept = kept
-        places = np.full(len(row_ids), -1)
-        places[np.concatenate([np.zeros(0, np.int64), *order])] = np.arange(sum(map(len, order)))
-        return taken(pa.concat_tables(pieces), places)
 
     def _load(self, number: int) -> pa.Table:
         if number in self._kept:
