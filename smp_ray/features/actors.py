@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from smp_ray.config import ImagesConfig
 from smp_ray.errors import ModelError, UnreachableError
-from smp_ray.families.base import IMAGE, ImageTransform
+from smp_ray.families.base import IMAGE, TITLE, ImageTransform
 from smp_ray.families.keys import FamilyKey, naming
 from smp_ray.families.registry import find
 from smp_ray.features.compute import FamilyStep, needed
 from smp_ray.features.decode import DecodeStep
 from smp_ray.features.ledger import LOADS, Step, asked, guarded
+from smp_ray.features.survey import Known
 from smp_ray.fetch import Answers, Fetcher
 from smp_ray.models.identity import check_identity
 from smp_ray.schema import OK
-from smp_ray.store.join import locate_sorted
 
 #: Pictures that a fetching actor hands on together, as soon as it has them.
 TOGETHER = 16
@@ -33,7 +34,7 @@ class PassSpec:
 
     Attributes:
         schema: columns of the files that the pass writes.
-        known: reference to what `survey` found in the store.
+        known: reference to the `Known` of a survey.
         ledger: handle of the `Ledger` actor.
     """
 
@@ -63,13 +64,19 @@ def _decode_step(images: ImagesConfig, families: tuple[FamilyKey, ...]) -> Decod
 
 def choose(table: pa.Table, spec: PassSpec) -> pa.Table:
     """Drop posts that need nothing, and attach what the store has of other families."""
-    known: pa.Table = ray.get(spec.known)
-    found = known.take(pa.array(locate_sorted(table["row_id"].to_numpy(), known["row_id"].to_numpy())))
-    for name in known.column_names[1:]:
-        table = table.append_column(name, found[name])
-    for name in {name for key in spec.families for name in find(key.family).reads} - {IMAGE, *table.column_names}:
+    files = pc.unique(table["path"]).to_pylist()
+    if len(files) > 1:
+        parts = [choose(table.filter(pc.equal(table["path"], file)), spec) for file in files]
+        return pa.concat_tables(parts, promote_options="default")
+    families = [key.family for key in spec.families]
+    reads = {name for family in families for name in find(family).reads} - {TITLE}
+    known: Known = ray.get(spec.known)
+    table = known.attached(table.drop_columns(["path"]), files[0] if files else None, families)
+    if IMAGE in reads and "image_bytes" not in table.column_names:
+        table = table.append_column("image_bytes", pa.nulls(table.num_rows, pa.large_binary()))
+    for name in sorted(reads - {IMAGE, *table.column_names}):
         table = table.append_column(name, pa.nulls(table.num_rows))  # nobody has computed it yet
-    return table.filter(pa.array(np.any([needed(table, key.family) for key in spec.families], axis=0)))
+    return table.filter(pa.array(np.any([needed(table, family) for family in families], axis=0)))
 
 
 class FetchActor:

@@ -6,11 +6,12 @@ has finished: a Parquet file is readable only when it is whole.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
@@ -21,12 +22,13 @@ from smp_ray.families.registry import find
 from smp_ray.features.actors import FetchActor, PassSpec, actor_class, choose, decode
 from smp_ray.features.pools import IO_CPUS, Placement
 from smp_ray.schema import UNREACHABLE
-from smp_ray.store.manifest import Fragment, Manifest
-from smp_ray.store.parquet import write_table
+from smp_ray.store.manifest import Fragment
+from smp_ray.store.parquet import in_turn, write_table
 from smp_ray.store.reader import PASS_NOTE, new_pass
 from smp_ray.store.workspace import Workspace
 
-READ_COLUMNS = ["row_id", "post_id", "title", "image_uri", "image_bytes"]
+#: What is read of the posts, and besides where a family reads the image; bytes only where the posts hold some.
+READ_COLUMNS, IMAGE_URI, IMAGE_BYTES = ["row_id", "post_id", "title"], "image_uri", "image_bytes"
 #: In the folder of a pass: its Parquet files.
 DATA = "data"
 #: Bytes of a block between two operators: small, so that posts whose pictures are there do not wait for the others.
@@ -45,18 +47,22 @@ def begin_pass(workspace: Workspace, families: Mapping[str, str]) -> str:
     return folder
 
 
-def written(workspace: Workspace, folder: str) -> list[Fragment]:
-    """The whole data files of a pass, finished or not; a file without its footer is still being written, or torn."""
-    found = []
-    for info in workspace.files(folder, DATA):
-        if not info.path.endswith(".parquet"):
-            continue
+def written(workspace: Workspace, folder: str, but: Container[str] = ()) -> list[Fragment]:
+    """The whole data files of a pass, finished or not, `but` those of these paths; their footers are read by threads.
+
+    A file without its footer is still being written, or torn.
+    """
+
+    def whole(info: pafs.FileInfo) -> Fragment | None:
         try:
             rows = pq.read_metadata(info.path, filesystem=workspace.filesystem).num_rows
         except pa.ArrowInvalid:  # no footer yet
-            continue
-        found.append(Fragment(workspace.relative(info.path), rows, info.size))
-    return found
+            return None
+        return Fragment(workspace.relative(info.path), rows, info.size)
+
+    files = [info for info in workspace.files(folder, DATA) if info.path.endswith(".parquet")]
+    new = [info for info in files if workspace.relative(info.path) not in but]
+    return [fragment for fragment in in_turn(whole, new) if fragment is not None]
 
 
 def forget_unreachable(workspace: Workspace, folder: str, families: Iterable[str]) -> None:
@@ -74,13 +80,16 @@ def forget_unreachable(workspace: Workspace, folder: str, families: Iterable[str
 def run_pass(
     spec: PassSpec,
     placement: Placement,
-    posts: Manifest,
+    posts: Sequence[Fragment],
     workspace: Workspace,
     folder: str,
     block: int | None,
     todo: int,
+    inline: bool,
 ) -> None:
-    """Compute every post that needs it, `todo` of them; returns when all are written.
+    """Compute every post of some files that needs it, `todo` of them; returns when all are written.
+
+    `inline`: the posts hold bytes of pictures. Where no family reads the image these stay where they are.
 
     `block` is how many posts a file has, which is what a crash can cost. None: few enough to lose little, many enough
     that writing is cheap; at 20,000 posts a file of three families under ViT-L-14 has about 100 MB.
@@ -93,15 +102,19 @@ def run_pass(
     block = block or min(20_000, max(64, math.ceil(todo / (4 * workers))))
     task = math.ceil(block / 4)  # posts an actor is given: no actor is left alone with a whole file at the end
     # Where few of many posts are left, not a block for each: a block costs some 10 ms.
-    rows = max(1, task // 4 if placement.fetchers else task, posts.rows // READ_BLOCKS)
+    total = sum(fragment.rows for fragment in posts)
+    rows = max(1, task // 4 if placement.fetchers else task, total // READ_BLOCKS)
     with DataContext.current(_data_context()):
-        paths = [workspace.path(fragment.path) for fragment in posts.fragments]
+        paths = [workspace.path(fragment.path) for fragment in posts]
+        pictures = [IMAGE_URI, *([IMAGE_BYTES] if inline else [])]
+        looks = any(IMAGE in find(key.family).reads for key in spec.families)
         dataset = ray.data.read_parquet(
             paths,
             filesystem=workspace.filesystem,
-            columns=READ_COLUMNS,
+            columns=[*READ_COLUMNS, *(pictures if looks else [])],
             partitioning=None,
-            override_num_blocks=max(len(paths), math.ceil(posts.rows / rows)),
+            include_paths=True,
+            override_num_blocks=max(len(paths), math.ceil(total / rows)),
             num_cpus=IO_CPUS,
         )
         dataset = _compute(dataset, spec, placement, todo, task)

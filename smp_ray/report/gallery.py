@@ -3,12 +3,13 @@
 import base64
 import contextlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from smp_ray.families.base import DESCRIPTION
 from smp_ray.families.registry import with_roles
@@ -42,7 +43,7 @@ def gallery(inputs: Inputs) -> dict[str, list[dict[str, Any]]]:
     labels |= {name: measure.short for name, measure in inputs.measures.items()}
     labels = {name: label for name, label in labels.items() if name in every}
     inputs.publish("gallery", every[["kind", "post_id", "user_id", "title", *described, *labels]])
-    pictures = _thumbnails(inputs, every["row_id"].unique())
+    pictures = _thumbnails(inputs, every.drop_duplicates("row_id"))
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in chosen}
     for post in every.to_dict("records"):
         known = [f"{label} {number(post[name], 2)}" for name, label in labels.items() if not pd.isna(post[name])]
@@ -74,14 +75,10 @@ def _choose(inputs: Inputs, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return kinds
 
 
-def _thumbnails(inputs: Inputs, row_ids: np.ndarray) -> dict[int, str]:
+def _thumbnails(inputs: Inputs, chosen: pd.DataFrame) -> dict[int, str]:
     """A JPEG data URI of each post's image, where there is one that can be shown."""
-    workspace, settings = inputs.workspace, inputs.config.images
-    paths = [workspace.path(fragment.path) for fragment in inputs.posts.fragments]
-    posts = ds.dataset(paths, format="parquet", filesystem=workspace.filesystem).to_table(
-        ["row_id", "image_uri", "image_bytes"], pc.field("row_id").isin(row_ids), batch_size=_FEW, batch_readahead=1,
-        fragment_readahead=1,
-    ).to_pylist()  # fmt: skip
+    settings = inputs.config.images
+    posts = [post for file, part in chosen.groupby("file") for post in _pictures(inputs, int(str(file)), part)]
     fetched = Fetcher(settings).fetch_all([p["image_uri"] if p["image_bytes"] is None else None for p in posts])
     found = {}
     for post, other in zip(posts, fetched, strict=True):
@@ -92,3 +89,15 @@ def _thumbnails(inputs: Inputs, row_ids: np.ndarray) -> dict[int, str]:
             image.save(encoded, "JPEG", quality=_QUALITY, optimize=True)
             found[post["row_id"]] = "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
     return found
+
+
+def _pictures(inputs: Inputs, file: int, chosen: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """`row_id`, `image_uri` and `image_bytes` of posts of one file, of which only what holds them is read."""
+    path, row_ids = inputs.workspace.path(inputs.posts.fragments[file].path), pa.array(chosen["row_id"])
+    with pq.ParquetFile(path, filesystem=inputs.workspace.filesystem) as posts:
+        for group in range(posts.num_row_groups):
+            keys = posts.read_row_group(group, ["row_id"])
+            if not pc.any(pc.is_in(keys["row_id"], value_set=row_ids)).as_py():
+                continue
+            for batch in posts.iter_batches(_FEW, [group], ["row_id", "image_uri", "image_bytes"]):
+                yield from batch.filter(pc.is_in(batch["row_id"], value_set=row_ids)).to_pylist()

@@ -22,9 +22,11 @@ def head(inputs: Inputs) -> dict[str, Any]:
     dataset, synthetic = f"{source.kind} {path}".strip(), bool(inputs.posts.details.get("synthetic"))
     times = frame["posted_at"].dropna()
     stages = _stages(inputs)
+    all_posts = inputs.posts.rows
+    sample = "" if len(frame) >= all_posts else f" of a sample of the users, out of {all_posts:,}"
     facts = {
         "dataset": dataset + (", synthetic" if synthetic else ""),
-        "posts": f"{len(frame):,}, of which {int(frame['popularity'].notna().sum()):,} have a popularity",
+        "posts": f"{len(frame):,}{sample}, of which {int(frame['popularity'].notna().sum()):,} have a popularity",
         "users": f"{frame['user_id'].nunique():,}",
         "posted": f"{times.min():%Y-%m-%d} to {times.max():%Y-%m-%d}" if len(times) else "unknown",
         **{f"{name} model": _model(m.models[name]) for name, m in inputs.store.items() if m.models.get(name)},

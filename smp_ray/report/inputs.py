@@ -1,28 +1,33 @@
 """What the report reads: one frame with a row a post, and the committed artefacts, whichever of them there are.
 
-Only numbers, keys and titles are kept for all posts; embeddings, descriptions and images are read for sampled posts
-alone. The artefacts of the training are told by what they hold, so that the report knows no stage by its name.
+Numbers, keys and titles are kept of at most about `MOST_POSTS` posts, some 1 KB each: of more, of a sample of whole
+users. Embeddings, descriptions and images are read for few posts alone. The artefacts of the training are told by what
+they hold, so that the report knows no stage by its name.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from smp_ray.config import Config
 from smp_ray.families.base import Measure
 from smp_ray.families.registry import columns_of
 from smp_ray.store.manifest import Manifest
-from smp_ray.store.parquet import read_table
-from smp_ray.store.reader import read_columns
+from smp_ray.store.parquet import in_turn, read_table
+from smp_ray.store.reader import iter_posts, read_columns
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.measure import METRICS_FILE
 
 #: Posts times resamples of one interval at most: some seconds of sorting.
 _RESAMPLED_POSTS = 32_000_000
+#: Posts that a report looks at: more are sampled.
+MOST_POSTS = 500_000
 _POSTS = ["row_id", "post_id", "user_id", "split", "title", "posted_at", "category", "popularity"]
 
 
@@ -59,9 +64,17 @@ class Inputs:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """A row a post in the order of ingest: the posts' columns, the measures and `<family>_status`."""
-        parts = [read_table(self.workspace, fragment.path, _POSTS) for fragment in self.posts.fragments]
-        frame = pa.concat_tables(parts).to_pandas()
+        """A row a post in the order of ingest: the posts' columns, the measures and `<family>_status`.
+
+        Column `file` is the position of the post's file among those of the posts table.
+        """
+        share = min(1.0, MOST_POSTS / max(self.posts.rows, 1))
+
+        def part(number: int) -> pa.Table:
+            table = sampled(read_table(self.workspace, self.posts.fragments[number].path, _POSTS), share)
+            return table.append_column("file", pa.array(np.full(len(table), number, np.int32)))
+
+        frame = pa.concat_tables(in_turn(part, range(len(self.posts.fragments)))).to_pandas()
         row_ids = frame["row_id"].to_numpy()
         found = [read_columns(self.workspace, family, list(self.measures), row_ids) for family in self.store.values()]
         return pd.concat([frame, *(table.to_pandas() for table in found)], axis=1)
@@ -96,14 +109,17 @@ class Inputs:
 
     @cached_property
     def predictions(self) -> pd.DataFrame | None:
-        """The prediction of each post with its title and category, and its error; None where there are none.
+        """The prediction of each post of `frame` with title and category, and its error; None where there are none.
 
         Column `error` is prediction minus popularity, of what was predicted out of fold alone.
         """
         manifest = self.holding("predictions")
         if manifest is None:
             return None
-        found = read_table(self.workspace, manifest.details["predictions"]).to_pandas()
+        files = [one for one in manifest.fragments if one.path == manifest.details["predictions"]]
+        known = pa.array(self.frame["row_id"])
+        pieces = iter_posts(self.workspace, replace(manifest, fragments=files), None, 100_000)
+        found = pa.concat_tables(one.filter(pc.is_in(one["row_id"], value_set=known)) for one in pieces).to_pandas()
         error = (found["prediction"] - found["popularity"]).where(found["source"] == "out_of_fold")
         beside = self.frame[["row_id", "title", "category"]]
         return found.assign(error=error).merge(beside, on="row_id", how="left", validate="1:1")
@@ -125,3 +141,11 @@ class Inputs:
         variants = {name: values for name, values in found["variants"].items() if values["from"] in current}
         pairs = [pair for pair in found["differences"] if {pair["variant"], pair["reference"]} <= set(variants)]
         return {**found, "variants": variants, "differences": pairs} if variants else None
+
+
+def sampled(posts: pa.Table, share: float) -> pa.Table:
+    """The posts of a share of the users, the same ones in every run; a post without a user is one of its own."""
+    if share >= 1:
+        return posts
+    users = pc.coalesce(posts["user_id"], pc.cast(posts["row_id"], pa.string()))
+    return posts.filter(pa.array(pd.util.hash_array(users.to_numpy()) < share * 2**64))

@@ -15,7 +15,7 @@ from smp_ray.schema import KEYS
 from smp_ray.store.join import locate_sorted
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import FILE_ROWS, PartWriter
-from smp_ray.store.reader import FamilyReader, iter_posts, new_pass, passes_of, post_row_ids
+from smp_ray.store.reader import FamilyReader, family_of, iter_posts, new_pass, passes_of, post_row_ids
 from smp_ray.store.workspace import Workspace
 
 #: Posts rewritten at a time: memory stays at some hundred megabytes, and some 50 bytes a row.
@@ -30,7 +30,7 @@ def is_scattered(manifest: Manifest) -> bool:
 
 def is_interrupted(workspace: Workspace, manifest: Manifest) -> bool:
     """Whether some pass over a family has not ended: what it wrote is taken over by the next run."""
-    family = manifest.stage.rpartition("/")[2]
+    family = family_of(manifest)
     return not set(passes_of(workspace, family, manifest.fingerprint)) <= set(manifest.details.get("passes", ()))
 
 
@@ -48,7 +48,7 @@ def compact(workspace: Workspace, posts: Manifest, manifest: Manifest) -> Manife
         WorkspaceError: a file cannot be read or written.
     """
     everyone = [posts, *(m for m in workspace.manifests(posts.stage) if m.fingerprint != posts.fingerprint)]
-    family = manifest.stage.rpartition("/")[2]
+    family = family_of(manifest)
     reader = FamilyReader(workspace, manifest)
     # No note lies in this folder: were the rewriting killed, nobody would take its files for those of a pass.
     folder = new_pass()

@@ -11,14 +11,14 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from smp_ray.errors import ConfigError, WorkspaceError
 from smp_ray.store.manifest import Manifest
-from smp_ray.store.reader import FamilyReader, index_of, iter_posts
+from smp_ray.store.reader import FamilyReader, Index, family_of, grouped, index_of, iter_posts, post_row_ids
 from smp_ray.store.workspace import Place, Workspace, writing
 
 #: Posts joined at a time: memory stays at some hundred megabytes whatever the size of the store.
@@ -35,7 +35,8 @@ def is_folder(out: str) -> bool:
 def export(workspace: Workspace, posts: Manifest, families: Sequence[Manifest], out: str) -> int:
     """Write the join to the file `out` (a local path or a URI) and return its number of rows.
 
-    The file appears under its name only when it is complete.
+    The file appears under its name only when it is complete. Takes 8 bytes a post and 8 more a family, of at most
+    `reader.GROUP_POSTS` posts at a time, and a piece with the files that it touches.
 
     Raises:
         ConfigError: `out` is no name of a Parquet file.
@@ -46,7 +47,8 @@ def export(workspace: Workspace, posts: Manifest, families: Sequence[Manifest], 
     place = Place.open(out)
     if place.kind() == pafs.FileType.Directory:
         raise ConfigError(f"--out: found the folder {out}, allowed: the name of a file")
-    readers = [FamilyReader(workspace, manifest) for manifest in families]
+    groups = (replace(posts, fragments=group) for group in grouped(posts.fragments))
+    pieces = (_joined(workspace, group, families, _indices(workspace, group, families)) for group in groups)
     # pyarrow's stream to an object store would make an object of what an exception leaves, so the file is finished
     # here before it is uploaded; an upload that is cut off makes no object.
     folder = os.path.dirname(place.root) if place.is_local else tempfile.gettempdir()
@@ -54,7 +56,7 @@ def export(workspace: Workspace, posts: Manifest, families: Sequence[Manifest], 
     try:
         with writing(out):
             os.makedirs(folder, exist_ok=True)
-            _write(_joined(workspace, posts, readers), target, pafs.LocalFileSystem())
+            _write(chain.from_iterable(pieces), target, pafs.LocalFileSystem())
             if place.is_local:
                 os.replace(target, place.root)
             else:
@@ -74,8 +76,8 @@ def export_folder(
 ) -> int:
     """Write the join into the folder `out`, a file a fragment of the posts, and return its number of rows.
 
-    Ray runs, and each file is a task of it; `gather` waits for tasks. Where each post's row lies is found out once, and
-    is in the memory of every node that works: 18 bytes a post and family. `_SUCCESS` comes last.
+    Ray runs, and each file is a task of it; `gather` waits for tasks. Where the rows of `reader.GROUP_POSTS` posts lie
+    is found out by a task, for the tasks of their files: 8 bytes a post and 8 more a family. `_SUCCESS` comes last.
 
     Raises:
         ConfigError: the folder is not empty.
@@ -90,18 +92,17 @@ def export_folder(
         raise ConfigError(f"--out: found {sorted(found)[0]} in {out}, allowed: a folder that is empty or not there yet")
     with writing(out):
         place.filesystem.create_dir(place.root, recursive=True)
-    find: Any = ray.remote(num_cpus=1)(index_of)
+    find: Any = ray.remote(num_cpus=1)(_indices)
     part: Any = ray.remote(num_cpus=1)(_export_part)
-    indices = [find.remote(workspace, manifest.stage.rpartition("/")[2], manifest.fragments) for manifest in families]
     stored = ray.put(list(families))
+    tasks: list[Any] = []
     names = [f"part-{number:05d}.parquet" for number in range(len(posts.fragments))]
-    pieces = [replace(posts, fragments=[fragment]) for fragment in posts.fragments]
-    gather(
-        [
-            part.remote(workspace, piece, stored, place, name, *indices)
-            for piece, name in zip(pieces, names, strict=True)
-        ]
-    )
+    for group in grouped(posts.fragments):
+        indices = find.remote(workspace, replace(posts, fragments=group), stored)
+        for fragment in group:
+            piece = replace(posts, fragments=[fragment])
+            tasks.append(part.remote(workspace, piece, stored, indices, place, names[len(tasks)]))
+    gather(tasks)
     if lost := set(names) - _names(place):
         raise WorkspaceError(f"{out}: {len(lost):,} of {len(names):,} files are on other nodes: name a shared folder")
     with writing(out):
@@ -109,19 +110,23 @@ def export_folder(
     return posts.rows
 
 
+def _indices(workspace: Workspace, posts: Manifest, families: Sequence[Manifest]) -> list[Index]:
+    row_ids = np.sort(post_row_ids(workspace, posts)) if families else None
+    return [index_of(workspace, family_of(manifest), manifest.fragments, row_ids) for manifest in families]
+
+
 def _export_part(
     workspace: Workspace,
     posts: Manifest,
     families: Sequence[Manifest],
+    indices: Sequence[Index],
     place: Place,
     name: str,
-    *indices: pd.DataFrame,
 ) -> None:
     """Write one file of a folder; a second try of Ray writes over the first."""
-    readers = [FamilyReader(workspace, m, index=index) for m, index in zip(families, indices, strict=True)]
     with writing(place.path(name)):
         place.filesystem.create_dir(place.root, recursive=True)  # on this node
-        _write(_joined(workspace, posts, readers), place.path(name), place.filesystem)
+        _write(_joined(workspace, posts, families, indices), place.path(name), place.filesystem)
 
 
 def _names(place: Place) -> set[str]:
@@ -129,8 +134,11 @@ def _names(place: Place) -> set[str]:
     return {info.base_name for info in place.filesystem.get_file_info(selector)}
 
 
-def _joined(workspace: Workspace, posts: Manifest, readers: Sequence[FamilyReader]) -> Iterator[pa.Table]:
+def _joined(
+    workspace: Workspace, posts: Manifest, families: Sequence[Manifest], indices: Sequence[Index]
+) -> Iterator[pa.Table]:
     """The join in pieces, in the order of the posts table."""
+    readers = [FamilyReader(workspace, m, index=index) for m, index in zip(families, indices, strict=True)]
     schema = pq.read_schema(workspace.path(posts.fragments[0].path), filesystem=workspace.filesystem)
     columns = [name for name in schema.names if name != "image_bytes"]
     for piece in iter_posts(workspace, posts, columns, PIECE):

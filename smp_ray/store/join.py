@@ -1,5 +1,7 @@
 """Joining by row id, and columns of fixed-size lists: written once, used wherever tables of posts meet."""
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -21,6 +23,26 @@ def locate_sorted(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
 def taken(table: pa.Table, places: np.ndarray) -> pa.Table:
     """Rows of a table at some places, all columns null where a place is -1."""
     return table.take(pa.array(places, mask=places < 0))
+
+
+def gathered(
+    tables: Callable[[list[int]], Iterable[pa.Table]], number: np.ndarray, position: np.ndarray, empty: pa.Table
+) -> pa.Table:
+    """Rows by the number of the table that each is in (-1: in none, all null) and its position there.
+
+    `tables` gives those of some numbers one after the other, of which no more than what is needed is kept; `empty` has
+    their columns.
+    """
+    order = np.argsort(number, kind="stable")
+    order = order[number[order] >= 0]
+    numbers, starts = np.unique(number[order], return_index=True)
+    groups = np.split(order, starts[1:])
+    found = (
+        table.take(pa.array(position[rows])) for table, rows in zip(tables(numbers.tolist()), groups, strict=False)
+    )
+    places = np.full(len(number), -1)
+    places[order] = np.arange(len(order))
+    return taken(pa.concat_tables([empty, *found], promote_options="default"), places)
 
 
 def vectors(column: pa.ChunkedArray | pa.Array) -> np.ndarray:

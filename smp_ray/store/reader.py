@@ -6,53 +6,82 @@ post occurs twice, the later fragment holds.
 """
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from smp_ray.schema import KILLED, KILLED_AGAIN, STATUSES
-from smp_ray.store.join import locate_sorted, taken
+from smp_ray.store.join import gathered, locate_sorted
 from smp_ray.store.manifest import Fragment, Manifest
-from smp_ray.store.parquet import read_table
+from smp_ray.store.parquet import in_turn, read_table
 from smp_ray.store.workspace import Workspace
 
 #: Folder of the feature families in the workspace.
 FAMILIES = "features"
 #: Folder of the passes that computed them, and what a pass notes there of the families that it computes.
 PASSES, PASS_NOTE = f"{FAMILIES}/passes", "pass.json"
-_INDEX = pa.schema(
-    {"row_id": pa.int64(), "status": pa.int8(), "kills": pa.int8(), "fragment": pa.int32(), "position": pa.int32()}
-)
+#: Posts whose rows one process looks for at once.
+GROUP_POSTS = 2**24
 
 
-def index_of(workspace: Workspace, family: str, fragments: Sequence[Fragment]) -> pd.DataFrame:
-    """Where each post's row of a family lies, 18 bytes a post.
+@dataclass(frozen=True)
+class Index:
+    """Where posts' rows of a family lie: 16 bytes a post.
 
-    Returns:
-        A row a post, sorted by `row_id`: `status` as a position in `schema.STATUSES`, `kills`, in how
-        many runs it killed its worker, `fragment` as a position in the
-        list, `position` of the row within that fragment.
+    Attributes:
+        row_ids: int64 (posts,), sorted.
+        fragment: int32 (posts,), the file as a position in the family's list; -1 where the family has no row.
+        position: int32 (posts,), of the row within that file.
     """
-    parts = [_INDEX.empty_table()]
-    for number, fragment in enumerate(fragments):
-        table = read_table(workspace, fragment.path, ["row_id", f"{family}_status", f"{family}_error"])
-        kills = pc.fill_null(pc.index_in(table[f"{family}_error"], value_set=pa.array([KILLED, KILLED_AGAIN])), -1)
-        status = pc.index_in(table[f"{family}_status"], value_set=pa.array(STATUSES))
-        columns = [table["row_id"], status, pc.add(kills, 1), np.full(len(table), number), np.arange(len(table))]
-        parts.append(pa.table(columns, names=_INDEX.names).cast(_INDEX).filter(pc.is_valid(status)))
-    rows = pa.concat_tables(parts).to_pandas()
-    return rows.drop_duplicates("row_id", keep="last").sort_values("row_id", ignore_index=True)
+
+    row_ids: np.ndarray
+    fragment: np.ndarray
+    position: np.ndarray
 
 
-def statuses_of(index: pd.DataFrame, row_ids: np.ndarray) -> np.ndarray:
-    """Position in `schema.STATUSES` of each id, int8 (n,); -1 where the family has no row of it."""
-    found = locate_sorted(row_ids, index["row_id"].to_numpy())
-    return np.append(index["status"].to_numpy(), np.int8(-1))[found]
+def index_of(
+    workspace: Workspace, family: str, fragments: Sequence[Fragment], row_ids: np.ndarray | None = None
+) -> Index:
+    """Where the rows of posts lie; `row_ids` are sorted ids, None: of all posts of the family.
+
+    Takes 8 bytes a post beside the ids, and some megabytes a file that is being read; without ids up to 36 bytes a row.
+    """
+
+    def said(fragment: Fragment) -> tuple[np.ndarray, np.ndarray]:
+        table = read_table(workspace, fragment.path, ["row_id", f"{family}_status"])
+        positions = np.flatnonzero(table[f"{family}_status"].is_valid().to_numpy())
+        return table["row_id"].to_numpy()[positions], positions.astype(np.int32)
+
+    files: Iterable[tuple[np.ndarray, np.ndarray]] = in_turn(said, fragments)
+    if row_ids is None:
+        files = list(files)
+        row_ids = np.unique(np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in files)]))
+    fragment, position = np.full(len(row_ids), -1, np.int32), np.full(len(row_ids), -1, np.int32)
+    for number, (ids, positions) in enumerate(files):
+        places = locate_sorted(ids, row_ids)
+        here = places >= 0
+        fragment[places[here]], position[places[here]] = number, positions[here]
+    return Index(row_ids, fragment, position)
+
+
+def grouped(fragments: Sequence[Fragment]) -> list[list[Fragment]]:
+    """Files in their order, in groups of at most `GROUP_POSTS` rows (or one file)."""
+    groups: list[list[Fragment]] = [[]]
+    rows = 0
+    for fragment in fragments:
+        if groups[-1] and rows + fragment.rows > GROUP_POSTS:
+            groups, rows = [*groups, []], 0
+        groups[-1].append(fragment)
+        rows += fragment.rows
+    return groups
+
+
+def family_of(manifest: Manifest) -> str:
+    """The family that a manifest is of."""
+    return manifest.stage.rpartition("/")[2]
 
 
 class FamilyReader:
@@ -62,8 +91,8 @@ class FamilyReader:
 
     Args:
         columns: those to read; None: all. The status is always among them.
-        keep: fragments held in memory.
-        index: of all the family's fragments, as `index_of` makes it, where that is there; None: it is made.
+        keep: fragments that are read at once, and held from one reading to the next.
+        index: as `index_of` makes it, of all posts that will be asked for; None: of all of the family.
     """
 
     def __init__(
@@ -72,9 +101,9 @@ class FamilyReader:
         manifest: Manifest,
         columns: Sequence[str] | None = None,
         keep: int = 8,
-        index: pd.DataFrame | None = None,
+        index: Index | None = None,
     ) -> None:
-        family = manifest.stage.rpartition("/")[2]
+        family = family_of(manifest)
         self._workspace = workspace
         self._fragments = manifest.fragments
         self._index = index_of(workspace, family, manifest.fragments) if index is None else index
@@ -86,29 +115,31 @@ class FamilyReader:
 
     def read(self, row_ids: np.ndarray) -> pa.Table:
         """The columns, one row an id and in their order; null where the store has no row."""
-        found = locate_sorted(row_ids, self._index["row_id"].to_numpy())
-        known = np.flatnonzero(found >= 0)
-        rows = self._index.iloc[found[known]].set_axis(known)
-        pieces, order = [self.schema.empty_table()], [np.zeros(0, np.int64)]
-        for number, of_fragment in rows.groupby("fragment"):
-            pieces.append(self._load(int(str(number))).take(pa.array(of_fragment["position"])))
-            order.append(of_fragment.index.to_numpy())
-        places = np.full(len(row_ids), -1)
-        places[np.concatenate(order)] = np.arange(len(rows))
-        return taken(pa.concat_tables(pieces), places)
+        found = locate_sorted(row_ids, self._index.row_ids)
+        fragment, position = (np.full(len(found), -1, np.int32) for _ in range(2))
+        here = found >= 0
+        fragment[here], position[here] = self._index.fragment[found[here]], self._index.position[found[here]]
+        return gathered(self._tables, fragment, position, self.schema.empty_table())
+
+    def _tables(self, numbers: list[int]) -> Iterator[pa.Table]:
+        kept: dict[int, pa.Table] = {}
+        for number, table in zip(numbers, in_turn(self._load, numbers, self._keep), strict=True):
+            kept[number] = table
+            if len(kept) > self._keep:
+                del kept[next(iter(kept))]
+            yield table
+        self._kept = kept
 
     def _load(self, number: int) -> pa.Table:
-        if number not in self._kept:
-            while len(self._kept) >= self._keep:
-                del self._kept[next(iter(self._kept))]
-            table = read_table(self._workspace, self._fragments[number].path, self.schema.names)
-            self._kept[number] = table.cast(self.schema)
-        return self._kept[number]
+        if number in self._kept:
+            return self._kept[number]
+        return read_table(self._workspace, self._fragments[number].path, self.schema.names).cast(self.schema)
 
 
 def read_columns(workspace: Workspace, manifest: Manifest, columns: Sequence[str], row_ids: np.ndarray) -> pa.Table:
-    """Some columns of a stored family, and its status, for given posts; one fragment in memory at a time."""
-    return FamilyReader(workspace, manifest, columns, keep=1).read(row_ids)
+    """Some columns of a stored family, and its status, for given posts; a few fragments in memory at a time."""
+    index = index_of(workspace, family_of(manifest), manifest.fragments, np.unique(row_ids))
+    return FamilyReader(workspace, manifest, columns, index=index).read(row_ids)
 
 
 def iter_posts(workspace: Workspace, posts: Manifest, columns: list[str] | None, rows: int) -> Iterator[pa.Table]:
@@ -121,7 +152,7 @@ def iter_posts(workspace: Workspace, posts: Manifest, columns: list[str] | None,
 
 def post_row_ids(workspace: Workspace, posts: Manifest) -> np.ndarray:
     """Row ids of all posts, int64 (posts,): 8 bytes a post."""
-    parts = [read_table(workspace, fragment.path, ["row_id"])["row_id"].to_numpy() for fragment in posts.fragments]
+    parts = in_turn(lambda one: read_table(workspace, one.path, ["row_id"])["row_id"].to_numpy(), posts.fragments)
     return np.concatenate([np.zeros(0, np.int64), *parts])
 
 

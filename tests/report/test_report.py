@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import pyarrow as pa
 import pytest
 from scipy import stats
 
+from smp_ray.report import inputs
 from smp_ray.report.wording import number
 from smp_ray.report.write import templates
 from tests.report.worlds import LINK, SCRIPT, Written, write_world
@@ -276,3 +278,20 @@ def test_a_figure_cannot_end_the_script_that_it_stands_in() -> None:
     (trace,) = json.loads(written)["data"]
     assert trace["text"] == ["</script><!--", "a & b"]
     assert trace["y"] == [1.5, None]
+
+
+def test_of_many_posts_whole_users_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "MOST_POSTS", 60)
+    world = write_world(tmp_path)
+    page = Elements(world.report()).text
+    numbers = re.search(r"posts (\d+) of a sample of the users, out of 120, of which", page)
+    assert numbers is not None
+    assert 20 < int(numbers[1]) < 100
+    looked_at = inputs.Inputs(world.config, world.workspace, world.posts, world.store, world.used)
+    users = set(looked_at.frame["user_id"])
+    everyone = pd.Series(world.world.columns["user_id"])
+    assert len(looked_at.frame) == everyone.isin(users).sum() == int(numbers[1])
+    assert looked_at.predictions is not None
+    assert set(looked_at.predictions["row_id"]) <= set(looked_at.frame["row_id"])
+    nobody = pa.table({"user_id": pa.nulls(1000, pa.string()), "row_id": np.arange(1000)})
+    assert 400 < len(inputs.sampled(nobody, 0.5)) < 600

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from smp_ray.errors import WorkspaceError
 from smp_ray.families.perplexity import Perplexity
-from smp_ray.schema import KEYS, STATUSES
+from smp_ray.schema import KEYS
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import read_table
-from smp_ray.store.reader import FamilyReader, index_of, read_columns, statuses_of
+from smp_ray.store.reader import FamilyReader, index_of, read_columns
 from smp_ray.store.workspace import Workspace
 
 Row = tuple[int, str | None, float | None]
@@ -46,10 +46,11 @@ def test_later_fragments_hold_and_null_status_says_nothing(tmp_path: Path) -> No
         write(workspace, "empty", []),
     ]
     index = index_of(workspace, "perplexity", fragments)
-    assert index["row_id"].tolist() == [3, 5, 9]
-    codes = statuses_of(index, np.array([9, 3, 11, 5])).tolist()
-    assert [STATUSES[code] if code >= 0 else None for code in codes] == ["no_text", "ok", None, "ok"]
-    assert statuses_of(index_of(workspace, "perplexity", []), np.array([3])).tolist() == [-1]
+    assert index.row_ids.tolist() == [3, 5, 9]
+    assert (index.fragment.tolist(), index.position.tolist()) == ([0, 1, 0], [1, 1, 2])
+    some = index_of(workspace, "perplexity", fragments, np.array([4, 5, 11]))
+    assert (some.fragment.tolist(), some.position.tolist()) == ([-1, 1, -1], [-1, 1, -1])
+    assert index_of(workspace, "perplexity", []).row_ids.tolist() == []
     table = FamilyReader(workspace, stored(fragments)).read(np.array([9, 5, 4, 3, 5]))
     assert table["title_perplexity"].to_pylist() == [None, 50.0, None, 30.0, 50.0]
     assert table["perplexity_status"].to_pylist() == ["no_text", "ok", None, "ok", "ok"]

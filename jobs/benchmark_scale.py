@@ -1,0 +1,119 @@
+"""How rows a second and the driver's memory grow with the number of posts, from ingest to status.
+
+    python jobs/benchmark_scale.py --posts 100000 1000000
+
+A table of posts without pictures in Parquet files of 100,000 each; one family that costs next to nothing (the letters
+of the title), so that what counts is everything around the models. Each number of posts runs in a process of its own.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FILE_ROWS = 100_000
+FAMILY = '''"""The letters of a title."""
+
+import pyarrow as pa
+
+from smp_ray.families.base import TITLE, Column, Family, FamilySettings
+
+
+class Letters(Family):
+    """How long a title is."""
+
+    name = "letters"
+    Settings = FamilySettings
+    reads = (TITLE,)
+    columns = (Column("title_letters", pa.int32(), group="letters"),)
+
+    def __init__(self, settings, device, threads):
+        pass
+
+    def compute(self, titles):
+        return {"title_letters": [len(title) for title in titles]}
+'''
+
+
+def write_posts(folder: Path, posts: int) -> None:
+    """Files of posts with distinct titles."""
+    folder.mkdir(parents=True)
+    names = ["id", "user", "title", "likes"]
+    for number, start in enumerate(range(0, posts, FILE_ROWS)):
+        numbers = np.arange(start, min(start + FILE_ROWS, posts))
+        titles = [f"a red boat by the sea, number {one}" for one in numbers]
+        columns = [numbers.astype(str), (numbers % 9973).astype(str), titles, np.log1p(numbers % 1000)]
+        pq.write_table(pa.table(columns, names=names), folder / f"part-{number:05d}.parquet")
+
+
+def install_family(folder: Path) -> None:
+    """The family as an installed package of a folder of the path."""
+    record = folder / "letters-1.0.dist-info"
+    record.mkdir(parents=True)
+    (folder / "letters_family.py").write_text(FAMILY)
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: letters\nVersion: 1.0\n")
+    (record / "entry_points.txt").write_text("[smp_ray.families]\nletters = letters_family:Letters\n")
+
+
+def measure(folder: Path, posts: int) -> None:
+    """Run the stages and print what each took."""
+    from smp_ray.config import RayConfig, build_config
+    from smp_ray.pipeline import export, open_run, run_stages
+    from smp_ray.ray_session import ray_session
+    from smp_ray.stage import status
+
+    columns = {"post_id": "id", "user_id": "user", "title": "title", "popularity": "likes"}
+    source = {"kind": "table", "path": str(folder / "posts"), "columns": columns}
+    config = build_config({"workspace": str(folder / "run"), "source": source, "features": {"families": ["letters"]}})
+    with ray_session(RayConfig()) as session:
+        began = time.perf_counter()
+        session.start()
+        print(f"{posts:,} posts: Ray started in {time.perf_counter() - began:.1f} s", flush=True)
+        for name, step in {
+            "ingest": lambda: run_stages(open_run(config, session), ["ingest"]),
+            "features": lambda: run_stages(open_run(config, session), ["features"]),
+            "export": lambda: export(open_run(config, session), f"{folder}/export/"),
+            "status": lambda: status(open_run(config, session)),
+        }.items():
+            began = time.perf_counter()
+            step()
+            seconds = time.perf_counter() - began
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+            print(
+                f"{posts:,} posts: {name:<8} {seconds:8.1f} s {posts / seconds:12,.0f} rows/s, driver at most "
+                f"{peak:,.0f} MB",
+                flush=True,
+            )
+    rows = sum(pq.read_metadata(path).num_rows for path in (folder / "export").glob("*.parquet"))
+    assert rows == posts, f"exported {rows:,} of {posts:,} posts"
+
+
+def main() -> None:
+    """Measure each number of posts in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--posts", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.folder:
+        measure(given.folder, *given.posts)
+        return
+    for posts in given.posts:
+        with tempfile.TemporaryDirectory(prefix="smp_ray_scale_") as name:
+            folder = Path(name)
+            write_posts(folder / "posts", posts)
+            install_family(folder / "site")
+            path = [str(folder / "site"), str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+            command = [sys.executable, __file__, "--posts", str(posts), "--folder", name]
+            subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(path)})
+
+
+if __name__ == "__main__":
+    main()
