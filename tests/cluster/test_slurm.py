@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -106,10 +106,10 @@ def test_for_real_on_one_node(tmp_path: Path) -> None:
     env |= SLURM | {"SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(ROOT), "HF_HUB_OFFLINE": "1"}
     env["PATH"] = f"{shim.parent}:{BIN}:{os.environ['PATH']}"
     workspace = str(tmp_path / "workspace")
-    call = f"{PREPARE} && bash {SCRIPT} configs/demo.yaml --workspace {workspace} --set source.posts=60"
-    call += " --set training.tune.trials=2 --set training.tune.max_rounds=50 --set training.tune.models=1"
-    done = subprocess.run([*ALONE, call], env=env, capture_output=True, text=True, timeout=500, check=False)
+    changes = ["source.posts=60", "features.families=[visual]", "training.tune.trials=2", "training.tune.models=1"]
+    settings = [word for change in changes for word in ("--set", change)]
+    call = [*ALONE, f"{PREPARE} && exec bash {SCRIPT} configs/demo.yaml --workspace {workspace} {shlex.join(settings)}"]
+    done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    run = open_run(load_config(ROOT / "configs" / "demo.yaml", ["source.posts=60"], workspace))
-    assert {line.state for line in status(run)} == {"committed"}
-    shutil.rmtree(workspace)
+    config = load_config(ROOT / "configs" / "demo.yaml", changes, workspace)
+    assert {line.state for line in status(open_run(config))} == {"committed"}
