@@ -69,17 +69,8 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def test_ids_are_unique_over_all_files(tmp_path: Path, workspace: Workspace) -> None:
     made = ingest(reader_of(folder_with(tmp_path / "raw", FILES), workspace), workspace, "ingest/x")
-    assert [post["title"] for post in posts_of(made, workspace)] == [
-        "a0",
-        "a1",
-        "a2",
-        "b0",
-        "b2",
-        "c0",
-        "c2",
-        "d0",
-        "d2",
-    ]
+    titles = [post["title"] for post in posts_of(made, workspace)]
+    assert titles == ["a0", "a1", "a2", "b0", "b2", "c0", "c2", "d0", "d2"]
     found = [
         (one["source_file"], json.loads(one["record"]).get("t"), one["reason"]) for one in rejected_of(made, workspace)
     ]
@@ -247,8 +238,8 @@ def config_of(raw: str, workspace: str) -> dict[str, Any]:
     }
 
 
-def run_of(raw: str, workspace: str) -> Run:
-    return open_run(build_config(config_of(raw, workspace)))
+def run_of(raw: str, workspace: str, session: RaySession | None = None) -> Run:
+    return open_run(build_config(config_of(raw, workspace)), session)
 
 
 def command(tmp_path: Path, raw: str, workspace: str) -> list[str]:
@@ -281,7 +272,7 @@ def test_a_killed_driver_keeps_the_finished_files(tmp_path: Path, workspace: Wor
 
 
 @pytest.mark.slow
-def test_folder_and_workspace_on_s3_in_tasks(tmp_path: Path, bucket: str) -> None:
+def test_folder_and_workspace_on_s3_in_tasks(tmp_path: Path, bucket: str, session: RaySession) -> None:
     local, remote = folder_with(tmp_path / "raw", FILES), Place.open(bucket.format("raw"))
     pafs.copy_files(str(local), remote.root, pafs.LocalFileSystem(), remote.filesystem)
     done = subprocess.run(
@@ -289,7 +280,7 @@ def test_folder_and_workspace_on_s3_in_tasks(tmp_path: Path, bucket: str) -> Non
     )
     assert done.returncode == 0, done.stderr
     found = run_of(bucket.format("raw"), bucket.format("ws"))
-    expected = run_of(str(local), str(tmp_path / "ws"))
+    expected = run_of(str(local), str(tmp_path / "ws"), session)
     run_stages(expected, ["ingest"])
     posts = [run.artefact("ingest") for run in (found, expected)]
     assert isinstance(posts[0], Manifest)
