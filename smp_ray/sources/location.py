@@ -99,7 +99,7 @@ def files_identity(location: Location, names: Iterable[str], workspace: Workspac
                 with location.filesystem.open_input_file(info.path) as file:
                     digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
             # A file that changes again at once may keep its time of change: object stores count in seconds.
-            settled = before != state and time.time_ns() - info.mtime_ns > _SETTLED_NS
+            settled = before != state and info.mtime_ns is not None and time.time_ns() - info.mtime_ns > _SETTLED_NS
             entry = {"name": name, "size": info.size, "blake2b": digest}
             return entry, (address, [*state, digest]) if settled else None
 

@@ -47,12 +47,15 @@ class PieceFiles:
 
     @classmethod
     def of(cls, workspace: Workspace, piece: Reader) -> PieceFiles | None:
-        """Those of a piece that is done, or None."""
-        note = workspace.read_json(folder_of(piece), NOTE)
-        if note is None:
+        """Those of a piece that is done and whose files are there, or None."""
+        folder = folder_of(piece)
+        there = {workspace.relative(info.path): info.size for info in workspace.files(folder)}
+        if f"{folder}/{NOTE}" not in there:
             return None
+        note = workspace.read_json(folder, NOTE)
         files = {kind: [Fragment(**entry) for entry in note[kind]] for kind in ("posts", "rejected")}
-        return cls(**{**note, **files})
+        whole = all(there.get(file.path) == file.bytes for named in files.values() for file in named)
+        return cls(**{**note, **files}) if whole else None
 
 
 def folder_of(piece: Reader) -> str:

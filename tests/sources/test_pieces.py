@@ -156,6 +156,18 @@ def test_a_new_or_changed_file_costs_itself(tmp_path: Path, workspace: Workspace
     assert before.items() <= after.items()
 
 
+def test_a_file_of_a_piece_that_is_gone_or_torn_is_made_again(tmp_path: Path, workspace: Workspace) -> None:
+    raw = folder_with(tmp_path / "raw", {"a": ["1"], "b": ["2"], "c": ["3"]})
+    made = ingest(reader_of(raw, workspace), workspace, "ingest/x")
+    gone, torn, _ = (Path(workspace.path(fragment.path)) for fragment in made.fragments)
+    gone.unlink()
+    torn.write_bytes(torn.read_bytes()[:-9])
+    before = notes(workspace)
+    again = ingest(reader_of(raw, workspace), workspace, "ingest/x")
+    assert len(posts_of(again, workspace)) == 3
+    assert len(before.items() & notes(workspace).items()) == 1
+
+
 def test_what_is_read_in_the_same_way_is_read_once(tmp_path: Path, workspace: Workspace) -> None:
     raw = folder_with(tmp_path / "raw", {"a": ["1"], "b": ["2"]})
     ingest(reader_of(raw, workspace), workspace, "ingest/x")
