@@ -38,7 +38,8 @@ _COUNTS = ("accepted", "rejected", "labelled", "without_image", "without_title")
 def ingest(reader: Reader, workspace: Workspace, folder: str, session: RaySession | None = None) -> Made:
     """Read the pieces of a raw dataset that are not done, and make one posts table of all.
 
-    Several pieces are read in Ray tasks of the `session`, which is started for it; a single one is read here.
+    Several pieces are read in Ray tasks of the `session`, which is started for it; one is read here. So it is with the
+    search for repeated ids over all pieces, of more than `SHARE` posts.
 
     Returns:
         The posts' files and counts; `details.rejected` is the path of the rejected records, relative to the workspace.
@@ -49,8 +50,7 @@ def ingest(reader: Reader, workspace: Workspace, folder: str, session: RaySessio
     workspace.delete_dir(folder)  # what a killed run left
     pieces = _all_read(reader.pieces(), workspace, session)
     if len(pieces) > 1:
-        many = sum(file.rows for piece in pieces for file in piece.posts) > SHARE
-        if many and session is not None:
+        if session and sum(file.rows for piece in pieces for file in piece.posts) > SHARE:
             session.start()
         pieces = without_repeats(workspace, folder, pieces, session if session and session.started else None)
     file = f"{folder}/rejected.parquet"

@@ -18,7 +18,7 @@ from smp_ray.store.workspace import Workspace
 if TYPE_CHECKING:
     from smp_ray.ray_session import RaySession
 
-#: Raised when the same raw data would give other posts.
+#: Raised when the same raw data would give other posts, or `PieceFiles` other facts.
 VERSION = 1
 #: Written last into a piece's folder: by it the piece is done for good.
 NOTE = "piece.json"
