@@ -18,6 +18,7 @@ from smp_ray.ray_session import RaySession
 from smp_ray.resources import nodes_of
 from smp_ray.run import Run
 from smp_ray.sources import ingest
+from smp_ray.sources.piece import VERSION
 from smp_ray.stage import Stage, bring_all
 from smp_ray.store.compact import compact as rewrite
 from smp_ray.store.compact import is_interrupted, is_scattered
@@ -29,8 +30,7 @@ from smp_ray.store.manifest import Made, Manifest
 
 def ingest_posts(run: Run, folder: str) -> Made:
     """Raw dataset → posts."""
-    with Reporter("ingest") as reporter:
-        return ingest(run.reader, run.workspace, folder, lambda note, done, total: reporter.update(done, total, note))
+    return ingest(run.reader, run.workspace, folder, run.session)
 
 
 def _adapts(config: Config) -> bool:
@@ -71,6 +71,7 @@ _columns = _of("training.matrix", without=("families",))
 STAGES: tuple[Stage, ...] = (
     Stage(
         "ingest", "Raw dataset → posts.", "smp_ray.pipeline:ingest_posts", raw=True, settings=_of("source"),
+        version=VERSION,
     ),
     FeatureStage(
         "features", "Posts → feature store: the columns of every configured family.",

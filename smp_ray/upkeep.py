@@ -8,6 +8,7 @@ import pyarrow.fs as pafs
 from smp_ray.errors import ConfigError
 from smp_ray.families.keys import FamilyKey
 from smp_ray.run import Run
+from smp_ray.sources.piece import folder_of
 from smp_ray.store.manifest import MANIFEST
 from smp_ray.store.reader import FAMILIES, PASS_NOTE, PASSES, passes_of
 from smp_ray.store.workspace import Workspace
@@ -61,6 +62,8 @@ def _needed(runs: Sequence[Run]) -> tuple[set[str], set[str]]:
                 continue
             key = None if stage.alone else stage.key(run)
             folders.add(f"{stage.place}/{key}" if key else stage.place)
+            if stage.raw:
+                folders |= {folder_of(piece) for piece in run.reader.pieces()}
         for family in run.families.values():
             folders.add(f"{family.folder}/{family.fingerprint}")
             manifest = workspace.manifest(family.folder, family.fingerprint)

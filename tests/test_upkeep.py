@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from smp_ray.config import build_config
-from smp_ray.errors import ConfigError
+from smp_ray.errors import ConfigError, DataError
 from smp_ray.pipeline import export, open_run, run_stages
 from smp_ray.ray_session import RaySession
 from smp_ray.run import Run
+from smp_ray.sources.piece import NOTE
 from smp_ray.store.reader import PASS_NOTE, PASSES
 from smp_ray.upkeep import collect, superfluous
 
@@ -65,6 +66,8 @@ def test_after_five_changes_only_what_the_last_needs_is_left(session: RaySession
     for manifest in (posts, splits):
         inside = f"{manifest.stage}/{manifest.fingerprint}/"
         kept |= {path for path in files_of(folder) if path.startswith(inside)}
+        kept |= {fragment.path for fragment in manifest.fragments}
+    kept |= {f"{Path(posts.fragments[0].path).parents[1]}/{NOTE}"}
     everything = files_of(folder)
     said = superfluous([run])
     assert files_of(folder) == everything
@@ -83,15 +86,31 @@ def test_two_configurations_keep_what_each_needs(session: RaySession, tmp_path: 
         run_stages(run, ["ingest"])
     posts = [run.artefact("ingest") for run in runs]
     removed = collect(runs[1:])
-    assert list(removed) == [f"ingest/{posts[0].fingerprint}"]
+    assert list(removed) == sorted({f"ingest/{posts[0].fingerprint}", "ingest/files"})
+    assert not any(run.workspace.exists(fragment.path) for fragment in posts[0].fragments)
     assert open_run(runs[2].config, session).artefact("ingest") == posts[2]
     with pytest.raises(ConfigError, match="several workspaces"):
         collect([runs[0], run_of(tmp_path / "other", session)])
+
+
+def test_finished_files_of_an_ingest_that_was_cut_short_are_kept(session: RaySession, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name, text in (("a", "id\n1\n"), ("b", "id\n2\n")):
+        (tmp_path / "raw" / f"{name}.csv").write_text(text)
+    source = {"kind": "table", "path": str(tmp_path / "raw"), "columns": {"post_id": "id"}}
+    raw = {"workspace": str(tmp_path / "run"), "source": source}
+    run_stages(open_run(build_config(raw), session), ["ingest"])
+    (tmp_path / "raw" / "b.csv").write_text("")
+    with pytest.raises(DataError):
+        run_stages(open_run(build_config(raw), session), ["ingest"])
+    collect([open_run(build_config(raw), session)])
+    assert len(list((tmp_path / "run" / "ingest" / "files").iterdir())) == 1
+    assert not list((tmp_path / "run" / "ingest").glob("*/manifest.json"))
 
 
 def test_a_stage_whose_inputs_are_not_there_keeps_its_artefacts(session: RaySession, tmp_path: Path) -> None:
     run_stages(run_of(tmp_path / "run", session), ["splits"])
     other = run_of(tmp_path / "run", session, "source.posts=61")
     removed = collect([other])
-    assert [folder.partition("/")[0] for folder in removed] == ["ingest"]
+    assert {folder.partition("/")[0] for folder in removed} == {"ingest"}
     assert list((tmp_path / "run" / "splits").glob("*/manifest.json"))

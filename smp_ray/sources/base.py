@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -84,7 +84,7 @@ class SourceSettings(Section, ABC):
 
 
 class Reader(ABC):
-    """One raw dataset. `posts` may be called once; it streams and holds no more than a few records."""
+    """One raw dataset, or a piece of it. `posts` may be called once; it streams and holds but a few records."""
 
     #: Columns that this source adds behind `schema.POSTS`.
     extra_fields: list[pa.Field] = []  # noqa: RUF012
@@ -102,6 +102,13 @@ class Reader(ABC):
     @abstractmethod
     def identify(self) -> Any:
         """Names, sizes and hashes of the files, and what else the posts depend on, as JSON; no image is looked at."""
+
+    def pieces(self) -> Sequence[Reader]:
+        """Readers of what can be read by itself, in the order of the posts; most sources have one piece, the whole.
+
+        A piece is read again where its `source` or `identity` is another. Several are pickled, and read in parallel.
+        """
+        return [self]
 
     @abstractmethod
     def posts(self, intake: Intake) -> Iterator[RawPost]:

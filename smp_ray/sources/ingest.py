@@ -1,113 +1,151 @@
 """Any raw dataset becomes one posts table, with all that could not be taken beside it.
 
-Memory is bounded by one batch of posts and about 200 bytes for the ids of each post.
+Each piece of the dataset (of a folder of tables, a file) is read once for good into a folder of its own; the posts
+table is made of the pieces' files. Memory of whoever reads a piece is bounded by one batch of posts, and then by the
+search for repeated ids (`repeats.py`); on the driver, by a few hundred bytes a piece.
 """
 
+from __future__ import annotations
+
 import hashlib
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from smp_ray.errors import DataError
+from smp_ray.progress import Reporter
 from smp_ray.schema import POSTS, REJECTED
 from smp_ray.sources.base import Intake, Progress, RawPost, Reader
+from smp_ray.sources.piece import NOTE, PieceFiles, Rows, count, each, folder_of, row_groups
+from smp_ray.sources.repeats import SHARE, without_repeats
 from smp_ray.store.manifest import Made
 from smp_ray.store.parquet import PartWriter
 from smp_ray.store.workspace import Workspace
 
-#: Rows that are written together, and the bytes of images or rejected records that they may hold.
-_BATCH_ROWS = 10_000
-_BATCH_BYTES = 2**26
+if TYPE_CHECKING:
+    from smp_ray.ray_session import RaySession
+
+#: Requests to an object store at a time.
+_REQUESTS = 16
+_TOLD_EVERY = 10_000
+_COUNTS = ("accepted", "rejected", "labelled", "without_image", "without_title")
 
 
-class _Rows:
-    """Collects rows until they are worth writing."""
+def ingest(reader: Reader, workspace: Workspace, folder: str, session: RaySession | None = None) -> Made:
+    """Read the pieces of a raw dataset that are not done, and make one posts table of all.
 
-    def __init__(self, writer: PartWriter) -> None:
-        self._writer = writer
-        self._rows: list[dict[str, Any]] = []
-        self._held = 0
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Add a row of the posts table or a rejected record."""
-        self._rows.append(row)
-        self._held += len(row.get("image_bytes") or row.get("record") or "")
-        if len(self._rows) >= _BATCH_ROWS or self._held >= _BATCH_BYTES:
-            self.write()
-
-    def write(self) -> None:
-        """Write what is left, which makes a file even of no rows."""
-        self._writer.write_rows(self._rows)
-        self._rows, self._held = [], 0
-
-
-def ingest(reader: Reader, workspace: Workspace, folder: str, progress: Progress = lambda *_: None) -> Made:
-    """Read a raw dataset into `<folder>/posts/part-00000.parquet …` and `<folder>/rejected.parquet`.
+    Several pieces are read in Ray tasks of the `session`, which is started for it; one is read here. So it is with the
+    search for repeated ids over all pieces, of more than `SHARE` posts.
 
     Returns:
-        The posts' files and counts; `details.rejected` is the path of the other file, relative to the workspace.
+        The posts' files and counts; `details.rejected` is the path of the rejected records, relative to the workspace.
 
     Raises:
-        DataError: the raw data cannot be read, or no post of it could be taken.
+        DataError: raw data cannot be read (the other pieces are done then), or no post could be taken.
     """
-    workspace.delete_dir(folder, "posts")  # what a killed run left
+    workspace.delete_dir(folder)  # what a killed run left
+    pieces = _all_read(reader.pieces(), workspace, session)
+    if len(pieces) > 1:
+        if session and sum(file.rows for piece in pieces for file in piece.posts) > SHARE:
+            session.start()
+        pieces = without_repeats(workspace, folder, pieces, session if session and session.started else None)
     file = f"{folder}/rejected.parquet"
-    schema = pa.schema([*POSTS, *reader.extra_fields])
-    with (
-        PartWriter(workspace, file, REJECTED) as rejected_writer,
-        PartWriter(workspace, f"{folder}/posts/part-{{:05d}}.parquet", schema) as writer,
-    ):
-        rejected = _Rows(rejected_writer)
-        intake = Intake(rejected.add, progress)
-        _take(reader, intake, _Rows(writer))
-        rejected.write()
-    counts = intake.counts
+    _gather_rejected(workspace, file, pieces)
+    workspace.delete_dir(folder, "repeated")
+    total = sum((Counter(piece.counts) for piece in pieces), Counter[str]())
+    counts = {**dict.fromkeys(_COUNTS, 0), **dict(sorted(total.items()))}
     if not counts["accepted"]:
         why = "the dataset holds no posts"
         if counts["rejected"]:
             why = (
                 f"no post could be taken, {counts['rejected']} were rejected, the first because: "
-                f"{intake.first_reason}; all reasons are in {workspace.path(file)}"
+                f"{next(piece.first_reason for piece in pieces if piece.first_reason)}; "
+                f"all reasons are in {workspace.path(file)}"
             )
         raise DataError(f"{reader.source.kind}: {why}")
     return Made(
         rows=counts["accepted"],
-        counts={"accepted": 0, "rejected": 0, **dict(sorted(counts.items()))},
-        fragments=writer.fragments,
+        counts=counts,
+        fragments=[fragment for piece in pieces for fragment in piece.posts],
         details={"synthetic": reader.source.synthetic, "rejected": file},
         note=f"{counts['accepted']:,} posts"
         + (f", {counts['rejected']:,} rejected (see {workspace.path(file)})" if counts["rejected"] else ""),
     )
 
 
-def _take(reader: Reader, intake: Intake, rows: _Rows) -> None:
-    """Write the posts whose ids are new; reject the others."""
-    post_ids: set[str] = set()
-    row_ids: set[int] = set()
-    counts = intake.counts
-    for post in reader.posts(intake):
+def _all_read(pieces: Sequence[Reader], workspace: Workspace, session: RaySession | None) -> list[PieceFiles]:
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        found = list(pool.map(lambda piece: PieceFiles.of(workspace, piece), pieces))
+    left = [piece for piece, files in zip(pieces, found, strict=True) if files is None]
+    if session is None or len(left) < 2:
+        with Reporter("ingest") as reporter:
+            read = [
+                read_piece(piece, workspace, lambda note, done, total: reporter.update(done, total, note))
+                for piece in left
+            ]
+    else:
+        session.start()
+        read = each(read_piece, [(piece, workspace) for piece in left], session)
+    new = iter(read)
+    return [files or next(new) for files in found]
+
+
+def read_piece(piece: Reader, workspace: Workspace, progress: Progress = lambda *_: None) -> PieceFiles:
+    """Read a piece into its folder: `posts/part-00000.parquet …`, and `rejected.parquet` where there is need.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    folder = folder_of(piece)
+    workspace.delete_dir(folder)  # what a killed run left
+    schema = pa.schema([*POSTS, *piece.extra_fields])
+    with (
+        PartWriter(workspace, f"{folder}/rejected.parquet", REJECTED) as rejected_writer,
+        PartWriter(workspace, f"{folder}/posts/part-{{:05d}}.parquet", schema) as writer,
+    ):
+        rejected, rows = Rows(rejected_writer), Rows(writer)
+        intake = Intake(rejected.add, progress)
+        sources = _take(piece, intake, rows)
+        rows.write()
+        rejected.write()
+    first = PieceFiles(writer.fragments, rejected_writer.fragments, intake.counts, intake.first_reason, sources)
+    (files,) = without_repeats(workspace, folder, [first])
+    for fragment in set(first.posts) - set(files.posts):
+        workspace.filesystem.delete_file(workspace.path(fragment.path))
+    workspace.make_dir(folder)
+    workspace.write_json(asdict(files), folder, NOTE)
+    return files
+
+
+def _take(piece: Reader, intake: Intake, rows: Rows) -> list[tuple[str, int]]:
+    """Write the posts; returns their raw files with the number of posts of each, in order."""
+    sources: list[tuple[str, int]] = []
+    done = 0
+    for done, post in enumerate(piece.posts(intake), start=1):
         values = post.values
-        post_id, row_id = values["post_id"], row_id_of(reader.namespace, post)
-        if post_id in post_ids:
-            reason = f"post_id {post_id!r} was taken before; the first is kept"
-            intake.reject("duplicate_post_id", post.source_file, values, reason)
-        elif row_id in row_ids:
-            intake.reject("row_id", post.source_file, values, f"row_id {row_id} is that of another post")
-        else:
-            post_ids.add(post_id)
-            row_ids.add(row_id)
-            if values.get("latitude") is None or values.get("longitude") is None:  # half a place is none
-                values.update(latitude=None, longitude=None, geo_accuracy=None)
-            counts["accepted"] += 1
-            counts[f"split_{values['split']}"] += 1
-            counts["labelled"] += values.get("popularity") is not None
-            counts["without_image"] += values.get("image_uri") is None and values.get("image_bytes") is None
-            counts["without_title"] += not values.get("title")
-            rows.add({**values, "row_id": row_id})
-            if len(row_ids) % _BATCH_ROWS == 0:
-                intake.progress("posts", len(row_ids), None)
-    rows.write()
-    intake.progress("posts", len(row_ids), None)
+        if values.get("latitude") is None or values.get("longitude") is None:  # half a place is none
+            values.update(latitude=None, longitude=None, geo_accuracy=None)
+        count(intake.counts, values)
+        rows.add({**values, "row_id": row_id_of(piece.namespace, post)})
+        before = sources.pop()[1] if sources and sources[-1][0] == post.source_file else 0
+        sources.append((post.source_file, before + 1))
+        if done % _TOLD_EVERY == 0:
+            intake.progress("posts", done, None)
+    intake.progress("posts", done, None)
+    return sources
+
+
+def _gather_rejected(workspace: Workspace, path: str, pieces: Sequence[PieceFiles]) -> None:
+    """Write all rejected records into one file, which is there even where there are none."""
+    with PartWriter(workspace, path, REJECTED) as writer:
+        writer.write(REJECTED.empty_table())
+        for fragment in (fragment for piece in pieces for fragment in piece.rejected):
+            for table in row_groups(workspace, fragment):
+                writer.write(table)
 
 
 def row_id_of(namespace: str, post: RawPost) -> int:

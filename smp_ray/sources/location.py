@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -14,10 +16,15 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from smp_ray.errors import DataError, one_line
-from smp_ray.store.workspace import Place
+from smp_ray.progress import say
+from smp_ray.store.workspace import Place, Workspace
 
-#: Raw files that are larger than this together are identified by size and time of change, not by their content.
+#: A larger file is identified by size and time of change, not by its content.
 _HASHED_BYTES = 2**30
+#: File of the workspace: address -> size, time of change and hash of raw files.
+_HASHES = "hashes.json"
+_SETTLED_NS = 2_000_000_000
+_REQUESTS = 16
 
 
 @dataclass(frozen=True)
@@ -74,21 +81,37 @@ def reading(name: str) -> Iterator[None]:
         raise DataError(f"{name}: cannot be read: {one_line(error)}") from None
 
 
-def files_identity(location: Location, names: Iterable[str]) -> list[dict[str, Any]]:
-    """What identifies the content of files: name, size and a hash (or the time of change beyond `_HASHED_BYTES`)."""
-    names = sorted(names)
-    with reading(location.uri):
-        infos = location.filesystem.get_file_info([location.path(name) for name in names])
-        hashed = sum(info.size or 0 for info in infos) <= _HASHED_BYTES
-        identity = []
-        for name, info in zip(names, infos, strict=True):
-            content = {"mtime_ns": info.mtime_ns}
-            if hashed:
+def files_identity(location: Location, names: Iterable[str], workspace: Workspace) -> list[dict[str, Any]]:
+    """What identifies the content of files: name, size and a hash (or the time of change beyond `_HASHED_BYTES`).
+
+    The workspace remembers the hashes: a file of the same size and time of change is not read for its hash again.
+    """
+    known = workspace.read_json(_HASHES) or {}
+
+    def identified(name: str) -> tuple[dict[str, Any], tuple[str, list[Any]] | None]:
+        with reading(location.path(name)):
+            info = location.filesystem.get_file_info(location.path(name))
+            address, state = location.inside(name).uri, [info.size, info.mtime_ns]
+            if (info.size or 0) > _HASHED_BYTES:
+                return {"name": name, "size": info.size, "mtime_ns": info.mtime_ns}, None
+            *before, digest = known.get(address, [None])
+            if before != state:
                 with location.filesystem.open_input_file(info.path) as file:
-                    digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-                content = {"blake2b": digest.hexdigest()}
-            identity.append({"name": name, "size": info.size, **content})
-        return identity
+                    digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            # A file that changes again at once may keep its time of change: object stores count in seconds.
+            settled = before != state and info.mtime_ns is not None and time.time_ns() - info.mtime_ns > _SETTLED_NS
+            entry = {"name": name, "size": info.size, "blake2b": digest}
+            return entry, (address, [*state, digest]) if settled else None
+
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        found = list(pool.map(identified, sorted(names)))
+    new = dict(remember for _, remember in found if remember)
+    if new and workspace.exists():
+        try:
+            workspace.write_json({**known, **new}, _HASHES)
+        except OSError as error:  # whoever may only read, can
+            say(f"hashes of raw files are not remembered: {workspace.path(_HASHES)}: {one_line(error)}")
+    return [entry for entry, _ in found]
 
 
 def inside(path: str) -> str | None:

@@ -64,7 +64,7 @@ class DemoReader(Reader):
             self._make()
         splits = ("train", "test") if self._root.exists("test_allmetadata_json", "test_text.json") else ("train",)
         source = SmpdImageSource(kind="smpd_image", path=self._root.uri, splits=splits)
-        yield from SmpdImageReader(source).posts(intake)
+        yield from SmpdImageReader(source, self._workspace).posts(intake)
 
     def _make(self) -> None:
         from smp_ray.demo.world import write_world  # only who makes a world draws pictures

@@ -38,7 +38,7 @@ class SmpdImageSource(SourceSettings):
 
     def open(self, workspace: Workspace) -> SmpdImageReader:
         """See `SourceSettings.open`."""
-        return SmpdImageReader(self)
+        return SmpdImageReader(self, workspace)
 
 
 class SmpdImageReader(Reader):
@@ -46,8 +46,9 @@ class SmpdImageReader(Reader):
 
     extra_fields = EXTRA_FIELDS
 
-    def __init__(self, source: SmpdImageSource) -> None:
+    def __init__(self, source: SmpdImageSource, workspace: Workspace) -> None:
         super().__init__(source)
+        self._workspace = workspace
         self._location = Location.open(source.path)
         if self._location.kind() != pafs.FileType.Directory:
             raise DataError(f"{self._location.uri}: no such folder; source.path is the root of SMPD-Image")
@@ -61,7 +62,8 @@ class SmpdImageReader(Reader):
     def identify(self) -> Any:
         """The root and the content of the metadata files. The root counts because image_uri is absolute."""
         names = [name for files in self._files.values() for name in files.values()]
-        return {"root": self._location.address(""), "files": files_identity(self._location, names)}
+        files = files_identity(self._location, names, self._workspace)
+        return {"root": self._location.address(""), "files": files}
 
     def posts(self, intake: Intake) -> Iterator[RawPost]:
         """All posts in the order of the image paths, split by split; see `Reader.posts`."""

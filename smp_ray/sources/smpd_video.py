@@ -61,7 +61,7 @@ class SmpdVideoSource(SourceSettings):
 
     def open(self, workspace: Workspace) -> SmpdVideoReader:
         """See `SourceSettings.open`."""
-        return SmpdVideoReader(self)
+        return SmpdVideoReader(self, workspace)
 
 
 class SmpdVideoReader(Reader):
@@ -74,8 +74,9 @@ class SmpdVideoReader(Reader):
         pa.field("suggested_words", pa.list_(pa.string())),
     ]
 
-    def __init__(self, source: SmpdVideoSource) -> None:
+    def __init__(self, source: SmpdVideoSource, workspace: Workspace) -> None:
         super().__init__(source)
+        self._workspace = workspace
         self._location = Location.open(source.path)
         if not self._location.is_file(_POSTS):
             raise DataError(f"{self._location.path(_POSTS)}: no such file; source.path is the folder that holds it")
@@ -83,7 +84,8 @@ class SmpdVideoReader(Reader):
     def identify(self) -> Any:
         """Name, size and content hash of the JSON-lines files that are there."""
         names = (_POSTS, "users.jsonl", "videos.jsonl", "popularity.jsonl")
-        return files_identity(self._location, [name for name in names if self._location.is_file(name)])
+        there = [name for name in names if self._location.is_file(name)]
+        return files_identity(self._location, there, self._workspace)
 
     def posts(self, intake: Intake) -> Iterator[RawPost]:
         """All posts in the order of posts.jsonl; see `Reader.posts`."""

@@ -6,7 +6,8 @@ allowed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -88,14 +89,15 @@ class TableSource(SourceSettings):
 
     def open(self, workspace: Workspace) -> TableReader:
         """See `SourceSettings.open`."""
-        return TableReader(self)
+        return TableReader(self, workspace)
 
 
 class TableReader(Reader):
     """Reads a file, or all files of one format in a folder, in the order of their names."""
 
-    def __init__(self, source: TableSource) -> None:
+    def __init__(self, source: TableSource, workspace: Workspace) -> None:
         super().__init__(source)
+        self._workspace = workspace
         self._columns = source.columns
         self.extra_fields = [pa.field(name, pa.float64()) for name in sorted(self._columns) if name not in READINGS]
         self._location, self._files, self._format = table_files(source.path, source.format)
@@ -103,8 +105,19 @@ class TableReader(Reader):
 
     def identify(self) -> Any:
         """The content of the table's files, and the folder of relative image paths, because image_uri is absolute."""
-        files = files_identity(self._location, self._files)
+        files = files_identity(self._location, self._files, self._workspace)
         return {"files": files, "images": self._images.address("") if "image" in self._columns else None}
+
+    def pieces(self) -> Sequence[Reader]:
+        """The files; where they lie, and how that was found out, does not count for them."""
+        source = self.source.model_copy(update={"path": "", "format": self._format, "image_root": None})
+        found = []
+        for entry in self.identity["files"]:
+            piece = copy(self)
+            piece.source, piece._files = source, [entry["name"]]
+            piece.identity = {**self.identity, "files": [entry]}
+            found.append(piece)
+        return found
 
     def posts(self, intake: Intake) -> Iterator[RawPost]:
         """All rows of all files; see `Reader.posts`."""

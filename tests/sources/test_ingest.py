@@ -12,7 +12,7 @@ import pytest
 
 from smp_ray.errors import DataError, WorkspaceError
 from smp_ray.schema import POSTS, REJECTED
-from smp_ray.sources import Reader, SourceSettings, ingest
+from smp_ray.sources import Reader, SourceSettings, ingest, piece
 from smp_ray.sources.base import RawPost
 from smp_ray.store import parquet
 from smp_ray.store.workspace import Workspace
@@ -52,7 +52,7 @@ def test_what_was_made_is_as_it_says(reader: Reader, workspace: Workspace) -> No
     assert made.details == {"synthetic": False, "rejected": "ingest/x/rejected.parquet"}
     assert made.note == "25 posts"
     (fragment,) = made.fragments
-    assert fragment.path == "ingest/x/posts/part-00000.parquet"
+    assert fragment.path == f"{piece.folder_of(reader.pieces()[0])}/posts/part-00000.parquet"
     assert fragment.bytes == os.path.getsize(workspace.path(fragment.path))
     assert pq.read_schema(workspace.path(fragment.path)).equals(POSTS)
     assert pq.read_schema(workspace.path(made.details["rejected"])).equals(REJECTED)
@@ -87,7 +87,7 @@ def test_identity_is_found_out_once_a_reader(path: Path, reader: Reader, workspa
 
 
 def test_what_a_killed_run_left_is_made_anew(reader: Reader, workspace: Workspace) -> None:
-    leftover = Path(workspace.make_dir("ingest/x/posts"))
+    leftover = Path(workspace.make_dir(piece.folder_of(reader.pieces()[0]), "posts"))
     (leftover / "part-00000.parquet").write_bytes(b"PAR1 cut sh")
     (leftover / "part-00007.parquet").write_bytes(b"PAR1")
     made = ingest(reader, workspace, "ingest/x")
@@ -99,7 +99,7 @@ def test_files_have_a_bounded_number_of_rows(
     reader: Reader, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parquet, "FILE_ROWS", 10)
-    monkeypatch.setattr(INGEST, "_BATCH_ROWS", 4)
+    monkeypatch.setattr(piece, "_BATCH_ROWS", 4)
     made = ingest(reader, workspace, "ingest/x")
     assert [fragment.rows for fragment in made.fragments] == [8, 8, 9]
     assert [fragment.path.rpartition("/")[2] for fragment in made.fragments][2] == "part-00002.parquet"
@@ -111,7 +111,7 @@ def test_row_ids_do_not_depend_on_order_neighbours_or_batches(
     first = take(tmp_path / "ws", **table(path).model_dump())
     rows = [{"id": number, "t": f"title {number}"} for number in range(40, 4, -1)]
     write_lines(tmp_path / "other.jsonl", rows)
-    monkeypatch.setattr(INGEST, "_BATCH_ROWS", 3)
+    monkeypatch.setattr(piece, "_BATCH_ROWS", 3)
     other = take(tmp_path / "elsewhere", **table(tmp_path / "other.jsonl").model_dump())
     common = first.posts.keys() & other.posts.keys()
     assert len(common) == 20
@@ -126,7 +126,7 @@ def test_row_ids_stay_the_same_when_the_dataset_moves(tmp_path: Path) -> None:
 
 
 def test_duplicates_are_found_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(INGEST, "_BATCH_ROWS", 3)
+    monkeypatch.setattr(piece, "_BATCH_ROWS", 3)
     rows = [{"id": number % 10, "t": str(number)} for number in range(35)]
     write_lines(tmp_path / "posts.jsonl", rows)
     taken = take(tmp_path / "ws", **table(tmp_path / "posts.jsonl").model_dump())
@@ -170,14 +170,14 @@ def test_workspace_that_cannot_be_written(reader: Reader, tmp_path: Path) -> Non
 
 def test_progress_is_told(reader: Reader, workspace: Workspace) -> None:
     told: list[tuple[str, int, int | None]] = []
-    ingest(reader, workspace, "ingest/x", lambda what, done, total: told.append((what, done, total)))
+    INGEST.read_piece(reader, workspace, lambda what, done, total: told.append((what, done, total)))
     assert told[-1] == ("posts", 25, None)
 
 
 def test_large_images_do_not_fill_a_batch(
     tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(INGEST, "_BATCH_BYTES", 1000)
+    monkeypatch.setattr(piece, "_BATCH_BYTES", 1000)
     pq.write_table(pa.table({"id": range(7), "i": [b"x" * (400 + n) for n in range(7)]}), tmp_path / "p.parquet")
     columns = {"post_id": "id", "image": "i"}
     reader = section(kind="table", path=str(tmp_path / "p.parquet"), columns=columns).open(workspace)

@@ -80,7 +80,7 @@ def test_dataset_and_workspace_on_s3(tmp_path: Path, bucket: str) -> None:
     assert uri == "s3://bucket/data%20set/train/1%40N0/1.jpg"
     config = build_config({"workspace": bucket.format("ws"), "source": {**source, "splits": ["train"]}, "features": {}})
     assert Fetcher(config.images).fetch_all([uri]) == [Fetched(b"an image")]
-    assert taken.made.fragments[0].path.startswith(
+    assert taken.made.details["rejected"].startswith(
         folder_of(section(**source).open(Workspace.open(bucket.format("ws"))))
     )
     expected = take(tmp_path / "ws", kind="smpd_image", path=str(local.root), splits=("train",))

@@ -18,6 +18,7 @@ from smp_ray.errors import ConfigError, WorkspaceError
 from smp_ray.pipeline import export, open_run, run_stages
 from smp_ray.progress import Reporter
 from smp_ray.ray_session import RaySession
+from smp_ray.sources import piece
 from smp_ray.store import parquet
 from smp_ray.store.export import SUCCESS, export_folder
 from smp_ray.store.export import export as write_export
@@ -43,7 +44,7 @@ export.export(Workspace.open(sys.argv[1]), posts, [], out)
 
 
 def posts_of(sample: Path) -> tuple[Workspace, str, int]:
-    path = next((sample / "run" / "ingest").glob("*/posts/*.parquet"))
+    path = next((sample / "run" / "ingest").glob("files/*/posts/*.parquet"))
     return Workspace.open(str(sample / "run")), str(path.relative_to(sample / "run")), pq.read_metadata(path).num_rows
 
 
@@ -90,7 +91,7 @@ def test_a_folder_holds_what_one_file_holds(
     session: RaySession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parquet, "FILE_ROWS", 20)  # posts in several files
-    monkeypatch.setattr(sys.modules["smp_ray.sources.ingest"], "_BATCH_ROWS", 20)
+    monkeypatch.setattr(piece, "_BATCH_ROWS", 20)
     features = {"families": ["perplexity"], "rows_per_block": 16, "workers": 1}
     raw = {"workspace": str(tmp_path / "run"), "source": {"kind": "demo", "posts": 60}, "features": features}
     run = open_run(build_config(raw), session)
