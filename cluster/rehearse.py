@@ -1,0 +1,259 @@
+"""A Ray cluster of several nodes on this machine, and S3 beside it: a rehearsal of what a real cluster will do.
+
+    python cluster/rehearse.py --node cpus=4,gpus=2 --node cpus=2
+    python cluster/rehearse.py --node cpus=2 --node cpus=2 -- ray job submit --working-dir . -- python jobs/run.py …
+
+CPUs and GPUs are logical ones: they decide what Ray places where, not how fast it is. The environment in which to use
+the cluster is printed; without a command, the cluster waits for Ctrl-C. `{WORKSPACE}` in a command is the address of a
+workspace in the bucket. Everything is on loopback and behind Ray's token. Needs `pip install '.[dev]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import random
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+HOST = "127.0.0.1"
+BUCKET = "rehearsal"
+RAY = (sys.executable, "-m", "ray.scripts.scripts")
+#: Bytes of a node's object store; the least that Ray takes is some 75 MB.
+OBJECT_STORE = 300 * 2**20
+#: Seconds to wait for a node.
+PATIENCE = 180.0
+#: What S3 says now and then.
+_ERRORS = (("500 Internal Server Error", "InternalError"), ("503 Slow Down", "SlowDown"))
+
+
+@dataclass(frozen=True)
+class Node:
+    """Logical resources of a node."""
+
+    cpus: float = 1
+    gpus: float = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """A node as the command line gives it, `cpus=4,gpus=2`; a ValueError for anything else."""
+        found = dict(part.split("=", 1) for part in text.split(","))
+        if unknown := set(found) - {"cpus", "gpus"}:
+            raise ValueError(f"found {', '.join(sorted(unknown))}, allowed: cpus, gpus")
+        return cls(**{name: float(value) for name, value in found.items()})
+
+
+class Bucket:
+    """An S3 server in this process with one empty bucket.
+
+    Attributes:
+        env: what its clients' environment must hold.
+        errors: share of the requests that are answered by 500 or 503; may be changed at any time.
+        requests, failed: how many came, and how many of them were answered so.
+    """
+
+    def __init__(self, errors: float = 0.0, seed: int = 0) -> None:
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.errors, self.requests, self.failed = 0.0, 0, 0
+        self._random = random.Random(seed)
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server(HOST, 0, self._answer, threaded=True)
+        threading.Thread(target=self._server.serve_forever, name="s3", daemon=True).start()
+        self.env = {
+            "AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
+            "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+        }  # fmt: skip
+        import boto3
+
+        client = boto3.client(
+            "s3", endpoint_url=f"http://{HOST}:{self._server.server_port}", region_name="us-east-1",
+            aws_access_key_id="rehearsal", aws_secret_access_key="rehearsal",
+        )  # fmt: skip
+        client.create_bucket(Bucket=BUCKET)
+        self.errors = errors
+
+    def address(self, prefix: str, bucket: str = BUCKET) -> str:
+        """An address in the bucket, as `workspace:` takes it."""
+        return f"s3://{bucket}/{prefix}?endpoint_override={HOST}:{self._server.server_port}&scheme=http"
+
+    def close(self) -> None:
+        """Stop; what is in the bucket is gone."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, request: dict[str, Any], start: Any) -> Iterable[bytes]:
+        self.requests += 1
+        status, code = "", ""
+        if "HTTP_AUTHORIZATION" not in request:  # moto would let anybody in
+            status, code = "403 Forbidden", "AccessDenied"
+        elif self._random.random() < self.errors:
+            self.failed += 1
+            status, code = self._random.choice(_ERRORS)
+        if not status:
+            return self._moto(request, start)
+        request["wsgi.input"].read(int(request.get("CONTENT_LENGTH") or 0))
+        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>rehearsed</Message></Error>".encode()
+        start(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        return [] if request["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+class Rehearsal:
+    """The cluster, while it is entered: a head, and nodes each with a raylet and a session folder of its own.
+
+    Attributes:
+        env: the environment in which `ray`, `smp-ray` and Python reach it.
+        bucket: its S3.
+    """
+
+    def __init__(self, nodes: Sequence[Node], head: Node = Node(cpus=0), s3_errors: float = 0.0) -> None:
+        self._nodes, self._head, self._errors = nodes, head, s3_errors
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            # Sockets lie inside, whose paths may have 107 bytes.
+            self.folder = Path(tempfile.mkdtemp(prefix="smp", dir="/tmp"))
+            stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.bucket = Bucket(self._errors)
+            stack.callback(self.bucket.close)
+            port, client, dashboard = _free_ports(3)
+            # A Ray that the caller's environment speaks of is another one.
+            self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+            self.env |= self.bucket.env | {
+                "RAY_ADDRESS": f"{HOST}:{port}",
+                "RAY_API_SERVER_ADDRESS": f"http://{HOST}:{dashboard}",
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": secrets.token_hex(32),
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                # There are more logical CPUs than cores.
+                "OMP_NUM_THREADS": "1",
+            }
+            stack.callback(self._stop)
+            self._start(
+                self._head, "--head", f"--port={port}", f"--ray-client-server-port={client}", f"--dashboard-host={HOST}",
+                f"--dashboard-port={dashboard}",
+            )  # fmt: skip
+            self._wait(1)
+            for node in self._nodes:
+                self._start(node, f"--address={HOST}:{port}")
+            self._wait(1 + len(self._nodes))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.close()
+
+    def processes(self, name: str, number: int | None = None) -> list[psutil.Process]:
+        """Processes with `name` in their command line: of all nodes, or one; the head is number 0."""
+        running = self._running if number is None else [self._running[number]]
+        found = (child for node in running for child in psutil.Process(node.pid).children(recursive=True))
+        return [child for child in found if any(name in part for part in _command(child))]
+
+    def kill(self, number: int) -> None:
+        """SIGKILL the raylet of a node, which takes all that runs there along; the head is number 0."""
+        self.processes("raylet/raylet", number)[0].kill()
+
+    def _start(self, node: Node, *options: str) -> None:
+        folder = self.folder / str(len(self._running))
+        call = [
+            *RAY, "start", "--block", *options, f"--node-ip-address={HOST}", f"--temp-dir={folder}",
+            f"--num-cpus={node.cpus:g}", f"--num-gpus={node.gpus:g}", f"--object-store-memory={OBJECT_STORE}",
+            # 0: any that is free.
+            "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0", "--metrics-export-port=0",
+            "--runtime-env-agent-port=0", "--disable-usage-stats",
+        ]  # fmt: skip
+        env = {name: value for name, value in self.env.items() if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
+        with self._log(len(self._running)).open("wb") as log:
+            started = subprocess.Popen(call, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._running.append(started)
+
+    def _log(self, number: int) -> Path:
+        return self.folder / f"{number}.log"
+
+    def _wait(self, nodes: int) -> None:
+        """Until so many nodes are alive, or a RuntimeError."""
+        began = time.monotonic()
+        while True:
+            found = subprocess.run(
+                [*RAY, "list", "nodes", "--format=json", "--filter=state=ALIVE"], env=self.env, capture_output=True,
+                text=True, check=False,
+            )  # fmt: skip
+            if found.stdout.count('"node_id"') >= nodes:
+                return
+            ended = [number for number, node in enumerate(self._running) if node.poll() is not None]
+            if ended or time.monotonic() - began > PATIENCE:
+                logs = "\n".join(self._log(number).read_text() for number in ended)
+                raise RuntimeError(f"the cluster does not start:\n{logs}{found.stderr}")
+            time.sleep(0.5)
+
+    def _stop(self) -> None:
+        """Kill what was started here, nothing else; asked to end by themselves, nodes take half a minute."""
+        roots = [psutil.Process(node.pid) for node in self._running if node.poll() is None]
+        # The parents stand still meanwhile, so that none starts another child.
+        found = [*roots, *(child for root in roots for child in root.children(recursive=True))]
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(found, timeout=PATIENCE)
+        self._running.clear()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((HOST, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--node", action="append", type=Node.parse, metavar="cpus=N,gpus=N", help="once a node")
+    parser.add_argument("--head-cpus", type=float, default=0.0, help="0, so that no work is placed there")
+    parser.add_argument("--s3-errors", type=float, default=0.0, help="share of S3's answers that are 500 or 503")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="run it and end")
+    given = parser.parse_args()
+    command = given.command[1:] if given.command[:1] == ["--"] else given.command
+    with Rehearsal(given.node or [Node(cpus=2)] * 2, Node(given.head_cpus), given.s3_errors) as rehearsal:
+        added = {name: value for name, value in rehearsal.env.items() if os.environ.get(name) != value}
+        workspace = rehearsal.bucket.address("run")
+        if command:
+            command = [word.replace("{WORKSPACE}", workspace) for word in command]
+            return subprocess.run(command, env=rehearsal.env, check=False).returncode
+        for name, value in {**added, "WORKSPACE": workspace}.items():
+            print(f"export {name}='{value}'")
+        print("# Ctrl-C ends the cluster", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
