@@ -185,7 +185,7 @@ def bring_all(run: Run, names: Iterable[str]) -> None:
     for stage in reversed(run.stages):
         if stage.name in wanted:
             wanted |= set(stage.reads)
-    if run.session.address and any(stage.ray for stage in run.stages if stage.name in wanted):
+    if run.session.address and any(stage.ray or stage.raw for stage in run.stages if stage.name in wanted):
         run.start()  # so that a workspace that the nodes do not share is refused before anything is computed
     shown = []
     for stage in run.stages:
