@@ -5,7 +5,7 @@
 
 CPUs and GPUs are logical ones: they decide what Ray places where, not how fast it is. The environment in which to use
 the cluster is printed; without a command, the cluster waits for Ctrl-C. `{WORKSPACE}` in a command is the address of a
-workspace in the bucket. Everything is on loopback and behind Ray's token. Needs `pip install '.[dev]'`.
+workspace in the bucket. S3 and the dashboard are on loopback, and all of Ray asks for its token. Needs the `dev` extra.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ class Rehearsal:
             }
             stack.callback(self._stop)
             self._start(
-                self._head, "--head", f"--port={port}", f"--ray-client-server-port={client}", f"--dashboard-host={HOST}",
-                f"--dashboard-port={dashboard}",
+                self._head, "--head", f"--port={port}", f"--ray-client-server-port={client}",
+                f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}",
             )  # fmt: skip
             self._wait(1)
             for node in self._nodes:
