@@ -1,0 +1,149 @@
+"""Rehearsals of a cluster: what a job makes, when it fails, and what it survives (`cluster/rehearse.py`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.rehearse import Node, Rehearsal
+from smp_ray.store.workspace import Workspace
+from tests.cluster.jobs import ROOT, Job, assert_agree, run_locally
+
+CONFIG = Path("tests/cluster/rehearsed.yaml")
+#: Another number of posts to try by hand, 2,000 for example.
+SETS = [word for one in os.environ.get("SMP_RAY_REHEARSED", "").split() for word in ("--set", one)]
+
+
+@pytest.fixture(scope="module")
+def rehearsal() -> Iterator[Rehearsal]:
+    """A head without work and three nodes of different sizes."""
+    with Rehearsal([Node(4), Node(3), Node(2)]) as cluster, pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.bucket.env.items():
+            patch.setenv(name, value)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def local(rehearsal: Rehearsal, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Workspace of the local run that all jobs must agree with."""
+    folder = tmp_path_factory.mktemp("local")
+    run_locally(rehearsal, CONFIG, folder)
+    return str(folder)
+
+
+def job(
+    rehearsal: Rehearsal, workspace: str, *options: str, config: Path = CONFIG, before: tuple[str, ...] = ()
+) -> Job:
+    run = ("python", "jobs/run.py", "run", "--config", str(config), "--workspace", workspace)
+    return Job(rehearsal, (*before, *run, *options))
+
+
+@pytest.mark.slow
+def test_a_job_agrees_with_a_local_run(rehearsal: Rehearsal, local: str, tmp_path: Path) -> None:
+    workspace = rehearsal.bucket.address("agrees")
+    submitted = job(rehearsal, workspace)
+    assert submitted.wait() == "SUCCEEDED", submitted.log
+    assert_agree(CONFIG, tmp_path, local, workspace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["config", "dataset", "bucket", "endpoint", "credentials"])
+def test_what_cannot_work_ends_soon_with_one_line(rehearsal: Rehearsal, what: str) -> None:
+    workspace, config, before, options = rehearsal.bucket.address(what), CONFIG, (), ()
+    if what == "config":
+        options, line = ("--set", "features.clip.batch_size=none"), "--set: features.clip.batch_size: found 'none'"
+    elif what == "dataset":
+        path = rehearsal.bucket.address("no/posts.csv")
+        columns = "{post_id: id, title: title, image: image}"
+        sets = ("source=null", "source.kind=table", f"source.path={path}", f"source.columns={columns}")
+        options = tuple(word for one in sets for word in ("--set", one))
+        line = f"{path}: no such file or folder"
+    elif what == "bucket":
+        workspace = rehearsal.bucket.address("run", bucket="nowhere")
+        line = f"{workspace}: cannot be written: Bucket 'nowhere' not found"
+    elif what == "endpoint":
+        workspace = "s3://bucket/run?endpoint_override=127.0.0.1:9&scheme=http"
+        line = f"{workspace}: cannot be read: "
+    else:
+        before = ("env", "-u", "AWS_ACCESS_KEY_ID", "-u", "AWS_SECRET_ACCESS_KEY")
+        line = f"{workspace}: cannot be read: "
+    began = time.monotonic()
+    submitted = job(rehearsal, workspace, *options, config=config, before=before)
+    assert submitted.wait() == "FAILED"
+    assert time.monotonic() - began < 60
+    assert submitted.log.strip().splitlines()[-1].startswith(f"Error: {line}"), submitted.log
+    assert "Traceback" not in submitted.log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_nodes_that_are_killed_in_three_stages(rehearsal: Rehearsal, local: str, tmp_path: Path) -> None:
+    workspace = rehearsal.bucket.address("nodes")
+    submitted = job(rehearsal, workspace)
+    for process in ("ray::MapWorker(MapBatches(ClipPerplexity", "ray::RayTrainWorker", "ray::FoldTrial"):
+        number = submitted.wait_for(process)
+        time.sleep(1)  # so that it is in the midst of its work
+        rehearsal.kill(number)
+        rehearsal.add(Node(3))
+    assert submitted.wait() == "SUCCEEDED", submitted.log
+    assert_agree(CONFIG, tmp_path, local, workspace)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_driver_goes_on_when_it_is_submitted_again(rehearsal: Rehearsal, local: str, tmp_path: Path) -> None:
+    address = rehearsal.bucket.address("driver")
+    first = job(rehearsal, address)
+    first.wait_for("ray::RayTrainWorker")
+    workspace = Workspace.open(address)
+
+    def epoch() -> int:
+        notes = [info.path for info in workspace.files("features/adapted") if info.base_name == "progress.json"]
+        return workspace.read_json(workspace.relative(notes[0]))["epoch"] if notes else 0
+
+    while not epoch():
+        time.sleep(0.2)
+    for process in rehearsal.processes("jobs/run.py", 0):
+        process.kill()
+    assert first.wait() == "FAILED"
+    second = job(rehearsal, address)
+    assert second.wait() == "SUCCEEDED", second.log
+    assert "features: up to date" in second.log
+    (progress,) = [info.path for info in workspace.files("features/adapted") if info.base_name == "progress.json"]
+    starts = workspace.read_json(workspace.relative(progress))["starts"]
+    assert len(starts) == 2
+    assert starts[1] > 0
+    assert_agree(CONFIG, tmp_path, local, address)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_s3_that_fails_every_fifth_time(rehearsal: Rehearsal, local: str, tmp_path: Path) -> None:
+    workspace, bucket = rehearsal.bucket.address("failing"), rehearsal.bucket
+    before, bucket.errors = bucket.requests, 0.2
+    try:
+        submitted = job(rehearsal, workspace)
+        assert submitted.wait() == "SUCCEEDED", submitted.log
+    finally:
+        bucket.errors = 0.0
+    assert bucket.failed > 0.15 * (bucket.requests - before)
+    assert_agree(CONFIG, tmp_path, local, workspace)
+
+
+@pytest.mark.slow
+def test_the_command_runs_another_in_its_environment_and_leaves_nothing() -> None:
+    ask = "import json, ray; ray.init(); print(json.dumps([node['Resources'] for node in ray.nodes()]), '{WORKSPACE}')"
+    call = [sys.executable, "cluster/rehearse.py", "--node", "cpus=2,gpus=1", "--", sys.executable, "-c", ask]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    resources, _, workspace = done.stdout.splitlines()[-1].rpartition(" ")
+    found = sorted((node.get("CPU", 0), node.get("GPU", 0)) for node in json.loads(resources))
+    assert found == [(0, 0), (2, 1)]
+    assert workspace.startswith("s3://rehearsal/run?")
