@@ -32,7 +32,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
-from moto.server import DomainDispatcherApplication, create_backend_app
+import pyarrow.fs as pafs
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 HOST = "127.0.0.1"
@@ -84,13 +85,10 @@ class Bucket:
             "AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
         }  # fmt: skip
-        import boto3
-
-        client = boto3.client(
-            "s3", endpoint_url=f"http://{HOST}:{self._server.server_port}", region_name="us-east-1",
-            aws_access_key_id="rehearsal", aws_secret_access_key="rehearsal",
-        )  # fmt: skip
-        client.create_bucket(Bucket=BUCKET)
+        pafs.S3FileSystem(
+            access_key="rehearsal", secret_key="rehearsal", region="us-east-1", scheme="http",
+            endpoint_override=f"{HOST}:{self._server.server_port}", allow_bucket_creation=True,
+        ).create_dir(BUCKET)  # fmt: skip
         self.errors = errors
 
     def address(self, prefix: str, bucket: str = BUCKET) -> str:
