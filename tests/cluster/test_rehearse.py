@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,8 +16,6 @@ from smp_ray.store.workspace import Workspace
 from tests.cluster.jobs import ROOT, Job, assert_agree, run_locally
 
 CONFIG = Path("tests/cluster/rehearsed.yaml")
-#: Another number of posts to try by hand, 2,000 for example.
-SETS = [word for one in os.environ.get("SMP_RAY_REHEARSED", "").split() for word in ("--set", one)]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +48,12 @@ def test_a_job_agrees_with_a_local_run(rehearsal: Rehearsal, local: str, tmp_pat
     submitted = job(rehearsal, workspace)
     assert submitted.wait() == "SUCCEEDED", submitted.log
     assert_agree(CONFIG, tmp_path, local, workspace)
+    # No node has so many CPUs, though all together have.
+    sets = ("training.tune.cpus_per_trial=5", "training.baselines=[lightgbm_default]")
+    refused = job(rehearsal, workspace, *(word for one in sets for word in ("--set", one)))
+    assert refused.wait() == "FAILED"
+    line = "Error: a task takes 5 CPUs, but the largest node has 4; lower training.tune.cpus_per_trial"
+    assert refused.log.strip().splitlines()[-1] == line
 
 
 @pytest.mark.slow
