@@ -53,16 +53,17 @@ class Job:
         status = self._ask("status")
         return next((word for word in ("SUCCEEDED", "FAILED") if word in status.upper()), status)
 
-    def wait_for(self, process: str) -> int:
-        """Wait until a process of this name runs on a node; the node's number."""
+    def wait_for(self, process: str, workspace: Workspace, folder: str, ending: str) -> int:
+        """Wait until a process of this name runs on a node, and such a file is there; the node's number."""
         began = time.monotonic()
         while True:
-            for number in range(1, self.rehearsal.nodes + 1):
-                if self.rehearsal.processes(process, number):
-                    return number
+            if any(info.path.endswith(ending) for info in workspace.files(folder)):
+                for number in range(1, self.rehearsal.nodes + 1):
+                    if self.rehearsal.processes(process, number):
+                        return number
             assert self._client.poll() is None, f"ended before there was {process}:\n{self.log}"
             assert time.monotonic() - began < LIMIT, f"no {process}:\n{self.log}"
-            time.sleep(0.2)
+            time.sleep(0.1)
 
     def _ask(self, what: str) -> str:
         call = ["ray", "job", what, self.name]

@@ -16,6 +16,10 @@ from smp_ray.store.workspace import Workspace
 from tests.cluster.jobs import ROOT, Job, assert_agree, run_locally
 
 CONFIG = Path("tests/cluster/rehearsed.yaml")
+#: The process that works in a stage, and where the end of which name tells that it has done some of it.
+FEATURES = ("ray::MapWorker(MapBatches(ClipPerplexity", "features/passes", ".parquet")
+ADAPT = ("ray::RayTrainWorker", "features/adapted", "state.pt")
+TUNE = ("ray::FoldTrial", "tune", ".json")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,14 @@ def job(
 ) -> Job:
     run = ("python", "jobs/run.py", "run", "--config", str(config), "--workspace", workspace)
     return Job(rehearsal, (*before, *run, *options))
+
+
+def starts(workspace: Workspace) -> list[int]:
+    """Epochs from which the adapters' training set out: 0, and later ones where it went on."""
+    (adapted,) = workspace.manifests("features/adapted")
+    found: list[int] = adapted.details["starts"]
+    assert found == sorted(set(found))
+    return found
 
 
 @pytest.mark.slow
@@ -88,42 +100,30 @@ def test_what_cannot_work_ends_soon_with_one_line(rehearsal: Rehearsal, what: st
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_nodes_that_are_killed_in_three_stages(rehearsal: Rehearsal, local: str, tmp_path: Path) -> None:
-    workspace = rehearsal.bucket.address("nodes")
-    submitted = job(rehearsal, workspace)
-    for process in ("ray::MapWorker(MapBatches(ClipPerplexity", "ray::RayTrainWorker", "ray::FoldTrial"):
-        number = submitted.wait_for(process)
-        time.sleep(1)  # so that it is in the midst of its work
-        rehearsal.kill(number)
+    address = rehearsal.bucket.address("nodes")
+    submitted, workspace = job(rehearsal, address), Workspace.open(address)
+    for process, *file in (FEATURES, ADAPT, TUNE):
+        rehearsal.kill(submitted.wait_for(process, workspace, *file))
         rehearsal.add(Node(3))
     assert submitted.wait() == "SUCCEEDED", submitted.log
-    assert_agree(CONFIG, tmp_path, local, workspace)
+    assert_agree(CONFIG, tmp_path, local, address)
+    assert len(starts(workspace)) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_driver_goes_on_when_it_is_submitted_again(rehearsal: Rehearsal, local: str, tmp_path: Path) -> None:
     address = rehearsal.bucket.address("driver")
-    first = job(rehearsal, address)
-    first.wait_for("ray::RayTrainWorker")
-    workspace = Workspace.open(address)
-
-    def epoch() -> int:
-        notes = [info.path for info in workspace.files("features/adapted") if info.base_name == "progress.json"]
-        return workspace.read_json(workspace.relative(notes[0]))["epoch"] if notes else 0
-
-    while not epoch():
-        time.sleep(0.2)
+    first, workspace = job(rehearsal, address), Workspace.open(address)
+    first.wait_for(*ADAPT[:1], workspace, *ADAPT[1:])
     for process in rehearsal.processes("jobs/run.py", 0):
         process.kill()
     assert first.wait() == "FAILED"
     second = job(rehearsal, address)
     assert second.wait() == "SUCCEEDED", second.log
     assert "features: up to date" in second.log
-    (progress,) = [info.path for info in workspace.files("features/adapted") if info.base_name == "progress.json"]
-    starts = workspace.read_json(workspace.relative(progress))["starts"]
-    assert len(starts) == 2
-    assert starts[1] > 0
     assert_agree(CONFIG, tmp_path, local, address)
+    assert len(starts(workspace)) == 2
 
 
 @pytest.mark.slow
