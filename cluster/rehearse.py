@@ -5,7 +5,7 @@
 
 CPUs and GPUs are logical ones: they decide what Ray places where, not how fast it is. The environment in which to use
 the cluster is printed; without a command, the cluster waits for Ctrl-C. `{WORKSPACE}` in a command is the address of a
-workspace in the bucket. Everything is on loopback and behind Ray's token. Needs `pip install '.[dev]'`.
+workspace in the bucket. S3 and the dashboard are on loopback, and all of Ray asks for its token. Needs the `dev` extra.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +32,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
-from moto.server import DomainDispatcherApplication, create_backend_app
+import pyarrow.fs as pafs
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 HOST = "127.0.0.1"
@@ -41,6 +43,8 @@ RAY = (sys.executable, "-m", "ray.scripts.scripts")
 OBJECT_STORE = 300 * 2**20
 #: Seconds to wait for a node.
 PATIENCE = 180.0
+#: What `ray start` says once a node is there.
+_STARTED = "Ray runtime started."
 #: What S3 says now and then.
 _ERRORS = (("500 Internal Server Error", "InternalError"), ("503 Slow Down", "SlowDown"))
 
@@ -81,13 +85,10 @@ class Bucket:
             "AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
         }  # fmt: skip
-        import boto3
-
-        client = boto3.client(
-            "s3", endpoint_url=f"http://{HOST}:{self._server.server_port}", region_name="us-east-1",
-            aws_access_key_id="rehearsal", aws_secret_access_key="rehearsal",
-        )  # fmt: skip
-        client.create_bucket(Bucket=BUCKET)
+        pafs.S3FileSystem(
+            access_key="rehearsal", secret_key="rehearsal", region="us-east-1", scheme="http",
+            endpoint_override=f"{HOST}:{self._server.server_port}", allow_bucket_creation=True,
+        ).create_dir(BUCKET)  # fmt: skip
         self.errors = errors
 
     def address(self, prefix: str, bucket: str = BUCKET) -> str:
@@ -124,7 +125,7 @@ class Rehearsal:
     """
 
     def __init__(self, nodes: Sequence[Node], head: Node = Node(cpus=0), s3_errors: float = 0.0) -> None:
-        self._nodes, self._head, self._errors = nodes, head, s3_errors
+        self._first, self._head, self._errors = nodes, head, s3_errors
         self._running: list[subprocess.Popen[bytes]] = []
         self._stack = ExitStack()
 
@@ -144,33 +145,43 @@ class Rehearsal:
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN": secrets.token_hex(32),
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                # There are more logical CPUs than cores.
+                # There are more logical CPUs than cores, so that starting may take long.
                 "OMP_NUM_THREADS": "1",
+                "RAY_raylet_start_wait_time_s": f"{PATIENCE:.0f}",
             }
             stack.callback(self._stop)
             self._start(
-                self._head, "--head", f"--port={port}", f"--ray-client-server-port={client}", f"--dashboard-host={HOST}",
-                f"--dashboard-port={dashboard}",
+                self._head, "--head", f"--port={port}", f"--ray-client-server-port={client}",
+                f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}",
             )  # fmt: skip
-            self._wait(1)
-            for node in self._nodes:
-                self._start(node, f"--address={HOST}:{port}")
-            self._wait(1 + len(self._nodes))
+            self._wait(0)
+            self.add(*self._first)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
+    @property
+    def nodes(self) -> int:
+        """How many were started so far, beside the head."""
+        return len(self._running) - 1
+
     def processes(self, name: str, number: int | None = None) -> list[psutil.Process]:
         """Processes with `name` in their command line: of all nodes, or one; the head is number 0."""
         running = self._running if number is None else [self._running[number]]
-        found = (child for node in running for child in psutil.Process(node.pid).children(recursive=True))
-        return [child for child in found if any(name in part for part in _command(child))]
+        return [child for node in running for child in _below(node) if any(name in part for part in _command(child))]
 
     def kill(self, number: int) -> None:
         """SIGKILL the raylet of a node, which takes all that runs there along; the head is number 0."""
         self.processes("raylet/raylet", number)[0].kill()
+
+    def add(self, *nodes: Node) -> None:
+        """Start further nodes, numbered on, and wait for them."""
+        began = len(self._running)
+        for node in nodes:
+            self._start(node, f"--address={self.env['RAY_ADDRESS']}")
+        self._wait(*range(began, len(self._running)))
 
     def _start(self, node: Node, *options: str) -> None:
         folder = self.folder / str(len(self._running))
@@ -189,39 +200,41 @@ class Rehearsal:
     def _log(self, number: int) -> Path:
         return self.folder / f"{number}.log"
 
-    def _wait(self, nodes: int) -> None:
-        """Until so many nodes are alive, or a RuntimeError."""
+    def _wait(self, *numbers: int) -> None:
+        """Until these nodes are there, or a RuntimeError."""
         began = time.monotonic()
-        while True:
-            found = subprocess.run(
-                [*RAY, "list", "nodes", "--format=json", "--filter=state=ALIVE"], env=self.env, capture_output=True,
-                text=True, check=False,
-            )  # fmt: skip
-            if found.stdout.count('"node_id"') >= nodes:
-                return
-            ended = [number for number, node in enumerate(self._running) if node.poll() is not None]
+        while waiting := [number for number in numbers if _STARTED not in self._log(number).read_text()]:
+            ended = [number for number in waiting if self._running[number].poll() is not None]
             if ended or time.monotonic() - began > PATIENCE:
-                logs = "\n".join(self._log(number).read_text() for number in ended)
-                raise RuntimeError(f"the cluster does not start:\n{logs}{found.stderr}")
-            time.sleep(0.5)
+                logs = "\n".join(self._log(number).read_text() for number in ended or waiting)
+                raise RuntimeError(f"a node does not start:\n{logs}")
+            time.sleep(0.2)
 
     def _stop(self) -> None:
         """Kill what was started here, nothing else; asked to end by themselves, nodes take half a minute."""
-        roots = [psutil.Process(node.pid) for node in self._running if node.poll() is None]
-        # The parents stand still meanwhile, so that none starts another child.
-        found = [*roots, *(child for root in roots for child in root.children(recursive=True))]
+        # Parents first; a worker that its raylet starts meanwhile ends by itself, without it.
+        found = [one for node in self._running for one in _below(node)]
+        for node in self._running:
+            node.kill()
         for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(found, timeout=PATIENCE)
+        for node in self._running:
+            node.wait()
         self._running.clear()
 
 
+def _below(node: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return list(psutil.Process(node.pid).children(recursive=True))
+    return []
+
+
 def _command(process: psutil.Process) -> list[str]:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         return list(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return []
+    return []
 
 
 def _free_ports(count: int) -> list[int]:
@@ -240,6 +253,7 @@ def main() -> int:
     parser.add_argument("--s3-errors", type=float, default=0.0, help="share of S3's answers that are 500 or 503")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="run it and end")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and take all down
     command = given.command[1:] if given.command[:1] == ["--"] else given.command
     with Rehearsal(given.node or [Node(cpus=2)] * 2, Node(given.head_cpus), given.s3_errors) as rehearsal:
         added = {name: value for name, value in rehearsal.env.items() if os.environ.get(name) != value}

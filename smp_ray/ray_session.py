@@ -97,8 +97,15 @@ class RaySession:
         """Logical CPUs that a task of so many busy threads must ask for.
 
         A local Ray has more logical CPUs than cores, so that many light tasks fit; heavy ones would crowd the cores.
+        A SmpRayError where no node of a cluster has so many: Ray would wait in silence.
         """
         if self.cores is None:
+            largest = max((node["CPU"] for node in working_nodes()), default=threads)
+            if threads > largest:
+                raise SmpRayError(
+                    f"a task takes {threads:g} CPUs, but the largest node has {largest:g}; "
+                    "lower training.tune.cpus_per_trial"
+                )
             return threads
         import ray
 
@@ -150,6 +157,13 @@ class RaySession:
 
             ray.shutdown()
             self.started = False
+
+
+def working_nodes() -> list[dict[str, float]]:
+    """Resources of the live nodes that have CPUs; the head of a cluster may have none, and nothing is placed there."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 @contextmanager

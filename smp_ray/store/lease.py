@@ -27,7 +27,7 @@ from obstore.store import S3Store
 
 from smp_ray.errors import WorkspaceError, one_line
 from smp_ray.progress import say
-from smp_ray.store.workspace import Workspace, writing
+from smp_ray.store.workspace import RETRIES, Workspace, writing
 
 LEASE = "lease.json"
 #: Seconds between two heartbeats on S3, and without one until a holder counts as dead.
@@ -122,7 +122,7 @@ class _S3Lease:
             prefix=address.path.strip("/") or None,
             region=options.get("region") or workspace.filesystem.region,
             client_options={"allow_http": scheme == "http"},
-            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=20)},
+            retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=20)},
             **where,
         )
         self._workspace = workspace

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,6 +23,22 @@ from smp_ray.store.manifest import MANIFEST, Fragment, Manifest, git_commit, lib
 #: Raised when artefacts of earlier versions can no longer be read; `workspace.json` holds that of a workspace.
 FORMAT = 2
 _MARKER = "workspace.json"
+#: How often a request that S3 answers by 500 or 503, or not at all, is made again: after 25 ms, 50 ms, …; 13 s in all.
+RETRIES = 9
+#: What pyarrow says of such an answer that is longer than the file that was asked for: it is not made again.
+_CUT_SHORT = "Failed to flush response stream"
+
+
+class _S3(pafs.S3FileSystem):
+    """S3 that is asked as often by other processes, too: pickled, pyarrow's own forgets how often."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        _, (options,) = super().__reduce__()
+        return _patient, (options,)
+
+
+def _patient(options: dict[str, Any]) -> pafs.FileSystem:
+    return _S3(retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=RETRIES), **options)
 
 
 @contextmanager
@@ -59,6 +76,8 @@ class Place:
             filesystem, root = pafs.FileSystem.from_uri(uri)
         except (OSError, ValueError) as error:
             raise cls.problem(f"{uri}: cannot be opened: {one_line(error)}") from None
+        if isinstance(filesystem, pafs.S3FileSystem):
+            filesystem = _patient(filesystem.__reduce__()[1][0])
         return cls(uri, filesystem, root.rstrip("/"))
 
     @property
@@ -80,8 +99,14 @@ class Place:
 
     def read(self, *parts: str) -> bytes:
         """The content of a file."""
-        with self.filesystem.open_input_stream(self.path(*parts)) as stream:
-            return bytes(stream.read())
+        for attempt in count():
+            try:
+                with self.filesystem.open_input_stream(self.path(*parts)) as stream:
+                    return bytes(stream.read())
+            except OSError as error:
+                if attempt == RETRIES or _CUT_SHORT not in str(error):
+                    raise
+        raise AssertionError
 
     def write(self, data: bytes, *parts: str) -> None:
         """Write a file so that a reader sees the old one or the whole new one, never a part."""
@@ -108,9 +133,16 @@ class Workspace(Place):
     """The place of all artefacts of a project."""
 
     def check_format(self) -> None:
-        """Refuse, with a `WorkspaceError`, a workspace that another version wrote."""
-        marker = self.read_json(_MARKER)
-        found = marker.get("format") if marker else 1 if self.exists("ingest") or self.exists("features") else FORMAT
+        """Refuse, with a `WorkspaceError`, a workspace that another version wrote, or that is out of reach."""
+        try:
+            marker = self.read_json(_MARKER)
+            found = (
+                marker.get("format") if marker else 1 if self.exists("ingest") or self.exists("features") else FORMAT
+            )
+        except OSError as error:
+            raise WorkspaceError(
+                f"{self.uri}: cannot be read: {one_line(error, 300)}; is it there? are credentials in the environment?"
+            ) from error
         if found != FORMAT:
             raise WorkspaceError(
                 f"{self.uri}: a workspace of format {found}, and this version of smp_ray reads format {FORMAT}: "

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from cluster.rehearse import Node, Rehearsal
 from smp_ray.config import load_config
 from smp_ray.pipeline import export, open_run
 from smp_ray.ray_session import RaySession
@@ -27,19 +26,6 @@ from tests.features.test_faults import LIMIT, assert_every_post_once, wait_for, 
 
 KINDS = ("driver", "worker", "ledger", "raylet")
 KILLS = int(os.environ.get("SMP_RAY_KILLS", len(KINDS)))
-#: A head without work and two nodes, each with a raylet of its own; prints the address and waits.
-CLUSTER = """
-import sys
-from ray.cluster_utils import Cluster
-
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-for _ in range(2):
-    cluster.add_node(num_cpus=4, object_store_memory=200 * 2**20)
-cluster.wait_for_nodes()
-print(cluster.address, flush=True)
-sys.stdin.read()
-cluster.shutdown()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +48,10 @@ def processes(root: int, name: str) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def cluster() -> Iterator[tuple[int, dict[str, str]]]:
-    """Process of a cluster, and the environment of those who use it."""
-    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-    ) as running:
-        assert running.stdout is not None
-        address = running.stdout.readline().strip()
-        yield running.pid, {**env, "RAY_ADDRESS": address}
-        assert running.stdin is not None
-        running.stdin.close()
+def cluster() -> Iterator[Rehearsal]:
+    """A head without work and two nodes."""
+    with Rehearsal([Node(4), Node(4)]) as rehearsal:
+        yield rehearsal
 
 
 @pytest.mark.slow
@@ -80,7 +59,8 @@ def cluster() -> Iterator[tuple[int, dict[str, str]]]:
 @pytest.mark.parametrize("number", range(KILLS))
 def test_killed_at_random(number: int, tmp_path: Path, unbroken: pd.DataFrame, request: pytest.FixtureRequest) -> None:
     kind = KINDS[number % len(KINDS)]
-    root, env = request.getfixturevalue("cluster") if kind == "raylet" else (None, dict(os.environ))
+    cluster = request.getfixturevalue("cluster") if kind == "raylet" else None
+    env = cluster.env if cluster else dict(os.environ)
     config, log = write_config(tmp_path, 640), tmp_path / "run.log"
     with log.open("wb") as file:
         running = subprocess.Popen(command("features", str(config)), stdout=file, stderr=file, env=env)
@@ -92,9 +72,8 @@ def test_killed_at_random(number: int, tmp_path: Path, unbroken: pd.DataFrame, r
         running.wait()
         with log.open("ab") as file:
             running = subprocess.Popen(command("features", str(config)), stdout=file, stderr=file, env=env)
-    elif kind == "raylet":
-        raylets = [process for process in processes(root, "raylet/raylet") if "--head" not in process.cmdline()]
-        raylets[-1].kill()
+    elif cluster:
+        cluster.kill(2)
     else:
         found = processes(running.pid, "ray::MapWorker" if kind == "worker" else "ray::Ledger")
         if found:  # while Ray starts there is none

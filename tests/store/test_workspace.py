@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 
+from cluster.rehearse import Bucket
 from smp_ray.errors import WorkspaceError
 from smp_ray.store.manifest import MANIFEST, Fragment, Manifest, fingerprint, git_commit, library_versions
 from smp_ray.store.workspace import FORMAT, Workspace
@@ -86,3 +88,29 @@ def test_unusable_places(tmp_path: Path) -> None:
 def test_relative_is_the_inverse_of_path(tmp_path: Path) -> None:
     workspace = Workspace.open(str(tmp_path))
     assert workspace.relative(workspace.path("a", "b/c")) == "a/b/c"
+
+
+def test_s3_that_fails_every_fifth_time_is_asked_again_by_other_processes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket(errors=0.2)
+    for name, value in bucket.env.items():
+        monkeypatch.setenv(name, value)
+    workspace = pickle.loads(pickle.dumps(Workspace.open(bucket.address("run"))))
+    for number in range(60):
+        data = b"x" * (number + 1)  # shorter than what S3 says of an error
+        workspace.write(data, "notes", f"{number}")
+        assert workspace.read("notes", f"{number}") == data
+    assert len(workspace.files("notes")) == 60
+    assert bucket.failed > 20
+    bucket.close()
+
+
+def test_a_workspace_out_of_reach_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket()
+    for name, value in bucket.env.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    with pytest.raises(WorkspaceError, match=r"cannot be read: .*ACCESS_DENIED.*are credentials in the environment\?$"):
+        Workspace.open(bucket.address("run")).check_format()
+    bucket.close()

@@ -22,6 +22,7 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 
 from smp_ray.config import AdapterConfig
 from smp_ray.errors import ConfigError, SmpRayError, WorkspaceError
+from smp_ray.ray_session import working_nodes
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter import rows
@@ -93,7 +94,7 @@ def scaling_config(settings: AdapterConfig) -> ray.train.ScalingConfig:
     Raises:
         ConfigError: the workers do not fit; Ray would wait for them in silence.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = working_nodes()
     cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
     use_gpu = gpus >= 1 if settings.use_gpu is None else settings.use_gpu
     each = {"CPU": settings.cpus_per_worker, **({"GPU": 1.0} if use_gpu else {})}
