@@ -100,7 +100,7 @@ class RaySession:
         A SmpRayError where no node of a cluster has so many: Ray would wait in silence.
         """
         if self.cores is None:
-            largest = max((node["CPU"] for node in working_nodes()), default=threads)
+            largest = max((node.cpus for node in self.nodes()), default=threads)
             if threads > largest:
                 raise SmpRayError(
                     f"a task takes {threads:g} CPUs, but the largest node has {largest:g}; "
@@ -119,11 +119,14 @@ class RaySession:
         return sum(node.gpus for node in self.nodes())
 
     def nodes(self) -> tuple[Node, ...]:
-        """The nodes that Ray has, or of a cluster that grows (`ray.cluster`) those that it may have."""
+        """The nodes that Ray has, or of a cluster that grows (`ray.cluster`) those that it may have.
+
+        A node without CPUs, as a cluster's head may be, is none: nothing is placed there.
+        """
         if self.grows:
             return nodes_of(self.settings.cluster or ())
         self.start()
-        return live_nodes(self.cores)
+        return tuple(node for node in live_nodes(self.cores) if node.cpus)
 
     @property
     def grows(self) -> bool:
@@ -157,13 +160,6 @@ class RaySession:
 
             ray.shutdown()
             self.started = False
-
-
-def working_nodes() -> list[dict[str, float]]:
-    """Resources of the live nodes that have CPUs; the head of a cluster may have none, and nothing is placed there."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def _train(run: Run, folder: str, opened: Any, splits: Splits) -> None:
     # In a task: Ray Train would replace this process's handler of Ctrl-C by one that ends with status 0.
     task = ray.remote(num_cpus=0)(_fit)
     with Reporter("adapt", unit="epochs") as reporter, polled(reporter, ask, every=1.0):
-        ray.get(task.remote(run.workspace, folder, opened, splits, settings))
+        ray.get(task.remote(run.workspace, folder, opened, splits, settings, run.session.nodes()))
 
 
 def _fit(*arguments: Any) -> None:

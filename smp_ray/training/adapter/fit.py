@@ -7,7 +7,7 @@ checkpoint every epoch.
 import os
 import tempfile
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 
 from smp_ray.config import AdapterConfig
 from smp_ray.errors import ConfigError, SmpRayError, WorkspaceError
-from smp_ray.ray_session import working_nodes
+from smp_ray.resources import Node, described
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter import rows
@@ -37,10 +37,15 @@ _HISTORY = ("adapter", "epoch", "train_loss", "heldout_loss", "heldout_mae")
 
 
 def train(
-    workspace: Workspace, folder: str, embeddings: rows.Embeddings, splits: Splits, settings: AdapterConfig
+    workspace: Workspace,
+    folder: str,
+    embeddings: rows.Embeddings,
+    splits: Splits,
+    settings: AdapterConfig,
+    nodes: Sequence[Node],
 ) -> None:
     """Train until every adapter has stopped; goes on from the last epoch where an earlier run broke off."""
-    scaling = scaling_config(settings)
+    scaling = scaling_config(settings, nodes)
     plan = plan_adapters(
         splits, settings, rows.write_input(embeddings, workspace, f"{folder}/{rows.INPUT}", splits.row_ids)
     )
@@ -88,23 +93,23 @@ def train(
         ) from error
 
 
-def scaling_config(settings: AdapterConfig) -> ray.train.ScalingConfig:
-    """How many workers, and what each takes, decided from what Ray's nodes have.
+def scaling_config(settings: AdapterConfig, nodes: Sequence[Node]) -> ray.train.ScalingConfig:
+    """How many workers, and what each takes, decided from the cluster's nodes.
 
     Raises:
         ConfigError: the workers do not fit; Ray would wait for them in silence.
     """
-    nodes = working_nodes()
-    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     use_gpu = gpus >= 1 if settings.use_gpu is None else settings.use_gpu
     each = {"CPU": settings.cpus_per_worker, **({"GPU": 1.0} if use_gpu else {})}
-    count = settings.workers or (max(1, int(gpus)) if use_gpu else 1)
-    room = sum(min(int((node.get(kind, 0.0) + 1e-6) // need) for kind, need in each.items()) for node in nodes)
+    count = settings.workers or (max(1, gpus) if use_gpu else 1)
+    fit = [int((node.cpus + 1e-6) // settings.cpus_per_worker) for node in nodes]
+    room = sum(min(workers, node.gpus) if use_gpu else workers for workers, node in zip(fit, nodes, strict=True))
     if room < count or count * settings.cpus_per_worker + READ_CPUS > cpus + 1e-6:
         raise ConfigError(
-            f"training.adapter: {count} workers of {each}, and {READ_CPUS:g} CPU to read, do not fit into {len(nodes)} "
-            f"nodes with {cpus:g} CPUs and {gpus:g} GPUs in all; lower training.adapter.workers or cpus_per_worker, "
-            "set use_gpu to false, or raise ray.num_cpus (local)"
+            f"training.adapter: {count} workers of {each}, and {READ_CPUS:g} CPU to read, do not fit into a cluster "
+            f"with {described(nodes)}; lower training.adapter.workers or cpus_per_worker, set use_gpu to false, or "
+            "raise ray.num_cpus (local)"
         )
     return ray.train.ScalingConfig(num_workers=count, use_gpu=use_gpu, resources_per_worker=each)
 

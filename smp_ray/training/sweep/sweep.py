@@ -4,6 +4,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from ray.tune.schedulers import ASHAScheduler
 from smp_ray.config import TuneConfig
 from smp_ray.errors import SmpRayError
 from smp_ray.progress import Reporter, polled
-from smp_ray.ray_session import working_nodes
+from smp_ray.resources import Node
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.sweep.records import TrialRecord, clock, write_record
 from smp_ray.training.sweep.search import OBJECTIVE, Suggestions
@@ -58,24 +59,21 @@ class Recorder(tune.Callback):
         self.records[record.number] = record
 
 
-def trials_at_once(settings: TuneConfig, cores: int | None) -> int:
+def trials_at_once(settings: TuneConfig, nodes: Sequence[Node]) -> int:
     """How many trials the cluster's CPUs hold side by side, `max_concurrent` at most.
 
     Args:
         settings: the sweep's.
-        cores: physical cores of a local Ray, whose logical CPUs may be more; None: a cluster.
+        nodes: of the cluster.
 
     Raises:
         SmpRayError: not even one fits.
     """
-    nodes = [int(node["CPU"]) for node in working_nodes()]
-    if cores is not None:
-        nodes = [min(cores, sum(nodes))]
-    fit = sum(cpus // settings.cpus_per_trial for cpus in nodes)
+    fit = sum(node.threads // settings.cpus_per_trial for node in nodes)
     if not fit:
         raise SmpRayError(
             f"training.tune.cpus_per_trial is {settings.cpus_per_trial}, but the largest node has "
-            f"{max(nodes, default=0)} CPUs; set it lower"
+            f"{max((node.threads for node in nodes), default=0)} CPUs; set it lower"
         )
     return min(fit, settings.max_concurrent or fit, settings.trials)
 

@@ -54,7 +54,7 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     predictor.check(settings.space)
     workspace, folds = run.workspace, load_splits(run.workspace, splits)
     check_labels([folds.popularity[folds.validation(fold)] for fold in range(folds.count)], settings.objective)
-    concurrency, records = trials_at_once(settings, run.session.cores), read_records(workspace, folder)
+    concurrency, records = trials_at_once(settings, run.session.nodes()), read_records(workspace, folder)
     resumed = len(records)
     task = SweepTask(predictor, settings, ray.remote(num_cpus=0.5)(load_folds).remote(workspace, matrix, folds))
     run_sweep(task, workspace, folder, records, concurrency)
