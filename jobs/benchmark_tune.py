@@ -110,7 +110,7 @@ def with_ray(given: argparse.Namespace) -> dict[str, Any]:
         session.start()
         task = SweepTask(find(config.training.predictor), settings, ray.put(folds))
         started = time.time() - began
-        concurrency, records = trials_at_once(settings, session.cores), dict[int, TrialRecord]()
+        concurrency, records = trials_at_once(settings, session.nodes()), dict[int, TrialRecord]()
         run_sweep(task, Workspace.open(given.ray), "", records, concurrency)
     best = min(record.objective for record in records.values() if record.objective is not None)
     first = min(record.started_after_seconds for record in records.values())
