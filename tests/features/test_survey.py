@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections import Counter
@@ -16,6 +17,7 @@ import pytest
 import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from smp_ray.features import survey as surveys
 from smp_ray.features.survey import MISSING, survey
@@ -24,6 +26,7 @@ from smp_ray.schema import ERROR, KILLED, KILLED_AGAIN, KILLED_TWICE
 from smp_ray.store import reader
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.workspace import Workspace
+from tests.features.conftest import exported, run_features, table_config
 
 Row = tuple[int, str | None, str | None]
 ROWS = st.lists(
@@ -140,6 +143,17 @@ def test_captions_are_read_from_where_they_lie(
     assert table["need_clip"].to_pylist() == [True, False]
     assert table["caption"].to_pylist() == ["3 in 1", None]  # that of 7 nobody needs
     assert survey(workspace, posts, {"clip": clip}).counts == found.counts
+
+
+@pytest.mark.slow
+def test_pictures_that_the_posts_hold_reach_the_family(tmp_path: Path, session: RaySession) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (32, 24), (200, 30, 30)).save(stream, "PNG")
+    ids, images = [str(number) for number in range(6)], [stream.getvalue(), b"broken", None] * 2
+    pq.write_table(pa.table({"id": ids, "title": ids, "image": images}), tmp_path / "posts.parquet")
+    config = table_config(tmp_path / "run", tmp_path / "posts.parquet", {"families": ["visual"]})
+    frame = exported(run_features(config, session), tmp_path)
+    assert frame["visual_status"].tolist() == ["ok", "bad_image", "no_image"] * 2
 
 
 @pytest.mark.slow
