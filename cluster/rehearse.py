@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import random
@@ -43,6 +44,8 @@ RAY = (sys.executable, "-m", "ray.scripts.scripts")
 OBJECT_STORE = 300 * 2**20
 #: Seconds to wait for a node.
 PATIENCE = 180.0
+#: Minutes after which an autoscaler takes an idle node away.
+IDLE_MINUTES = 0.3
 #: What `ray start` says once a node is there.
 _STARTED = "Ray runtime started."
 #: What S3 says now and then.
@@ -51,17 +54,18 @@ _ERRORS = (("500 Internal Server Error", "InternalError"), ("503 Slow Down", "Sl
 
 @dataclass(frozen=True)
 class Node:
-    """Logical resources of a node."""
+    """Logical resources of a node; of a group that grows, there are `most` of them at most."""
 
     cpus: float = 1
     gpus: float = 0
+    most: float = 1
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """A node as the command line gives it, `cpus=4,gpus=2`; a ValueError for anything else."""
         found = dict(part.split("=", 1) for part in text.split(","))
-        if unknown := set(found) - {"cpus", "gpus"}:
-            raise ValueError(f"found {', '.join(sorted(unknown))}, allowed: cpus, gpus")
+        if unknown := set(found) - {"cpus", "gpus", "most"}:
+            raise ValueError(f"found {', '.join(sorted(unknown))}, allowed: cpus, gpus, most")
         return cls(**{name: float(value) for name, value in found.items()})
 
 
@@ -124,8 +128,14 @@ class Rehearsal:
         bucket: its S3.
     """
 
-    def __init__(self, nodes: Sequence[Node], head: Node = Node(cpus=0), s3_errors: float = 0.0) -> None:
-        self._first, self._head, self._errors = nodes, head, s3_errors
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        head: Node = Node(cpus=0),
+        s3_errors: float = 0.0,
+        grows: Sequence[Node] = (),
+    ) -> None:
+        self._first, self._head, self._errors, self._grows = nodes, head, s3_errors, grows
         self._running: list[subprocess.Popen[bytes]] = []
         self._stack = ExitStack()
 
@@ -152,7 +162,7 @@ class Rehearsal:
             stack.callback(self._stop)
             self._start(
                 self._head, "--head", f"--port={port}", f"--ray-client-server-port={client}",
-                f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}",
+                f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}", *self._autoscaler(),
             )  # fmt: skip
             self._wait(0)
             self.add(*self._first)
@@ -182,6 +192,40 @@ class Rehearsal:
         for node in nodes:
             self._start(node, f"--address={self.env['RAY_ADDRESS']}")
         self._wait(*range(began, len(self._running)))
+
+    def _autoscaler(self) -> list[str]:
+        """Options by which the head starts and stops nodes itself, with Ray's provider for one machine."""
+        if not self._grows:
+            return []
+        groups = {
+            f"group-{number}": {
+                "resources": {"CPU": node.cpus, "GPU": node.gpus, "object_store_memory": OBJECT_STORE},
+                "node_config": {}, "min_workers": 0, "max_workers": int(node.most),
+            }
+            for number, node in enumerate(self._grows)
+        }  # fmt: skip
+        head = "f" * 51 + "00000"
+        file = self.folder / "autoscaler.json"
+        file.write_text(json.dumps({
+            "cluster_name": "rehearsal", "max_workers": int(sum(node.most for node in self._grows)),
+            "idle_timeout_minutes": IDLE_MINUTES, "upscaling_speed": 1.0, "head_node_type": "head", "auth": {},
+            "provider": {
+                "type": "fake_multinode", "gcs_address": self.env["RAY_ADDRESS"], "launch_multiple": True,
+                "head_node_id": head,
+            },
+            "available_node_types": {
+                "head": {"resources": {"CPU": self._head.cpus}, "node_config": {}, "max_workers": 0}, **groups,
+            },
+            "docker": {}, "file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False,
+            "rsync_exclude": [], "rsync_filter": [], "initialization_commands": [], "setup_commands": [],
+            "head_setup_commands": [], "worker_setup_commands": [], "head_start_ray_commands": [],
+            "worker_start_ray_commands": [],
+        }))  # fmt: skip
+        self.env |= {
+            "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": head,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head, "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        }  # fmt: skip
+        return [f"--autoscaling-config={file}"]
 
     def _start(self, node: Node, *options: str) -> None:
         folder = self.folder / str(len(self._running))
@@ -249,13 +293,21 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--node", action="append", type=Node.parse, metavar="cpus=N,gpus=N", help="once a node")
+    parser.add_argument(
+        "--grow",
+        action="append",
+        type=Node.parse,
+        metavar="cpus=N,gpus=N,most=N",
+        help="a group of nodes that come by demand",
+    )
     parser.add_argument("--head-cpus", type=float, default=0.0, help="0, so that no work is placed there")
     parser.add_argument("--s3-errors", type=float, default=0.0, help="share of S3's answers that are 500 or 503")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="run it and end")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and take all down
     command = given.command[1:] if given.command[:1] == ["--"] else given.command
-    with Rehearsal(given.node or [Node(cpus=2)] * 2, Node(given.head_cpus), given.s3_errors) as rehearsal:
+    nodes = given.node or ([] if given.grow else [Node(cpus=2)] * 2)
+    with Rehearsal(nodes, Node(given.head_cpus), given.s3_errors, given.grow or ()) as rehearsal:
         added = {name: value for name, value in rehearsal.env.items() if os.environ.get(name) != value}
         workspace = rehearsal.bucket.address("run")
         if command:

@@ -169,7 +169,7 @@ def forecast(plan: Placement, figures: Figures, posts: int) -> Forecast:
         taken = sum(pool.actors * pool.need.cpus for pool in plan.pools) + (2 + plan.fetchers) * IO_CPUS
         free = sum(node.cpus for node in plan.nodes) - taken
         seconds, known = figures.of(DECODING, DECODE_SECONDS, False)
-        rates.append(Rate(DECODING, free / plan.decode_cpus, seconds, known, ", on the CPUs that are left"))
+        rates.append(Rate(DECODING, free // plan.decode_cpus, seconds, known, ", on the CPUs that are left"))
     if plan.fetchers:
         rates.append(Rate("fetching", plan.fetchers, 1 / _FETCHED, False, ""))
     return Forecast(plan, tuple(rates), figures, posts)

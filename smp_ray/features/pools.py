@@ -62,7 +62,8 @@ class Placement:
         shown = []
         for pool in self.pools:
             actors = f"{pool.actors} actor{'' if pool.actors == 1 else 's'}"
-            on = f" on {len(pool.where)} nodes" if len(self.nodes) > 1 else ""
+            nodes = len(pool.where)
+            on = f" on {nodes} node{'' if nodes == 1 else 's'}" if len(self.nodes) > 1 else ""
             shown.append(f"{'+'.join(pool.families)}: {actors}{on} ({pool.need.describe()} each)")
         return f"placement {self.kind}: {'; '.join(shown)}; {self.reason}"
 

@@ -86,3 +86,25 @@ def test_a_lost_node_that_the_plan_needs_makes_another_plan(tmp_path: Path) -> N
     assert "placement colocated" in said.split("planned anew")[1]
     assert "posts kept from before" in said
     assert len(table) == table["post_id"].nunique() == 400
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_cluster_without_workers_grows_runs_and_shrinks(tmp_path: Path) -> None:
+    groups = "[{nodes: 2, cpus: 4, gpus: 1}, {nodes: 1, cpus: 2}]"
+    settings = ["features.families=[clip, perplexity]", f"ray.cluster={groups}", "ray.wait_s=300"]
+    with Rehearsal([], grows=[Node(4, 1, most=2), Node(2, most=1)]) as cluster:
+        done = subprocess.run(
+            command("features", tmp_path, *settings), env=cluster.env, cwd=ROOT, capture_output=True, text=True,
+            timeout=LIMIT, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "waiting for nodes" in done.stderr
+        assert "for clip; 1 × (" in done.stderr
+        began = time.monotonic()
+        while len(cluster.processes("raylet/raylet")) > 1:  # the head's
+            assert time.monotonic() - began < 180, "the nodes stay"
+            time.sleep(1)
+        table = exported(tmp_path, cluster.env, *settings)
+    assert last_pass(tmp_path, "clip")["ready"] == 2
+    assert len(table) == table["post_id"].nunique() == 96
