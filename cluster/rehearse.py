@@ -46,6 +46,8 @@ OBJECT_STORE = 300 * 2**20
 PATIENCE = 180.0
 #: Minutes after which an autoscaler takes an idle node away.
 IDLE_MINUTES = 0.3
+#: Ray's own provider of nodes on one machine, for trials of its autoscaler.
+_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 #: What `ray start` says once a node is there.
 _STARTED = "Ray runtime started."
 #: What S3 says now and then.
@@ -208,13 +210,13 @@ class Rehearsal:
         file = self.folder / "autoscaler.json"
         file.write_text(json.dumps({
             "cluster_name": "rehearsal", "max_workers": int(sum(node.most for node in self._grows)),
-            "idle_timeout_minutes": IDLE_MINUTES, "upscaling_speed": 1.0, "head_node_type": "head", "auth": {},
+            "idle_timeout_minutes": IDLE_MINUTES, "upscaling_speed": 1.0, "head_node_type": "ray.head.default", "auth": {},
             "provider": {
-                "type": "fake_multinode", "gcs_address": self.env["RAY_ADDRESS"], "launch_multiple": True,
+                "type": "external", "module": _PROVIDER, "gcs_address": self.env["RAY_ADDRESS"], "launch_multiple": True,
                 "head_node_id": head,
             },
             "available_node_types": {
-                "head": {"resources": {"CPU": self._head.cpus}, "node_config": {}, "max_workers": 0}, **groups,
+                "ray.head.default": {"resources": {"CPU": self._head.cpus}, "node_config": {}, "max_workers": 0}, **groups,
             },
             "docker": {}, "file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False,
             "rsync_exclude": [], "rsync_filter": [], "initialization_commands": [], "setup_commands": [],
