@@ -7,102 +7,33 @@ Ctrl-C.
 import copy
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from smp_ray import __version__
-from smp_ray.config import Config, build_config, load_config
+from smp_ray.config import build_config, load_config
 from smp_ray.demo import tour
-from smp_ray.errors import ConfigError, SmpRayError, one_line
-from smp_ray.pipeline import ALL, STAGES, compact, export, open_run, run_stages
-from smp_ray.progress import console, say
+from smp_ray.pipeline import ALL, STAGES, compact, export, open_run, plan, run_stages
+from smp_ray.progress import say
 from smp_ray.ray_session import ray_session
 from smp_ray.run import Run
-from smp_ray.schema import STATUSES
-from smp_ray.stage import status
+from smp_ray.shell import (
+    ConfigArgument,
+    DebugOption,
+    RetryOption,
+    SetOption,
+    WorkspaceOption,
+    app,
+    errors,
+    opened,
+    print_json,
+    print_summary,
+    read_cluster,
+)
 from smp_ray.starting_config import write_starting_config
 from smp_ray.store.lease import holding
 from smp_ray.upkeep import collect, superfluous
-
-app = typer.Typer(
-    name="smp-ray",
-    help="Social-media popularity prediction with Ray: features, adapters, sweep, predictions, report.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-@app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="show the version")] = False) -> None:
-    if version:
-        typer.echo(f"smp-ray {__version__}")
-        raise typer.Exit
-
-
-ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, see configs/")]
-WorkspaceOption = Annotated[
-    str | None, typer.Option("--workspace", help="folder or s3://bucket/prefix for all results")
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override any key of the config")
-]
-DebugOption = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
-RetryOption = Annotated[
-    list[str] | None, typer.Option("--retry", help="also compute posts of this status again (unreachable, no_image, …)")
-]
-
-
-@contextmanager
-def _errors(debug: bool) -> Iterator[None]:
-    """Turn expected errors into one line and an exit status; anything else too, unless `debug`."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        say("Stopped. What was finished is kept; run the same command again to go on.")
-        raise typer.Exit(130) from None
-    except SmpRayError as error:
-        if debug:
-            raise
-        for line in str(getattr(error, "cause", error)).splitlines():  # a task's error has its traceback before
-            say(f"Error: {line}")
-        raise typer.Exit(error.exit_status) from None
-    except Exception as error:
-        if debug or isinstance(error, typer.Exit):
-            raise
-        say(f"Error: unexpected {type(error).__name__}: {one_line(error)} (--debug shows where)")
-        raise typer.Exit(1) from None
-
-
-@contextmanager
-def _run(config: Config, debug: bool, retry: Sequence[str] | None = None) -> Iterator[Run]:
-    """A run with a Ray that is started when a stage asks for it, and closed at the end."""
-    unknown = sorted(set(retry or ()) - set(STATUSES))
-    if unknown:
-        raise ConfigError(f"--retry: found {', '.join(unknown)}, allowed: {', '.join(STATUSES)}")
-    with ray_session(config.ray, debug) as session:
-        yield open_run(config, session, tuple(retry or ()))
-
-
-def print_summary(run: Run) -> bool:
-    """Print what is committed, how many posts by status, and where it lies; whether all is committed."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("artefact", "state", "posts", "by status", ""):
-        table.add_column(column, justify="right" if column == "posts" else "left", overflow="fold")
-    lines = status(run)
-    for line in lines:
-        counts = {name: count for name, count in line.counts.items() if name in STATUSES or name == "rejected"}
-        shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        table.add_row(line.name, line.state, f"{line.rows:,}" if line.rows else "", shown, line.why)
-    console.print()
-    console.print(table)
-    where = run.workspace.root if run.workspace.is_local else run.workspace.uri
-    console.print(f"\nworkspace: {where}", markup=False)
-    return all(line.state == "committed" for line in lines)
 
 
 def _add_command(name: str, about: str, stages: Sequence[str]) -> None:
@@ -116,7 +47,7 @@ def _add_command(name: str, about: str, stages: Sequence[str]) -> None:
         retry: RetryOption = None,
         debug: DebugOption = False,
     ) -> None:
-        with _errors(debug), _run(load_config(config, sets, workspace), debug, retry) as run:
+        with errors(debug), opened(load_config(config, sets, workspace), debug, retry) as run:
             run_stages(run, stages)
             print_summary(run)
 
@@ -128,7 +59,7 @@ def init_command(
     debug: DebugOption = False,
 ) -> None:
     """Write a starting config for your own table of posts; its columns are guessed, with the reasons as comments."""
-    with _errors(debug):
+    with errors(debug):
         written, lines = write_starting_config(table, out)
         for line in lines:
             say(line)
@@ -142,12 +73,12 @@ def demo_command(
     debug: DebugOption = False,
 ) -> None:
     """Run everything on the built-in sample world: synthetic posts, small built-in models, no network."""
-    with _errors(debug):
+    with errors(debug):
         config = build_config(copy.deepcopy(tour.SETTINGS), sets, workspace, name="demo")
         say("The sample world is synthetic: made-up posts, rendered pictures, planted effects. As in SMPD, about one")
         say("post in nine has no picture.")
         out = os.path.join(workspace, "features.parquet")
-        with _run(config, debug) as run:
+        with opened(config, debug) as run:
             run_stages(run, ALL)
             print_summary(run)
             _export(run, out)
@@ -162,12 +93,41 @@ for _stage in STAGES:
 
 @app.command("status")
 def status_command(
-    config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
+    config: ConfigArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="as one JSON object, for programs")] = False,
+    workspace: WorkspaceOption = None,
+    sets: SetOption = None,
+    debug: DebugOption = False,
 ) -> None:
     """What is committed, posts by status, what is stale and why. Exit status 1 if anything is not committed."""
-    with _errors(debug), _run(load_config(config, sets, workspace), debug) as run:
-        if not print_summary(run):
+    with errors(debug), opened(load_config(config, sets, workspace), debug) as run:
+        if not (print_json if as_json else print_summary)(run):
             raise typer.Exit(1)
+
+
+@app.command("plan")
+def plan_command(
+    config: ConfigArgument,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="FILE", help="YAML list of node groups, as ray.cluster")
+    ] = None,
+    profile: Annotated[
+        int | None, typer.Option("--profile", metavar="N", min=10, help="compute so many posts at first, to measure")
+    ] = None,
+    figures: Annotated[
+        str | None, typer.Option("--figures", metavar="FILE", help="JSON: figures to take; with --profile, to keep")
+    ] = None,
+    posts: Annotated[int | None, typer.Option("--posts", min=1, help="default: those that are ingested")] = None,
+    workspace: WorkspaceOption = None,
+    sets: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Where each actor of the feature pass goes, how fast it will be, what it takes, and what would make it faster."""
+    with errors(debug):
+        loaded = load_config(config, [*(sets or ()), *read_cluster(cluster)], workspace)
+        with opened(loaded, debug) as run:
+            for line in plan(run, posts, profile, figures).lines():
+                typer.echo(line)
 
 
 @app.command("export")
@@ -179,7 +139,7 @@ def export_command(
     debug: DebugOption = False,
 ) -> None:
     """Posts joined with all feature families, one row a post, into one Parquet file or a folder of them."""
-    with _errors(debug), _run(load_config(config, sets, workspace), debug) as run:
+    with errors(debug), opened(load_config(config, sets, workspace), debug) as run:
         _export(run, out)
 
 
@@ -188,7 +148,7 @@ def compact_command(
     config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
 ) -> None:
     """Rewrite feature families that lie in many small files as few; `gc` then removes the old ones."""
-    with _errors(debug), _run(load_config(config, sets, workspace), debug) as run:
+    with errors(debug), opened(load_config(config, sets, workspace), debug) as run:
         compact(run)
 
 
@@ -201,7 +161,7 @@ def gc_command(
     debug: DebugOption = False,
 ) -> None:
     """Remove from the workspace what none of these configs needs."""
-    with _errors(debug):
+    with errors(debug):
         loaded = [load_config(config, sets, workspace) for config in configs]
         with ray_session(loaded[0].ray, debug) as session:
             runs = [open_run(config, session) for config in loaded]
@@ -221,7 +181,7 @@ def validate_command(
     config: ConfigArgument, workspace: WorkspaceOption = None, sets: SetOption = None, debug: DebugOption = False
 ) -> None:
     """Check the config alone, without starting Ray, and print it with every default filled in."""
-    with _errors(debug):
+    with errors(debug):
         import yaml
 
         loaded = load_config(config, sets, workspace)

@@ -37,6 +37,10 @@ class UnreachableError(FeaturePassError):
     """Too many pictures could not be had for now: the network, a store or its credentials, not the data."""
 
 
+class LostNodesError(FeaturePassError):
+    """So many nodes are gone that the pass has no room any more; another plan may fit what is left."""
+
+
 def one_line(error: BaseException, limit: int = 500) -> str:
     """What an error says, on one line of at most so many characters; its type where it says nothing."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
+from pkgutil import resolve_name
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,9 +10,12 @@ from pydantic import BaseModel
 from smp_ray.config import ADAPTED, Config, embeddings, external_data, matrix_groups
 from smp_ray.errors import SmpRayError
 from smp_ray.families.registry import find
+from smp_ray.features.forecast import Figures, Forecast, forecast, read_figures, write_figures
+from smp_ray.features.placement import place
 from smp_ray.features.store_stage import FeatureStage
 from smp_ray.progress import Reporter, say
 from smp_ray.ray_session import RaySession
+from smp_ray.resources import nodes_of
 from smp_ray.run import Run
 from smp_ray.sources import ingest
 from smp_ray.stage import Stage, bring_all
@@ -167,6 +171,36 @@ def compact(run: Run) -> None:
             say(f"{name}: {before:,} fragments → {len(rewrite(run.workspace, posts, manifest).fragments):,}")
         if not scattered:
             say("compact: nothing to do, no family lies in many small files")
+
+
+def plan(run: Run, posts: int | None = None, profile: int | None = None, figures: str | None = None) -> Forecast:
+    """What the feature pass would take where it would run: on `ray.cluster`, else on what Ray has here.
+
+    Args:
+        run: its posts are ingested for a profile.
+        posts: for how many; None: as many as are ingested, a million where none are.
+        profile: posts that are computed at first to measure each step; None: by the figures, else by rough numbers.
+        figures: JSON file of figures: read, or with `profile` written.
+
+    Raises:
+        ConfigError: no plan fits, or the figures cannot be read.
+    """
+    measured = Figures()
+    if profile is not None:
+        run_stages(run, ["ingest"])
+    there = None if posts and profile is None else run.artefact("ingest")  # a plan needs no data at hand
+    if profile is not None and isinstance(there, Manifest):
+        with holding(run.workspace):
+            measured = resolve_name("smp_ray.features.profile:profile")(run, there, profile)
+        if figures is not None:
+            write_figures(measured, figures)
+    elif figures is not None:
+        measured = read_figures(figures)
+    config = run.config
+    remote = any("://" in str(value) for value in (config.workspace, *config.source.model_dump().values()))
+    nodes = nodes_of(config.ray.cluster) if config.ray.cluster else run.session.nodes()
+    placed = place(config.features, tuple(config.features.sections), nodes, remote)
+    return forecast(placed, measured, posts or (there.rows if isinstance(there, Manifest) else 1_000_000))
 
 
 def export(run: Run, out: str) -> int:

@@ -1,4 +1,4 @@
-"""What the user sees while a stage works: a bar in a terminal, a plain line now and then in a log."""
+"""What the user sees while a stage works: a bar in a terminal, in a log a line of key=value pairs now and then."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ class Reporter:
         now = time.monotonic()
         if self._bar.disable and now - self._said >= LOG_EVERY:
             self._said = now
-            share = f"{done:,}" if total is None else f"{done:,}/{total:,}"
-            say(f"{self._stage}: {share} {self._unit} after {now - self._began:.0f} s{', ' + note if note else ''}")
+            fields = {"total": total, "unit": self._unit, "seconds": round(now - self._began), "note": f'"{note}"'}
+            shown = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+            say(f"progress stage={self._stage.replace(' ', '_')} done={done} {shown}")
 
 
 @contextmanager

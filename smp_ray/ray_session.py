@@ -16,6 +16,7 @@ from typing import IO, Any
 from smp_ray.config import RayConfig
 from smp_ray.errors import SmpRayError, one_line
 from smp_ray.progress import Reporter
+from smp_ray.resources import Node, live_nodes, nodes_of
 
 #: The least number of logical CPUs of a local Ray: readers, writers and workers need room.
 LEAST_LOGICAL_CPUS = 4
@@ -81,7 +82,7 @@ class RaySession:
         ray.init(
             address="local",
             num_cpus=self.settings.num_cpus or max(LEAST_LOGICAL_CPUS, self.cores),
-            num_gpus=int(self.gpus),
+            num_gpus=self.gpus,
             object_store_memory=limit * 2**20 if limit else min(2 * 2**30, share),
             include_dashboard=False,
             **common,
@@ -107,14 +108,23 @@ class RaySession:
         return threads * max(1.0, float(ray.cluster_resources().get("CPU", self.cores)) / self.cores)
 
     @property
-    def gpus(self) -> float:
+    def gpus(self) -> int:
         """GPUs of this machine for a local Ray, which is told the same number, else of the cluster, which is asked."""
         if self._address() is None:
             return local_gpus() if self.settings.num_gpus is None else self.settings.num_gpus
-        self.start()
-        import ray
+        return sum(node.gpus for node in self.nodes())
 
-        return float(ray.cluster_resources().get("GPU", 0.0))
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes that Ray has, or of a cluster that grows (`ray.cluster`) those that it may have."""
+        if self.grows:
+            return nodes_of(self.settings.cluster or ())
+        self.start()
+        return live_nodes(self.cores)
+
+    @property
+    def grows(self) -> bool:
+        """Whether Ray is a cluster of which the configuration says what it may grow to."""
+        return self.settings.cluster is not None and self._address() is not None
 
     def _env(self) -> dict[str, str]:
         return {name: value.get_secret_value() for name, value in self.settings.env.items()}

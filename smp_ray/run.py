@@ -58,7 +58,7 @@ class Run:
 
     def on_gpu(self, section: FamilySettings) -> bool:
         """Whether a family of this section runs on a GPU."""
-        return section.num_gpus != 0 and self.session.gpus > 0
+        return section.num_gpus != 0 and self.config.features.device != "cpu" and self.session.gpus > 0
 
     def stage(self, name: str) -> Stage:
         """The stage of this name."""

@@ -14,8 +14,9 @@ import yaml
 from ray.exceptions import RayTaskError
 from typer.testing import CliRunner
 
-from smp_ray.cli import _errors, app, job
+from smp_ray.cli import app, job
 from smp_ray.errors import ConfigError
+from smp_ray.shell import errors
 
 runner = CliRunner()
 ROOT = Path(__file__).parents[1]
@@ -134,7 +135,7 @@ def test_a_job_takes_its_config_as_an_option(tmp_path: Path, capsys: pytest.Capt
 
 def test_what_a_task_of_ray_raised_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
     raised = RayTaskError("adapt", "its traceback,\nline by line", ConfigError("workers: found 9, allowed: 2"))
-    with pytest.raises(typer.Exit) as end, _errors(debug=False):
+    with pytest.raises(typer.Exit) as end, errors(debug=False):
         raise raised.as_instanceof_cause()
     assert end.value.exit_code == 2
     assert capsys.readouterr().err == "Error: workers: found 9, allowed: 2\n"

@@ -27,7 +27,8 @@ FLOORS = (
     ("demo", "families"),
     ("sources",),
     ("config",),
-    ("ray_session", "fetch", "starting_config"),
+    ("resources", "fetch", "starting_config"),
+    ("ray_session",),
     ("run",),
     ("stage",),
     ("features", "evaluation"),
@@ -36,6 +37,7 @@ FLOORS = (
     ("report",),
     ("upkeep",),
     ("pipeline",),
+    ("shell",),
     ("cli",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

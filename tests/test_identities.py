@@ -12,12 +12,12 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from smp_ray.cli import print_summary
 from smp_ray.config import Config, build_config
 from smp_ray.demo import MODELS
 from smp_ray.errors import FeaturePassError
 from smp_ray.pipeline import export, open_run, run_stages
 from smp_ray.ray_session import RaySession
+from smp_ray.shell import print_summary
 from tests.features.conftest import run_command, write_table
 
 MODEL = "someone/language-model"

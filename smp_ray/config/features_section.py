@@ -98,6 +98,9 @@ class FeaturesConfig(Section):
     )
     images: ImagesConfig = ImagesConfig()
     placement: Literal["auto", "spread", "colocated"] = "auto"
+    device: Literal["auto", "cpu"] = Field(
+        "auto", description="auto: a model that was given a GPU computes on it; cpu: never (rehearsals)"
+    )
     workers: int | None = Field(None, ge=1, le=10_000, description="colocated actors; null: by resources")
     rows_per_block: int | None = Field(
         None, ge=1, le=1_000_000, description="posts a block and at least a file: the unit that is kept on a crash"

@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError, create_model, field_validator
+from pydantic import Field, ValidationError, create_model, field_validator
 
 from smp_ray.config.features_section import FeaturesConfig, ImagesConfig, features_class
+from smp_ray.config.ray_section import RayConfig
 from smp_ray.config.report_section import ReportConfig
 from smp_ray.config.training_section import TrainingConfig
 from smp_ray.errors import ConfigError, one_line
@@ -23,20 +24,6 @@ from smp_ray.section import Section, problem_lines, shown
 from smp_ray.sources.base import SourceSettings
 from smp_ray.sources.registry import source_type
 from smp_ray.store.address import ADVICE, has_credentials
-
-
-class RayConfig(Section):
-    """Where Ray runs."""
-
-    address: str | None = Field(None, description="null: RAY_ADDRESS if set (inside a job), else this machine alone")
-    num_cpus: int | None = Field(None, ge=1, description="logical CPUs of a local Ray; null: all, at least 4")
-    num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; null: all")
-    object_store_mb: int | None = Field(
-        None, ge=80, description="local object store; null: 30 % of memory, at most 2048"
-    )
-    env: dict[str, SecretStr] = Field(
-        {}, description="environment variables of the workers (HF_HOME, AWS_…); their values are never shown"
-    )
 
 
 class Config(Section):

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from smp_ray.section import Section
 
@@ -37,6 +37,18 @@ class FamilySettings(Section):
     num_cpus: float | None = Field(None, gt=0, le=1024, description="CPUs an actor takes; null: by placement")
     min_actors: int = Field(1, ge=1, le=10_000, description="actors that must start (spread placement)")
     max_actors: int | None = Field(None, ge=1, le=10_000, description="upper bound of the pool; null: by resources")
+    memory_gb: float | None = Field(None, gt=0, description="memory an actor takes; null: not counted")
+    gpu_memory_gb: float | None = Field(
+        None, gt=0, description="GPU memory an actor takes; where known of all, models share a GPU that holds them"
+    )
+    gpu: str = Field("", description="kind of GPU that it needs, as Ray calls it (A100, L4, …); '': any")
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_above_one(cls, num_gpus: float | None) -> float | None:
+        if num_gpus is not None and num_gpus > 1 and num_gpus % 1:
+            raise ValueError("a fraction of one GPU, or a whole number of them")
+        return num_gpus
 
     @model_validator(mode="after")
     def _pool_bounds(self) -> FamilySettings:
@@ -116,6 +128,7 @@ class Family(ABC):
         version: raised when the same settings and model would give other values.
         by_default: whether it is computed where `features.families` is not given.
         gpu_dtype: what dtype `auto` means on a GPU.
+        cost: seconds that a post takes on one core of a CPU, roughly; placement divides a cluster by it.
         about: how to read its measures, a sentence or two for the report.
         external: what its pre-trained model gives ("captions by"), before the model's name in the challenge's
             submission file; "" without a model.
@@ -130,6 +143,7 @@ class Family(ABC):
     version: ClassVar[int] = 1
     by_default: ClassVar[bool] = False
     gpu_dtype: ClassVar[str] = "float32"
+    cost: ClassVar[float] = 0.05
     about: ClassVar[str] = ""
     external: ClassVar[str] = ""
 

@@ -32,6 +32,7 @@ class Caption(Family):
     by_default = True
     external = "captions by"
     gpu_dtype = "bfloat16"
+    cost = 2.3
 
     def __init__(self, settings: CaptionSettings, device: str, threads: int | None) -> None:
         from smp_ray.models.captioner import Captioner

@@ -59,6 +59,7 @@ class Clip(Family):
     by_default = True
     external = "CLIP embeddings by"
     gpu_dtype = "float16"
+    cost = 0.13
     about = (
         "Similarity is the cosine of two CLIP embeddings: the lower, the more image and text disagree. "
         "Similarities with the caption need a family that writes captions."

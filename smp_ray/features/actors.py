@@ -130,8 +130,7 @@ class ModelActor:
 
     Args:
         families: names of those that this actor computes.
-        threads: torch threads, None for torch's own choice.
-        gpu: whether placement gave it one.
+        threads: torch threads; None: on a GPU, where torch has its own choice.
         inside: whether decoding is done inside the actor, where nobody else does.
         last: whether this actor hands on to the writer, so that only stored columns remain.
 
@@ -140,7 +139,7 @@ class ModelActor:
     """
 
     def __init__(
-        self, spec: PassSpec, families: tuple[str, ...], threads: int | None, gpu: bool, inside: bool, last: bool
+        self, spec: PassSpec, families: tuple[str, ...], threads: int | None, inside: bool, last: bool
     ) -> None:
         self._spec = spec
         self._last = last
@@ -156,7 +155,7 @@ class ModelActor:
                 continue
             transform, family = transform_of(key), find(key.family)
             with naming(key.family):
-                model = family(key.pinned, "cuda" if gpu and key.pinned.num_gpus != 0 else "cpu", threads)
+                model = family(key.pinned, "cuda" if threads is None and key.pinned.num_gpus != 0 else "cpu", threads)
             fields = [spec.schema.field(field.name) for field in family.fields()]
             step = FamilyStep(model, fields, transform, key.pinned.batch_size, self._tell)
             self._steps.append(Step(key.family, step, step.killed))

@@ -19,7 +19,7 @@ from smp_ray.errors import FeaturePassError, UnreachableError
 from smp_ray.families.base import IMAGE
 from smp_ray.families.registry import find
 from smp_ray.features.actors import FetchActor, PassSpec, actor_class, choose, decode
-from smp_ray.features.placement import IO_CPUS, Placement
+from smp_ray.features.pools import IO_CPUS, Placement
 from smp_ray.schema import UNREACHABLE
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import write_table
@@ -89,7 +89,7 @@ def run_pass(
         FeaturePassError: a worker failed for good; what was written is kept and the next run goes on from it.
         UnreachableError: the pictures cannot be had for now.
     """
-    workers = max(pool.max_actors for pool in placement.pools)
+    workers = max(pool.actors for pool in placement.pools)
     block = block or min(20_000, max(64, math.ceil(todo / (4 * workers))))
     task = math.ceil(block / 4)  # posts an actor is given: no actor is left alone with a whole file at the end
     # Where few of many posts are left, not a block for each: a block costs some 10 ms.
@@ -147,7 +147,7 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int,
         )
     tasks = math.ceil(posts / rows)  # more actors than these would load models for nothing
     for pool in placement.pools:
-        arguments = (spec, pool.families, pool.threads, bool(pool.num_gpus), inside, pool == placement.pools[-1])
+        arguments = (spec, pool.families, pool.threads, inside, pool == placement.pools[-1])
         # A few forward passes a batch, so that equal texts and equal lengths meet, but never more than a task: a small
         # run would end up in one actor.
         keys = [key for key in spec.families if key.family in pool.families]
@@ -159,11 +159,10 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int,
             batch_size=min(batch, rows),
             # Two tasks an actor: one computes, one waits. More would be stuck behind a busy actor at the end.
             compute=ActorPoolStrategy(
-                min_size=min(pool.min_actors, tasks), max_size=min(pool.max_actors, tasks),
-                max_tasks_in_flight_per_actor=2,
+                min_size=min(pool.least, tasks), max_size=min(pool.actors, tasks),
+                initial_size=min(pool.initial, tasks), max_tasks_in_flight_per_actor=2,
             ),
-            num_cpus=pool.num_cpus,
-            num_gpus=pool.num_gpus or None,
+            **pool.need.options,
         )  # fmt: skip
     return dataset
 

@@ -7,7 +7,7 @@ dies again, the ledger knows of which post, and in which step; that step of that
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from smp_ray.errors import FeaturePassError
+from smp_ray.features.telemetry import count_step, gpu_memory, show_rate
 
 #: So many posts that killed their worker, before any was computed, are a broken model and not bad data.
 SYSTEMIC = 8
@@ -23,6 +24,19 @@ SYSTEMIC = 8
 LOADS = 3
 #: Seconds to wait for the ledger; without its answer, work goes on as if nothing had died.
 PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What a step took so far: of how many posts, seconds of its workers, and bytes of GPU memory at most."""
+
+    posts: int = 0
+    seconds: float = 0.0
+    gpu_memory: int = 0
+
+    def __add__(self, other: "StepFigures") -> "StepFigures":
+        memory = max(self.gpu_memory, other.gpu_memory)
+        return StepFigures(self.posts + other.posts, self.seconds + other.seconds, memory)
 
 
 class Ledger:
@@ -34,6 +48,8 @@ class Ledger:
         self._killed: dict[tuple[str, int], set[str]] = {}
         self._loads: dict[str, int] = {}
         self._notes: list[str] = []
+        self._ready: set[str] = set()
+        self._steps: dict[str, StepFigures] = {}
         self._workers: set[str] = set()
         self._posts = self._steady = 0
         self._first: float | None = None
@@ -47,6 +63,7 @@ class Ledger:
     def loaded(self, worker: str) -> None:
         """A worker has its models."""
         self._loads.pop(worker, None)
+        self._ready.add(worker)
 
     def begin(self, stage: str, rows: Sequence[int]) -> list[tuple[str, ...] | None]:
         """Posts are taken in work: None for each that nobody lost, else the steps in which it killed a worker.
@@ -73,10 +90,12 @@ class Ledger:
         else:
             self._work.pop((stage, row), None)
 
-    def end(self, stage: str, rows: Sequence[int]) -> None:
-        """Posts are no longer in work."""
+    def end(self, stage: str, rows: Sequence[int], steps: dict[str, StepFigures]) -> None:
+        """Posts are no longer in work; `steps` says what each step of them took."""
         for row in rows:
             self._work.pop((stage, row), None)
+        for name, figures in steps.items():
+            self._steps[name] = self._steps.get(name, StepFigures()) + figures
 
     def note(self, line: str) -> None:
         """Something that the user is told once."""
@@ -92,13 +111,19 @@ class Ledger:
             self._workers.add(worker)
             self._first = self._first or self._last
             self._start, self._steady = self._last, 0
+        elif self._last > self._start:
+            show_rate(self._steady / (self._last - self._start))
 
     def snapshot(self) -> dict[str, Any]:
-        """Posts, notes, seconds to the first batch, posts/s since all workers of the last pool had finished one."""
+        """Posts, notes, workers that have their models, steps; seconds to the first batch, steady posts/s.
+
+        Steady: since all workers of the last pool had finished one.
+        """
         rate = self._steady / (self._last - self._start) if self._last > self._start else None
         return {
             "computed": self._posts, "first_batch_seconds": self._first, "rows_per_second_steady": rate,
-            "notes": list(self._notes),
+            "notes": list(self._notes), "ready": len(self._ready),
+            "steps": {name: asdict(figures) for name, figures in self._steps.items()},
         }  # fmt: skip
 
 
@@ -130,9 +155,12 @@ def guarded(ledger: Any, stage: str, steps: Sequence[Step], table: pa.Table) -> 
     rows = table["row_id"].to_pylist()
     before = asked(ledger.begin.remote(stage, rows), [None] * len(rows))
     fresh = pa.array([found is None for found in before])
-    made = table.filter(fresh)
+    made, took = table.filter(fresh), {}
     for step in steps:
+        began = time.perf_counter()
         made = step.run(made)
+        took[step.name] = StepFigures(made.num_rows, time.perf_counter() - began, gpu_memory())
+        count_step(step.name, made, took[step.name].seconds)
     tables = [made]
     for place, killed in enumerate(before):
         if killed is None:
@@ -143,5 +171,5 @@ def guarded(ledger: Any, stage: str, steps: Sequence[Step], table: pa.Table) -> 
             one = step.killed(one) if step.name in killed else step.run(one)
         ledger.alone.remote(stage, rows[place], "")
         tables.append(one)
-    ledger.end.remote(stage, rows)
+    ledger.end.remote(stage, rows, took)
     return pa.concat_tables(tables)

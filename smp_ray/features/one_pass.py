@@ -14,15 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from smp_ray.errors import FeaturePassError, SmpRayError, UnreachableError, one_line
+from smp_ray.errors import FeaturePassError, LostNodesError, SmpRayError, UnreachableError, one_line
 from smp_ray.families.base import IMAGE
 from smp_ray.families.keys import FamilyKey
 from smp_ray.families.registry import find, owner_of
 from smp_ray.features.actors import PassSpec
 from smp_ray.features.feature_pass import begin_pass, forget_unreachable, run_pass, written
 from smp_ray.features.ledger import asked, start_ledger
-from smp_ray.features.placement import Resources, place
+from smp_ray.features.placement import place
 from smp_ray.features.store_stage import counted
+from smp_ray.features.watch import enough_nodes
 from smp_ray.progress import Reporter, polled, say
 from smp_ray.run import Run
 from smp_ray.schema import ERROR, KEYS, KILLED_TWICE, STATUSES
@@ -34,7 +35,9 @@ from smp_ray.store.workspace import Workspace
 MISSING = "missing"
 #: Seconds between two looks for files that a running pass has finished.
 PUBLISH_EVERY = 60.0
-NOTHING: dict[str, Any] = {"computed": 0, "first_batch_seconds": None, "rows_per_second_steady": None, "notes": []}
+NOTHING: dict[str, Any] = {
+    "computed": 0, "first_batch_seconds": None, "rows_per_second_steady": None, "notes": [], "ready": 0, "steps": {},
+}  # fmt: skip
 
 
 def compute(
@@ -61,7 +64,11 @@ def compute(
     say(f"features: {counted(todo)} to compute, of {posts.rows:,} posts")
     if any(0 < count < posts.rows for count in kept.values()):
         say(f"features: {counted(kept)} posts kept from before")
-    stats = _compute(run, posts, keys, known, max(todo.values()), began) if any(todo.values()) else NOTHING
+    try:
+        stats = _compute(run, posts, keys, known, max(todo.values()), began) if any(todo.values()) else NOTHING
+    except LostNodesError as error:
+        say(f"features: {error}")
+        return compute(run, posts, manifests, missing, began)
     wall = time.monotonic() - began
     manifests |= {name: _publish(run.workspace, key, ended=True) for name, key in keys.items()}
     fragments = {name: manifests[name].fragments for name in missing}
@@ -149,16 +156,16 @@ def _compute(
     run: Run, posts: Manifest, keys: Mapping[str, FamilyKey], known: Any, todo: int, began: float
 ) -> dict[str, Any]:
     """Run the pass, show how far it is, publish what it has finished, and return what its workers counted."""
-    settings, total, names = run.config.features, ray.cluster_resources(), tuple(keys)
-    has = Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), cores=run.session.cores)
+    settings, names = run.config.features, tuple(keys)
     remote = any(IMAGE in find(name).reads for name in names) and _any_remote(run.workspace, posts)
-    placement = place(settings, names, has, remote)
+    placement = place(settings, names, run.session.nodes(), remote)
     say(f"features: {placement.describe()}")
     ledger = start_ledger(time.time() - (time.monotonic() - began))
     widths = {name: find(name).width(key.pinned) for name, key in keys.items()}
     schema = pa.schema([*KEYS, *(field for name, width in widths.items() for field in find(name).fields(width))])
     folder = begin_pass(run.workspace, {name: key.fingerprint for name, key in keys.items()})
     spec = PassSpec(run.config.images, tuple(keys.values()), schema, known, ledger)
+    workers = sum(pool.actors for pool in placement.pools)
     last = NOTHING
 
     def ask() -> tuple[int, int | None, str]:
@@ -167,17 +174,22 @@ def _compute(
         for note in last["notes"]:
             run.tell(f"features: {note}")
         rate = last["rows_per_second_steady"]
-        waiting = "computing" if last["computed"] else "starting workers, loading models"
+        waiting = "computing" if last["computed"] else f"{last['ready']} of {workers} workers have their models"
         return min(todo, last["computed"]), todo, f"{rate:.1f} posts/s" if rate else waiting
 
     try:
-        with Reporter("features") as reporter, polled(reporter, ask), _publishing(run.workspace, keys):
-            run_pass(spec, placement, posts, run.workspace, folder, settings.rows_per_block, todo)
+        with (
+            enough_nodes(run.session, placement) as begun,
+            Reporter("features") as reporter,
+            polled(reporter, ask),
+            _publishing(run.workspace, keys),
+        ):
+            run_pass(spec, begun, posts, run.workspace, folder, settings.rows_per_block, todo)
     except UnreachableError:
         forget_unreachable(run.workspace, folder, names)
         raise
     ask()
-    return last
+    return {**last, "workers": workers, "colocated": placement.kind == "colocated", "device": placement.device}
 
 
 @contextmanager

@@ -1,146 +1,190 @@
-"""Where the models run: decided from the cluster's own resources and the config, never from the driver's torch.
+"""Where the models run: decided from what the cluster has or may grow to, never from the driver's torch.
 
-`colocated` gives every worker all the models; `spread` gives each model its own autoscaling actor pool. Before
-anything starts, the minimum that a plan needs is checked against what the cluster has: Ray would wait in silence.
+`colocated` gives every worker all the models; `spread` gives each model its own pool of actors, larger where a post
+costs more. A plan fits node by node and GPU by GPU (`packing`), or is refused: Ray would wait in silence.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 from smp_ray.config import FeaturesConfig
 from smp_ray.errors import ConfigError
-from smp_ray.families.base import IMAGE
+from smp_ray.families.base import IMAGE, FamilySettings
 from smp_ray.families.registry import find
+from smp_ray.features.packing import Crew, Need, pack
+from smp_ray.features.pools import IO_CPUS, Placement, Pool, helpers
+from smp_ray.resources import Node, described
 
-#: CPUs of a reading or writing task and of an actor that fetches pictures.
-IO_CPUS = 0.25
 #: CPUs of the cluster for each fetching actor; one fetches some hundred pictures a second.
 _CPUS_PER_FETCHER = 8
+#: Share of a cluster's CPUs that stays free for reading and writing.
+_IO_SHARE = 1 / 16
+#: How much faster than a core a GPU is: rough, to divide a cluster.
+GPU_SPEED = 20.0
+#: Actors that share a GPU at most.
+_MOST_ON_A_GPU = 4
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a cluster has: logical CPUs and GPUs in all, and the physical cores behind the CPUs of this machine."""
-
-    cpus: float
-    gpus: float
-    #: Physical cores where the logical CPUs were declared by us (a local Ray), else None.
-    cores: int | None = None
+class _NoRoomError(Exception):
+    """A plan that does not fit, in words."""
 
 
-@dataclass(frozen=True)
-class Pool:
-    """A pool of identical actors: what runs in it, its size and what one actor takes."""
+def place(settings: FeaturesConfig, families: Sequence[str], nodes: Sequence[Node], remote: bool = False) -> Placement:
+    """Plan the actors of a pass that computes `families`.
 
-    families: tuple[str, ...]
-    min_actors: int
-    max_actors: int
-    num_cpus: float
-    num_gpus: float
-    #: torch threads of one actor; None leaves torch's own choice (on a GPU).
-    threads: int | None
-
-
-@dataclass(frozen=True)
-class Placement:
-    """A plan of a pass: its pools in order, and whether images are decoded by tasks of their own.
-
-    `fetchers` is how many actors may fetch pictures over the network; 0 where all are files.
-    """
-
-    kind: str
-    pools: tuple[Pool, ...]
-    decode_cpus: float | None
-    reason: str
-    fetchers: int = 0
-
-    def describe(self) -> str:
-        """The plan and its reason, on one line for the user."""
-        shown = []
-        for pool in self.pools:
-            least = "" if pool.min_actors == pool.max_actors else f"{pool.min_actors} to "
-            actors = f"{least}{pool.max_actors} actor{'' if pool.max_actors == 1 else 's'}"
-            gpus = f", {pool.num_gpus:g} GPU" if pool.num_gpus else ""
-            shown.append(f"{'+'.join(pool.families)} on {actors} ({pool.num_cpus:g} CPU{gpus} each)")
-        return f"placement {self.kind}: {', '.join(shown)}; {self.reason}"
-
-
-def place(settings: FeaturesConfig, families: tuple[str, ...], resources: Resources, remote: bool = False) -> Placement:
-    """Plan the actors of a pass that computes `families`, of pictures that may lie elsewhere (`remote`).
+    Args:
+        settings: the section of the config.
+        families: in the order in which they are computed.
+        nodes: of the cluster, or those that it may grow to.
+        remote: whether pictures are fetched over a network.
 
     Raises:
-        ConfigError: the smallest form of the plan does not fit into the cluster.
+        ConfigError: the smallest form of the plan does not fit; the message has the nearest that does.
     """
-    models = sum(settings.section(family).num_gpus != 0 for family in families)
-    if not models:
-        resources = replace(resources, gpus=0.0)
-    kind, reason = _choose(settings, models, resources)
+    try:
+        return _plan(settings, families, nodes, remote)
+    except _NoRoomError as problem:
+        hint = _nearest(settings, families, nodes, remote)
+        raise ConfigError(f"features.placement: {problem}; the cluster has {described(nodes)}. {hint}") from None
+
+
+def _nearest(settings: FeaturesConfig, families: Sequence[str], nodes: Sequence[Node], remote: bool) -> str:
+    """What would fit: settings are given up one after the other, the least important first."""
+    relaxed: dict[str, None] = {}
+    for name in ("min_actors", "workers", "num_cpus", "memory_gb", "num_gpus", "gpu", "gpu_memory_gb", "placement"):
+        keys = [f"{find(family).key()}." for family in families] if name in FamilySettings.model_fields else [""]
+        for key in keys:
+            section = getattr(settings, key[:-1]) if key else settings
+            default = type(section).model_fields[name].default
+            if getattr(section, name) != default:
+                relaxed[f"features.{key}{name}"] = None
+                update = section.model_copy(update={name: default})
+                settings = settings.model_copy(update={key[:-1]: update}) if key else update
+        if relaxed:
+            try:
+                plan = _plan(settings, families, nodes, remote)
+            except _NoRoomError:
+                continue
+            return f"Without {', '.join(relaxed)} this would fit: {plan.describe()}"
+    return (
+        "No plan fits: give Ray more (locally ray.num_cpus), say in ray.cluster what it may grow to, or compute fewer "
+        "families"
+    )
+
+
+def _plan(settings: FeaturesConfig, families: Sequence[str], nodes: Sequence[Node], remote: bool) -> Placement:
+    nodes = tuple(nodes)
+    accelerated = [family for family in families if settings.section(family).num_gpus != 0]
+    kinds = {settings.section(family).gpu for family in accelerated}
+    hosts = [node for node in nodes if node.gpus and node.cpus and (not all(kinds) or node.gpu in kinds)]
+    if not accelerated:
+        hosts = []
+    kind, reason = _choose(settings, accelerated, hosts)
     decodes = any(IMAGE in find(family).reads for family in families)
-    fetchers = max(1, int(resources.cpus / _CPUS_PER_FETCHER)) if remote else 0
-    # A fraction at the least, beside the fetchers, one reader and one writer.
-    free = max(0.25, resources.cpus - (2 + fetchers) * IO_CPUS)
-    cores = resources.cores or int(resources.cpus)
-    threads: int | None = None
-    decode_cpus: float | None = None
+    total = sum(node.cpus for node in nodes)
+    fetchers = max(1, int(total / _CPUS_PER_FETCHER)) if remote else 0
+    free = max(0.25, total - max(2 * IO_CPUS, total * _IO_SHARE) - fetchers * IO_CPUS)
+    decode_cpus = None
     if kind == "spread":
-        share = free / (len(families) + decodes)
-        each = max(1, cores // len(families))
-        pools = tuple(_pool(settings, family, models, resources, share, each) for family in families)
-        decode_cpus = _floor(min(1.0, share)) if decodes else None
+        decode_cpus = _floor(min(1.0, free / (len(families) + 1))) if decodes else None
+        crews = _spread(settings, families, nodes, hosts, free / (len(families) + decodes))
     else:
-        if resources.gpus:
-            workers = settings.workers or max(1, int(resources.gpus))
-            decode_cpus = _floor(min(1.0, free / 2)) if decodes else None
-        else:
-            # Decoding happens inside the workers: handing pixels between processes costs more than it gains on CPUs.
-            workers = settings.workers or max(1, min(cores, int(free / 0.5)))
-            threads = max(1, cores // workers)
-        num_cpus = _floor(min(1.0, (free - (decode_cpus or 0)) / workers))
-        num_gpus = _floor(min(1.0, resources.gpus / workers))
-        least = workers if resources.cores else 1
-        pools = (Pool(families, least, workers, num_cpus, num_gpus, threads),)
-    placement = Placement(kind, pools, decode_cpus, reason, fetchers)
-    _check_fits(placement, resources)
-    return placement
+        # On CPUs workers decode themselves: handing pixels between processes costs more than it gains.
+        decode_cpus = _floor(min(1.0, free / 2)) if decodes and hosts else None
+        crews = [_colocated(settings, families, nodes, hosts, free)]
+    if (stuck := pack(nodes, [*helpers(fetchers, decode_cpus), *crews])) is not None:
+        asked = f" of at least {stuck.least}" if stuck.least > 1 else ""
+        raise _NoRoomError(
+            f"{stuck.name}: no node has room for actor {stuck.size + 1}{asked} ({stuck.need.describe()} each)"
+        )
+    pools, local = [], sum(node.cores for node in nodes)
+    for crew in crews:
+        own = tuple(families) if kind == "colocated" else (crew.name,)
+        threads = None
+        if not crew.need.gpus or settings.device == "cpu":
+            threads = max(1, local // (crew.size if kind == "colocated" else len(families)) or int(crew.need.cpus))
+        # On one machine no actor is taken down to be loaded again later.
+        least = crew.size if local else 1 if kind == "colocated" else crew.least
+        pools.append(Pool(own, crew.size, least, crew.need, threads, tuple(sorted(crew.where.items())), crew.size))
+    return Placement(kind, tuple(pools), decode_cpus, reason, fetchers, nodes)
 
 
-def _choose(settings: FeaturesConfig, models: int, resources: Resources) -> tuple[str, str]:
+def _choose(settings: FeaturesConfig, models: Sequence[str], hosts: Sequence[Node]) -> tuple[str, str]:
+    gpus = sum(node.gpus for node in hosts)
     if settings.placement != "auto":
         return settings.placement, "as configured"
-    if resources.gpus == 0:
-        return "colocated", "auto: no GPU in the cluster, so every worker holds all the models and nothing is handed on"
-    if resources.gpus < max(2, models):
-        return "colocated", f"auto: {resources.gpus:g} GPU for {models} models, so they share it"
-    return "spread", f"auto: {resources.gpus:g} GPUs for {models} models, so each scales by itself"
+    if not gpus:
+        return "colocated", "auto: no GPU for them, so every worker holds all the models and nothing is handed on"
+    needs, device = _gpu_memory([settings.section(family) for family in models]), _device_memory(hosts)
+    if needs and device and sum(needs) <= device:
+        return "colocated", f"auto: {sum(needs):g} GB of models fit into a GPU of {device:g} GB together"
+    if gpus < max(2, len(models)):
+        return "colocated", f"auto: {gpus} GPU{'s' * (gpus > 1)} for {len(models)} models, so they share"
+    return "spread", f"auto: {gpus} GPUs for {len(models)} models, so each has its own"
 
 
-def _pool(settings: FeaturesConfig, family: str, models: int, resources: Resources, share: float, threads: int) -> Pool:
-    """The pool of one family that has its share of the CPUs."""
-    section = settings.section(family)
-    num_gpus = section.num_gpus
-    if num_gpus is None:
-        # Whole GPUs where there is one for each model, else equal parts of one.
-        num_gpus = _floor(min(1.0, resources.gpus / models))
-    num_cpus = section.num_cpus or _floor(min(1.0, share / section.min_actors))
-    fitting = int(resources.gpus / num_gpus if num_gpus else share / num_cpus)
-    most = section.max_actors or max(section.min_actors, fitting)
-    return Pool((family,), section.min_actors, most, num_cpus, num_gpus, None if num_gpus else threads)
+def _colocated(
+    settings: FeaturesConfig, families: Sequence[str], nodes: Sequence[Node], hosts: Sequence[Node], free: float
+) -> Crew:
+    """Workers that hold all models."""
+    sections = [settings.section(family) for family in families]
+    memory = sum(section.memory_gb or 0.0 for section in sections)
+    seconds = sum(find(family).cost for family in families)
+    name, least = "+".join(families), settings.workers or 1
+    if hosts:
+        gpus = sum(node.gpus for node in hosts)
+        needs, device = _gpu_memory([s for s in sections if s.num_gpus != 0]), _device_memory(hosts)
+        share = 1
+        if settings.workers:
+            share = math.ceil(settings.workers / gpus)
+        elif needs and device:
+            share = max(1, min(_MOST_ON_A_GPU, int(device / sum(needs))))
+        kind = next((section.gpu for section in sections if section.gpu), "")
+        need = Need(_host_cpus(hosts, share), _floor(1 / share), memory, kind)
+        return Crew(name, need, least, settings.workers or gpus * share, seconds / GPU_SPEED)
+    threads = sum(node.threads for node in nodes)
+    workers = settings.workers or max(1, min(threads, int(free / 0.5)))
+    return Crew(name, Need(_floor(min(1.0, free / workers)), memory_gb=memory), least, workers, seconds)
 
 
-def _check_fits(placement: Placement, resources: Resources) -> None:
-    cpus = (2 + min(1, placement.fetchers)) * IO_CPUS + (placement.decode_cpus or 0)
-    cpus += sum(pool.min_actors * pool.num_cpus for pool in placement.pools)
-    gpus = sum(pool.min_actors * pool.num_gpus for pool in placement.pools)
-    keys = ", ".join(f"features.{find(family).key()}" for pool in placement.pools for family in pool.families)
-    cpu_help = "set ray.num_cpus (local) or lower num_cpus, min_actors or workers"
-    for needs, has, unit, advice in (
-        (gpus, resources.gpus, "GPUs", f"lower min_actors or num_gpus of {keys}"),
-        (cpus, resources.cpus, "CPUs", cpu_help),
-    ):
-        if needs > has + 1e-6:
-            raise ConfigError(
-                f"features.placement: the plan needs at least {needs:g} {unit} and the cluster has {has:g}; {advice}"
-            )
+def _spread(
+    settings: FeaturesConfig, families: Sequence[str], nodes: Sequence[Node], hosts: Sequence[Node], each: float
+) -> list[Crew]:
+    """A pool a family; GPUs are taken whole, or in equal parts of which as many as there must be fit."""
+    sections = {family: settings.section(family) for family in families}
+    users = [section for section in sections.values() if section.num_gpus != 0]
+    gpus = sum(node.gpus for node in hosts)
+    device, needs = _device_memory(hosts), _gpu_memory(users)
+    share = math.ceil(sum(section.min_actors for section in users) / gpus) if gpus else 1
+    if device and needs:
+        share = max(share, min(_MOST_ON_A_GPU, int(device / max(needs))))
+    crews = []
+    for family, section in sections.items():
+        num_gpus = (_floor(1 / share) if hosts else 0.0) if section.num_gpus is None else section.num_gpus
+        if num_gpus and section.gpu_memory_gb and device and section.gpu_memory_gb > max(1.0, num_gpus) * device:
+            raise _NoRoomError(f"{family} takes {section.gpu_memory_gb:g} GB of a GPU, and one has {device:g}")
+        usual = _host_cpus(hosts, share) if num_gpus and hosts else _floor(min(1.0, each / section.min_actors))
+        need = Need(section.num_cpus or usual, num_gpus, section.memory_gb or 0.0, section.gpu if num_gpus else "")
+        seconds = find(family).cost / (GPU_SPEED if num_gpus else 1.0)
+        crews.append(Crew(family, need, section.min_actors, section.max_actors or math.inf, seconds))
+    return crews
+
+
+def _gpu_memory(sections: Sequence[FamilySettings]) -> list[float]:
+    """GB of GPU memory of each model, where it is known of all."""
+    known = [section.gpu_memory_gb for section in sections if section.gpu_memory_gb]
+    return known if len(known) == len(sections) else []
+
+
+def _device_memory(hosts: Sequence[Node]) -> float | None:
+    """GB of the smallest GPU, where it is known of all."""
+    known = [node.gpu_memory_gb for node in hosts if node.gpu_memory_gb]
+    return min(known) if known and len(known) == len(hosts) else None
+
+
+def _host_cpus(hosts: Sequence[Node], share: int) -> float:
+    """CPUs of an actor on a GPU that so many `share`: a quarter of its node's for all of them; the rest decodes."""
+    return _floor(min(1.0, *(node.cpus / (4 * node.gpus * share) for node in hosts)))
 
 
 def _floor(value: float) -> float:

@@ -68,7 +68,7 @@ def test_a_post_in_work_twice_is_tried_alone_and_then_known() -> None:
     ledger = Ledger(time.time())
     assert ledger.begin("clip", [1, 2, 3]) == [None, None, None]
     assert ledger.begin("perplexity", [1, 2, 3]) == [None, None, None]
-    ledger.end("clip", [3])
+    ledger.end("clip", [3], {})
     assert ledger.begin("clip", [1, 2, 3]) == [(), (), None]  # a worker died with 1 and 2
     ledger.alone("clip", 1, "clip")
     ledger.alone("clip", 1, "")

@@ -1,0 +1,90 @@
+"""What a plan of a pass is: pools of actors, what each takes, and where they go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from smp_ray.features.packing import Crew, Need, pack
+from smp_ray.resources import Node
+
+#: CPUs of a reading or writing task and of an actor that fetches pictures.
+IO_CPUS = 0.25
+#: Seconds on a core for decoding a picture: rough, to divide a cluster.
+DECODE_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of identical actors.
+
+    Attributes:
+        actors: how many there are when all nodes are there.
+        least: without how many the pass does not begin, or go on.
+        where: (number of a node, actors on it).
+        initial: how many there are at first.
+        threads: torch threads of one actor; None leaves torch's own choice (on a GPU).
+    """
+
+    families: tuple[str, ...]
+    actors: int
+    least: int
+    need: Need
+    threads: int | None
+    where: tuple[tuple[int, int], ...]
+    initial: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A plan of a pass: its pools in order, and whether images are decoded by tasks of their own.
+
+    Attributes:
+        nodes: those that the plan is for; `Pool.where` counts them.
+        fetchers: how many actors may fetch pictures over the network; 0 where all are files.
+    """
+
+    kind: str
+    pools: tuple[Pool, ...]
+    decode_cpus: float | None
+    reason: str
+    fetchers: int
+    nodes: tuple[Node, ...]
+
+    @property
+    def device(self) -> str:
+        """Where the models run: "cpu", or the kind of GPU, "gpu" where Ray does not know it."""
+        used = [number for pool in self.pools if pool.threads is None for number, _ in pool.where]
+        return (self.nodes[used[0]].gpu or "gpu") if used else "cpu"
+
+    def describe(self) -> str:
+        """The plan and its reason, on one line for the user."""
+        shown = []
+        for pool in self.pools:
+            actors = f"{pool.actors} actor{'' if pool.actors == 1 else 's'}"
+            on = f" on {len(pool.where)} nodes" if len(self.nodes) > 1 else ""
+            shown.append(f"{'+'.join(pool.families)}: {actors}{on} ({pool.need.describe()} each)")
+        return f"placement {self.kind}: {'; '.join(shown)}; {self.reason}"
+
+    def beginning(self, nodes: Sequence[Node]) -> Placement | None:
+        """The plan with as many actors at first as other nodes have room for; None: not even for the least."""
+        # Growing evenly: each pool's size in proportion to the plan's.
+        crews = [Crew("", pool.need, pool.least, pool.actors, seconds=pool.actors) for pool in self.pools]
+        if pack(nodes, [*helpers(self.fetchers, self.decode_cpus), *crews]) is not None:
+            return None
+        pools = (replace(pool, initial=crew.size) for pool, crew in zip(self.pools, crews, strict=True))
+        return replace(self, pools=tuple(pools))
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """All that it takes, as the autoscaler is asked for it."""
+        pools = [pool.need.bundle for pool in self.pools for _ in range(pool.actors)]
+        return [crew.need.bundle for crew in helpers(self.fetchers, self.decode_cpus)] + pools
+
+
+def helpers(fetchers: int, decode_cpus: float | None) -> list[Crew]:
+    """What a pass takes besides its models: a reader, a writer, those that fetch, a decoder."""
+    found = [Crew("reading and writing", Need(IO_CPUS), least=2 + fetchers)]
+    if decode_cpus:
+        found.append(Crew("decoding", Need(decode_cpus), seconds=DECODE_SECONDS))
+    return found

@@ -1,0 +1,51 @@
+"""What a pass tells Ray's metrics, which the dashboard shows and Prometheus scrapes."""
+
+import sys
+from functools import cache
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.util.metrics import Counter, Gauge
+
+
+@cache
+def _posts() -> Counter:
+    return Counter("smp_ray_posts", "posts by what became of them", tag_keys=("family", "status"))
+
+
+@cache
+def _seconds() -> Counter:
+    return Counter("smp_ray_step_seconds", "seconds that workers spent in a step", tag_keys=("step",))
+
+
+@cache
+def _rate() -> Gauge:
+    return Gauge("smp_ray_rows_per_second", "posts that a pass finishes a second, since all its workers have begun")
+
+
+@cache
+def _gpu_memory() -> Gauge:
+    return Gauge("smp_ray_gpu_memory_bytes", "most GPU memory that a worker's tensors took", tag_keys=("step",))
+
+
+def count_step(step: str, table: pa.Table, seconds: float) -> None:
+    """A batch came through a step, a family or not: its time, and the statuses that a family gave."""
+    tags = {"step": step}
+    if seconds > 0:
+        _seconds().inc(seconds, tags)
+    if f"{step}_status" in table.column_names:
+        for entry in pc.value_counts(table[f"{step}_status"].drop_null()).to_pylist():
+            _posts().inc(entry["counts"], {"family": step, "status": entry["values"]})
+    if (taken := gpu_memory()) > 0:
+        _gpu_memory().set(taken, tags)
+
+
+def show_rate(rows_per_second: float) -> None:
+    """How fast the pass is."""
+    _rate().set(rows_per_second)
+
+
+def gpu_memory() -> int:
+    """Most bytes that tensors of this process took on its GPU; 0 without one."""
+    torch = sys.modules.get("torch")  # a worker without it has none
+    return torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else 0

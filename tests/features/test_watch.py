@@ -1,0 +1,88 @@
+"""Logical CPUs and GPUs: every planned actor is placed, lost nodes change the plan, missing ones are waited for."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cluster.rehearse import Node, Rehearsal
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 420
+
+
+def command(name: str, folder: Path, *settings: str) -> list[str]:
+    sets = [part for setting in (
+        "features.device=cpu", "source.posts=96", "features.rows_per_block=16", *settings
+    ) for part in ("--set", setting)]  # fmt: skip
+    call = [sys.executable, "-m", "smp_ray.cli", name, "configs/demo.yaml", "--workspace", str(folder / "run"), *sets]
+    return [*call, "--out", str(folder / "out.parquet")] if name == "export" else call
+
+
+def last_pass(folder: Path, family: str) -> dict[str, Any]:
+    (manifest,) = (folder / "run" / "features" / family).glob("*/manifest.json")
+    return dict(json.loads(manifest.read_text())["details"]["last_pass"])
+
+
+def exported(folder: Path, env: dict[str, str], *settings: str) -> pd.DataFrame:
+    subprocess.run(command("export", folder, *settings), env=env, cwd=ROOT, check=True, capture_output=True)
+    return pd.read_parquet(folder / "out.parquet")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("nodes", "settings", "gpus"),
+    [
+        ([Node(4, 1)] * 2, ["features.placement=spread"], 1.5),  # three models on two GPUs
+        ([Node(2)] + [Node(5, 2)] * 4, [], 8),
+    ],
+)
+def test_every_planned_actor_works(nodes: list[Node], settings: list[str], gpus: float, tmp_path: Path) -> None:
+    with Rehearsal(nodes) as cluster:
+        done = subprocess.run(
+            command("features", tmp_path, *settings), env=cluster.env, cwd=ROOT, capture_output=True, text=True,
+            timeout=LIMIT, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        planned = done.stderr.split("placement spread: ")[1].splitlines()[0]
+        actors = [int(count) for count in re.findall(r": (\d+) actor", planned)]
+        shares = [float(share) for share in re.findall(r"([\d.]+) GPU each", planned)]
+        assert sum(count * share for count, share in zip(actors, shares, strict=False)) == gpus, planned
+        assert last_pass(tmp_path, "caption")["ready"] == sum(actors)
+        table = exported(tmp_path, cluster.env, *settings)
+    assert len(table) == table["post_id"].nunique() == 96
+    assert set(table["perplexity_status"]) <= {"ok", "no_text"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_lost_node_that_the_plan_needs_makes_another_plan(tmp_path: Path) -> None:
+    settings = ["features.families=[clip, perplexity]", "source.posts=400"]
+    with Rehearsal([Node(4, 1), Node(4, 1)]) as cluster:
+        with (tmp_path / "log").open("wb") as log:
+            running = subprocess.Popen(
+                command("features", tmp_path, *settings), env=cluster.env, cwd=ROOT, stdout=log, stderr=log
+            )
+        passes, began = tmp_path / "run" / "features" / "passes", time.monotonic()
+        while len(list(passes.rglob("*.parquet"))) < 3:
+            assert running.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() - began < LIMIT, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        cluster.kill(2)
+        assert running.wait(timeout=LIMIT) == 0, (tmp_path / "log").read_text()
+        table = exported(tmp_path, cluster.env, *settings)
+    said = (tmp_path / "log").read_text()
+    assert "placement spread" in said
+    assert "planned anew" in said
+    assert "placement colocated" in said.split("planned anew")[1]
+    assert "posts kept from before" in said
+    assert len(table) == table["post_id"].nunique() == 400
