@@ -96,7 +96,7 @@ class RaySession:
         A SmpRayError where no node of a cluster has so many: Ray would wait in silence.
         """
         if self.cores is None:
-            largest = max((node["CPU"] for node in working_nodes()), default=threads)
+            largest = max((node.cpus for node in self.nodes()), default=threads)
             if threads > largest:
                 raise SmpRayError(
                     f"a task takes {threads:g} CPUs, but the largest node has {largest:g}; "
@@ -152,13 +152,6 @@ class RaySession:
 
             ray.shutdown()
             self.started = False
-
-
-def working_nodes() -> list[dict[str, float]]:
-    """Resources of the live nodes that have CPUs; the head of a cluster may have none, and nothing is placed there."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 @contextmanager

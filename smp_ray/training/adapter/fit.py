@@ -22,7 +22,7 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 
 from smp_ray.config import AdapterConfig
 from smp_ray.errors import ConfigError, SmpRayError, WorkspaceError
-from smp_ray.ray_session import working_nodes
+from smp_ray.resources import live_nodes
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter import rows
@@ -94,12 +94,13 @@ def scaling_config(settings: AdapterConfig) -> ray.train.ScalingConfig:
     Raises:
         ConfigError: the workers do not fit; Ray would wait for them in silence.
     """
-    nodes = working_nodes()
-    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    # A head without CPUs is no place to work.
+    nodes = [{"CPU": node.cpus, "GPU": float(node.gpus)} for node in live_nodes() if node.cpus]
+    cpus, gpus = (sum(node[kind] for node in nodes) for kind in ("CPU", "GPU"))
     use_gpu = gpus >= 1 if settings.use_gpu is None else settings.use_gpu
     each = {"CPU": settings.cpus_per_worker, **({"GPU": 1.0} if use_gpu else {})}
     count = settings.workers or (max(1, int(gpus)) if use_gpu else 1)
-    room = sum(min(int((node.get(kind, 0.0) + 1e-6) // need) for kind, need in each.items()) for node in nodes)
+    room = sum(min(int((node[kind] + 1e-6) // need) for kind, need in each.items()) for node in nodes)
     if room < count or count * settings.cpus_per_worker + READ_CPUS > cpus + 1e-6:
         raise ConfigError(
             f"training.adapter: {count} workers of {each}, and {READ_CPUS:g} CPU to read, do not fit into {len(nodes)} "

@@ -14,7 +14,7 @@ from ray.tune.schedulers import ASHAScheduler
 from smp_ray.config import TuneConfig
 from smp_ray.errors import SmpRayError
 from smp_ray.progress import Reporter, polled
-from smp_ray.ray_session import working_nodes
+from smp_ray.resources import live_nodes
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.sweep.records import TrialRecord, clock, write_record
 from smp_ray.training.sweep.search import OBJECTIVE, Suggestions
@@ -68,7 +68,7 @@ def trials_at_once(settings: TuneConfig, cores: int | None) -> int:
     Raises:
         SmpRayError: not even one fits.
     """
-    nodes = [int(node["CPU"]) for node in working_nodes()]
+    nodes = [int(node.cpus) for node in live_nodes()]
     if cores is not None:
         nodes = [min(cores, sum(nodes))]
     fit = sum(cpus // settings.cpus_per_trial for cpus in nodes)
