@@ -112,15 +112,15 @@ def run_sweep(
             tune.with_resources(tune.with_parameters(FoldTrial, task=task), {"CPU": settings.cpus_per_trial}),
             tune_config=tune.TuneConfig(
                 search_alg=Suggestions(
-                    settings.space, task.predictor.defaults, settings.seed, list(records.values()), deadline
+                    settings.space, task.predictor.defaults, settings.seed, list(records.values()), deadline,
+                    settings.trials,
                 ),
-                scheduler=halving, num_samples=settings.trials - len(records), reuse_actors=True,
+                scheduler=halving, num_samples=-1, reuse_actors=True,  # the suggestions come to an end
                 max_concurrent_trials=concurrency,
             ),
             run_config=tune.RunConfig(
                 storage_path=notes, verbose=0, callbacks=[Recorder(workspace, folder, records, began)],
                 stop=lambda trial, result: time.time() >= deadline,
-                failure_config=tune.FailureConfig(max_failures=3),  # lost processes that a trial survives
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()  # fmt: skip
