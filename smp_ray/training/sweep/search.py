@@ -15,8 +15,8 @@ from smp_ray.training.sweep.records import TrialRecord
 
 #: What a trial reports to Ray Tune. A failed one reports infinity, so that the search keeps away from it.
 OBJECTIVE = "objective"
-#: Lost processes that a trial survives.
-LOSSES = 3
+#: How often a trial that Ray Tune has given up is suggested again.
+AGAIN = 1
 #: Known points in a row after which a space of few points counts as searched through.
 _ATTEMPTS = 100
 
@@ -48,9 +48,9 @@ class Suggestions(Searcher):
         self._deadline, self._trials = deadline, trials
         #: What Optuna calls a trial, and what was suggested, by what Ray Tune calls it.
         self._asked: dict[str, tuple[str, dict[str, Any]]] = {}
-        #: Those whose process was lost, to be suggested again, and how often each number was.
+        #: Those that were given up, to be suggested again, and how often each number was.
         self._lost: list[tuple[str, dict[str, Any]]] = []
-        self._losses: Counter[int] = Counter()
+        self._given_up: Counter[int] = Counter()
         first = {name: range_.nearest(defaults.get(name)) for name, range_ in space.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         # Parameters are drawn jointly, and trials in flight count as bad ones, so that those side by side differ.
@@ -94,12 +94,12 @@ class Suggestions(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended; one whose process died counts as the worst.
 
-        It is suggested again before: Ray Tune's own retries give up a trial at once whose reused process dies before it
-        begins.
+        Once it is suggested again: Ray Tune, which else tries three times more, gives up a trial at once whose reused
+        process dies before it begins.
         """
         asked, suggested = self._asked.pop(trial_id)
-        if error and not result and self._losses[suggested["number"]] < LOSSES:
-            self._losses[suggested["number"]] += 1
+        if error and not result and self._given_up[suggested["number"]] < AGAIN:
+            self._given_up[suggested["number"]] += 1
             self._lost.append((asked, suggested))
             return
         self._search.on_trial_complete(asked, result or {OBJECTIVE: float("inf")})

@@ -121,6 +121,7 @@ def run_sweep(
             run_config=tune.RunConfig(
                 storage_path=notes, verbose=0, callbacks=[Recorder(workspace, folder, records, began)],
                 stop=lambda trial, result: time.time() >= deadline,
+                failure_config=tune.FailureConfig(max_failures=3),  # lost processes that a trial survives
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()  # fmt: skip

@@ -13,7 +13,7 @@ from ray.tune.search.optuna import OptunaSearch
 from smp_ray.config import Choice, SearchRange, TuneConfig
 from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.sweep.records import TrialRecord
-from smp_ray.training.sweep.search import LOSSES, OBJECTIVE, Suggestions
+from smp_ray.training.sweep.search import AGAIN, OBJECTIVE, Suggestions
 from tests.training.fold_data import SPACE
 
 RANGES = TuneConfig(space=SPACE).space
@@ -105,7 +105,7 @@ def test_a_trial_whose_process_was_lost_is_suggested_again_as_if_nothing_had_hap
     unbroken = tried(search(), 6)
     suggestions = Suggestions(RANGES, LightGBM.defaults, 3, trials=6)
     for place, record in enumerate(unbroken):
-        for loss in range(place % (LOSSES + 1)):
+        for loss in range(place % (AGAIN + 1)):
             assert suggestions.suggest(f"{place}-{loss}") == {"number": record.number, "params": record.params}
             suggestions.on_trial_complete(f"{place}-{loss}", error=True)
         assert suggestions.suggest(f"{place}") == {"number": record.number, "params": record.params}
@@ -114,7 +114,7 @@ def test_a_trial_whose_process_was_lost_is_suggested_again_as_if_nothing_had_hap
         suggestions.on_trial_complete(f"{place}", {OBJECTIVE: objective})
     assert suggestions.suggest("more") == "FINISHED"
     hopeless = search()
-    for loss in range(LOSSES + 1):
+    for loss in range(AGAIN + 1):
         assert hopeless.suggest(f"{loss}") == {"number": 0, "params": FIRST}
         hopeless.on_trial_complete(f"{loss}", error=True)
     assert hopeless.suggest("next") != {"number": 0, "params": FIRST}
