@@ -106,7 +106,6 @@ def test_nodes_that_are_killed_in_three_stages(rehearsal: Rehearsal, local: str,
         rehearsal.kill(submitted.wait_for(process, workspace, *file))
         rehearsal.add(Node(3))
     assert submitted.wait() == "SUCCEEDED", submitted.log
-    print(submitted.log)
     assert_agree(CONFIG, tmp_path, local, address)
     assert len(starts(workspace)) == 2
 
