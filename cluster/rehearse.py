@@ -206,17 +206,17 @@ class Rehearsal:
             }
             for number, node in enumerate(self._grows)
         }  # fmt: skip
-        head = "f" * 51 + "00000"
+        head, kind = "f" * 51 + "00000", "ray.head.default"  # as the provider has them
         file = self.folder / "autoscaler.json"
         file.write_text(json.dumps({
             "cluster_name": "rehearsal", "max_workers": int(sum(node.most for node in self._grows)),
-            "idle_timeout_minutes": IDLE_MINUTES, "upscaling_speed": 1.0, "head_node_type": "ray.head.default", "auth": {},
+            "idle_timeout_minutes": IDLE_MINUTES, "upscaling_speed": 1.0, "head_node_type": kind, "auth": {},
             "provider": {
-                "type": "external", "module": _PROVIDER, "gcs_address": self.env["RAY_ADDRESS"], "launch_multiple": True,
-                "head_node_id": head,
+                "type": "external", "module": _PROVIDER, "gcs_address": self.env["RAY_ADDRESS"], "head_node_id": head,
+                "launch_multiple": True,
             },
             "available_node_types": {
-                "ray.head.default": {"resources": {"CPU": self._head.cpus}, "node_config": {}, "max_workers": 0}, **groups,
+                kind: {"resources": {"CPU": self._head.cpus}, "node_config": {}, "max_workers": 0}, **groups,
             },
             "docker": {}, "file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False,
             "rsync_exclude": [], "rsync_filter": [], "initialization_commands": [], "setup_commands": [],

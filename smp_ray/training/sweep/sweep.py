@@ -110,9 +110,10 @@ def run_sweep(
             tune.with_resources(tune.with_parameters(FoldTrial, task=task), {"CPU": settings.cpus_per_trial}),
             tune_config=tune.TuneConfig(
                 search_alg=Suggestions(
-                    settings.space, task.predictor.defaults, settings.seed, list(records.values()), deadline
+                    settings.space, task.predictor.defaults, settings.seed, list(records.values()), deadline,
+                    settings.trials,
                 ),
-                scheduler=halving, num_samples=settings.trials - len(records), reuse_actors=True,
+                scheduler=halving, num_samples=-1, reuse_actors=True,  # the suggestions come to an end
                 max_concurrent_trials=concurrency,
             ),
             run_config=tune.RunConfig(

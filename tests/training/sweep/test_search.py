@@ -13,7 +13,7 @@ from ray.tune.search.optuna import OptunaSearch
 from smp_ray.config import Choice, SearchRange, TuneConfig
 from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.sweep.records import TrialRecord
-from smp_ray.training.sweep.search import OBJECTIVE, Suggestions
+from smp_ray.training.sweep.search import AGAIN, OBJECTIVE, Suggestions
 from tests.training.fold_data import SPACE
 
 RANGES = TuneConfig(space=SPACE).space
@@ -80,7 +80,9 @@ def test_the_first_point_is_tried_if_it_was_lost() -> None:
 
 def test_after_the_deadline_one_trial_is_tried_at_most() -> None:
     late = Suggestions(RANGES, LightGBM.defaults, 3, deadline=0)
-    assert [late.suggest(name) for name in "ab"] == [{"number": 0, "params": FIRST}, "FINISHED"]
+    assert [late.suggest(name) for name in "ab"] == [{"number": 0, "params": FIRST}, None]
+    late.on_trial_complete("a", {OBJECTIVE: 1.0})
+    assert late.suggest("b") == "FINISHED"
     assert Suggestions(RANGES, LightGBM.defaults, 3, tried(search(), 2), 0).suggest("a") == "FINISHED"
 
 
@@ -89,8 +91,30 @@ def test_a_space_of_few_points_is_searched_once() -> None:
     few = Suggestions(space, {"extra_trees": False}, 0)
     suggested = [few.suggest(name) for name in "abc"]
     assert suggested == [
-        {"number": 0, "params": {"extra_trees": False}}, {"number": 1, "params": {"extra_trees": True}}, "FINISHED",
+        {"number": 0, "params": {"extra_trees": False}}, {"number": 1, "params": {"extra_trees": True}}, None,
     ]  # fmt: skip
+    for name in "ab":
+        few.on_trial_complete(name, {OBJECTIVE: 1.0})
+    assert few.suggest("c") == "FINISHED"
     none = Suggestions({}, {}, 0)
-    assert [none.suggest(name) for name in "ab"] == [{"number": 0, "params": {}}, "FINISHED"]
+    assert [none.suggest(name) for name in "ab"] == [{"number": 0, "params": {}}, None]
     assert Suggestions({}, {}, 0, [TrialRecord(0, {}, "completed", 1.0)]).suggest("a") == "FINISHED"
+
+
+def test_a_trial_whose_process_was_lost_is_suggested_again_as_if_nothing_had_happened() -> None:
+    unbroken = tried(search(), 6)
+    suggestions = Suggestions(RANGES, LightGBM.defaults, 3, trials=6)
+    for place, record in enumerate(unbroken):
+        for loss in range(place % (AGAIN + 1)):
+            assert suggestions.suggest(f"{place}-{loss}") == {"number": record.number, "params": record.params}
+            suggestions.on_trial_complete(f"{place}-{loss}", error=True)
+        assert suggestions.suggest(f"{place}") == {"number": record.number, "params": record.params}
+        assert place < 5 or suggestions.suggest("more") is None
+        objective = math.inf if record.objective is None else record.objective
+        suggestions.on_trial_complete(f"{place}", {OBJECTIVE: objective})
+    assert suggestions.suggest("more") == "FINISHED"
+    hopeless = search()
+    for loss in range(AGAIN + 1):
+        assert hopeless.suggest(f"{loss}") == {"number": 0, "params": FIRST}
+        hopeless.on_trial_complete(f"{loss}", error=True)
+    assert hopeless.suggest("next") != {"number": 0, "params": FIRST}
