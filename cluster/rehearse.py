@@ -213,7 +213,7 @@ class Rehearsal:
             "idle_timeout_minutes": IDLE_MINUTES, "upscaling_speed": 1.0, "head_node_type": kind, "auth": {},
             "provider": {
                 "type": "external", "module": _PROVIDER, "gcs_address": self.env["RAY_ADDRESS"], "head_node_id": head,
-                "launch_multiple": True,
+                "launch_multiple": True, "disable_node_updaters": True,
             },
             "available_node_types": {
                 kind: {"resources": {"CPU": self._head.cpus}, "node_config": {}, "max_workers": 0}, **groups,
