@@ -54,22 +54,34 @@ class Reporter:
 
 
 @contextmanager
-def polled(reporter: Reporter, ask: Callable[[], tuple[int, int | None, str]], every: float = 0.5) -> Iterator[None]:
-    """Call `ask` in a thread and show its answer until the block ends; a failing `ask` only ends the showing."""
+def repeating(every: float, work: Callable[[], bool]) -> Iterator[None]:
+    """Do `work` every so many seconds in a thread, until the block ends or it says False."""
     stop = Event()
 
-    def poll() -> None:
-        while not stop.wait(every):
-            try:
-                reporter.update(*ask())
-            except Exception as error:  # the display must never end the work
-                print(f"progress display stopped: {error}", file=sys.stderr)
-                return
+    def loop() -> None:
+        while not stop.wait(every) and work():
+            pass
 
-    thread = Thread(target=poll, name="progress", daemon=True)
+    thread = Thread(target=loop, daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join(timeout=5)
+        thread.join()
+
+
+@contextmanager
+def polled(reporter: Reporter, ask: Callable[[], tuple[int, int | None, str]], every: float = 0.5) -> Iterator[None]:
+    """Call `ask` in a thread and show its answer until the block ends; a failing `ask` only ends the showing."""
+
+    def poll() -> bool:
+        try:
+            reporter.update(*ask())
+        except Exception as error:  # the display must never end the work
+            print(f"progress display stopped: {error}", file=sys.stderr)
+            return False
+        return True
+
+    with repeating(every, poll):
+        yield

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from threading import Event, Thread
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ from smp_ray.features.placement import place
 from smp_ray.features.store_stage import counted
 from smp_ray.features.survey import MISSING, Survey, survey
 from smp_ray.features.watch import enough_nodes
-from smp_ray.progress import Reporter, polled, say
+from smp_ray.progress import Reporter, polled, repeating, say
 from smp_ray.run import Run
 from smp_ray.schema import ERROR, KEYS, KILLED_TWICE
 from smp_ray.store.manifest import Fragment, Manifest, fingerprint
@@ -157,19 +156,13 @@ def _compute(
 @contextmanager
 def _publishing(workspace: Workspace, keys: Mapping[str, FamilyKey]) -> Iterator[None]:
     """Publish now and then what a running pass has finished; where that fails, the end of the pass does it."""
-    stop = Event()
 
-    def work() -> None:
-        while not stop.wait(PUBLISH_EVERY):
-            try:
-                _publish(workspace, keys)
-            except (OSError, SmpRayError) as error:
-                say(f"features: not published yet: {one_line(error)}")
+    def work() -> bool:
+        try:
+            _publish(workspace, keys)
+        except (OSError, SmpRayError) as error:
+            say(f"features: not published yet: {one_line(error)}")
+        return True
 
-    thread = Thread(target=work, name="publish", daemon=True)
-    thread.start()
-    try:
+    with repeating(PUBLISH_EVERY, work):
         yield
-    finally:
-        stop.set()
-        thread.join()

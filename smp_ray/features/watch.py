@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from smp_ray.errors import LostNodesError
 from smp_ray.features.pools import Placement
+from smp_ray.progress import repeating
 from smp_ray.ray_session import RaySession
 from smp_ray.resources import described, grown, live_nodes
 
@@ -43,30 +44,24 @@ def enough_nodes(session: RaySession, placement: Placement) -> Iterator[Placemen
 @contextmanager
 def _watched(placement: Placement) -> Iterator[None]:
     """Interrupt the main thread where nodes that the pass needs are lost; Ray would wait for them without a word."""
-    ended, lost = threading.Event(), threading.Event()
+    lost, since = False, time.monotonic()
 
-    def watch() -> None:
-        since = time.monotonic()
-        while not ended.wait(WATCH):
-            now = time.monotonic()
-            if placement.beginning(live_nodes()) is not None:
-                since = now
-            elif now - since > PATIENCE:
-                lost.set()
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                return
+    def watch() -> bool:
+        nonlocal lost, since
+        if placement.beginning(live_nodes()) is not None:
+            since = time.monotonic()
+        elif time.monotonic() - since > PATIENCE:
+            lost = True
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return not lost
 
-    thread = threading.Thread(target=watch, name="nodes", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeating(WATCH, watch):
+            yield
     except KeyboardInterrupt:
-        if not lost.is_set():
+        if not lost:
             raise
         there = described(live_nodes())
         raise LostNodesError(
             f"nodes are lost, the cluster has {there}; planned anew, what is finished is kept"
         ) from None
-    finally:
-        ended.set()
-        thread.join()
