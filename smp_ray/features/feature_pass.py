@@ -186,6 +186,9 @@ def _data_context() -> DataContext:
     context.use_datasource_v2 = False  # the newer reader ignores override_num_blocks
     context.enable_progress_bars = False
     context.target_max_block_size = BLOCK_BYTES
+    # An actor that has something to do now and then is not taken down, to load its models again later. One that has
+    # nothing at all is: it may hold the room that a lost node's actor waits for.
+    context.autoscaling_config = replace(context.autoscaling_config, actor_pool_util_downscaling_threshold=0.0)
     return context
 
 
