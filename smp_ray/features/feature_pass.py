@@ -7,6 +7,7 @@ has finished: a Parquet file is readable only when it is whole.
 import math
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
