@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from smp_ray.config import Config, build_config
@@ -149,7 +150,7 @@ def training(world: World, splits: Splits | None = None, **adapter: Any) -> tupl
     splits = splits or world.splits
     settings = world.config(**adapter).training.adapter
     plan = plan_adapters(splits, settings, write_input(world.embeddings, world.workspace, "here/input", splits.row_ids))
-    rows = Collate(plan)(read_table(world.workspace, "here/input"))
+    rows = Collate(plan)(pq.read_table(world.workspace.path("here/input")))
     return BankTraining(settings, plan, rows["image"].shape[1]), rows
 
 
