@@ -37,13 +37,11 @@ class RaySession:
 
     Attributes:
         debug: whether Ray's own log is shown as well.
-        cores: of a local Ray; None on a cluster.
     """
 
     settings: RayConfig
     debug: bool = False
     started: bool = False
-    cores: int | None = None
 
     def __post_init__(self) -> None:
         os.environ.update(self._env())
@@ -75,7 +73,7 @@ class RaySession:
         self.started = True
 
     def _start_local(self, ray: Any, common: dict[str, Any]) -> None:
-        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        (here,) = self.nodes()
         # Inherited by all that Ray starts here; a runtime environment would cost every worker extra seconds.
         for name, value in WORKER_ENV.items():
             os.environ.setdefault(name, value)
@@ -85,8 +83,8 @@ class RaySession:
         os.environ["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:9"
         ray.init(
             address="local",
-            num_cpus=self.settings.num_cpus or max(LEAST_LOGICAL_CPUS, self.cores),
-            num_gpus=self.gpus,
+            num_cpus=int(here.cpus),
+            num_gpus=here.gpus,
             object_store_memory=limit * 2**20 if limit else min(2 * 2**30, share),
             include_dashboard=False,
             **common,
@@ -99,17 +97,16 @@ class RaySession:
         A local Ray has more logical CPUs than cores, so that many light tasks fit; heavy ones would crowd the cores.
         A SmpRayError where no node of a cluster has so many: Ray would wait in silence.
         """
-        if self.cores is None:
-            largest = max((node.cpus for node in self.nodes()), default=threads)
-            if threads > largest:
-                raise SmpRayError(
-                    f"a task takes {threads:g} CPUs, but the largest node has {largest:g}; "
-                    "lower training.tune.cpus_per_trial"
-                )
-            return threads
-        import ray
-
-        return threads * max(1.0, float(ray.cluster_resources().get("CPU", self.cores)) / self.cores)
+        nodes = self.nodes()
+        if self.address is None:
+            return threads * max(1.0, nodes[0].cpus / nodes[0].cores)
+        largest = max((node.cpus for node in nodes), default=threads)
+        if threads > largest:
+            raise SmpRayError(
+                f"a task takes {threads:g} CPUs, but the largest node has {largest:g}; "
+                "lower training.tune.cpus_per_trial"
+            )
+        return threads
 
     @property
     def gpus(self) -> int:
@@ -119,14 +116,17 @@ class RaySession:
         return sum(node.gpus for node in self.nodes())
 
     def nodes(self) -> tuple[Node, ...]:
-        """The nodes that Ray has, or of a cluster that grows (`ray.cluster`) those that it may have.
+        """The nodes that Ray has or will have, or of a cluster that grows (`ray.cluster`) those that it may have.
 
         A node without CPUs, as a cluster's head may be, is none: nothing is placed there.
         """
         if self.grows:
             return nodes_of(self.settings.cluster or ())
+        if self.address is None:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            return (Node(self.settings.num_cpus or max(LEAST_LOGICAL_CPUS, cores), self.gpus, cores=cores),)
         self.start()
-        return tuple(node for node in live_nodes(self.cores) if node.cpus)
+        return tuple(node for node in live_nodes() if node.cpus)
 
     @property
     def grows(self) -> bool:

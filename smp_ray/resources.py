@@ -56,8 +56,8 @@ def described(nodes: Iterable[Node]) -> str:
     return "; ".join(f"{count} × {text}" if count > 1 else text for text, count in counts.items()) or "no nodes"
 
 
-def live_nodes(cores: int | None = None) -> tuple[Node, ...]:
-    """The nodes of the Ray that this process is connected to; `cores` are those of a local one."""
+def live_nodes() -> tuple[Node, ...]:
+    """The nodes of the cluster that this process is connected to."""
     import ray
 
     found = []
@@ -66,9 +66,8 @@ def live_nodes(cores: int | None = None) -> tuple[Node, ...]:
             continue
         has = node["Resources"]
         kinds = [name.removeprefix(_KIND) for name in has if name.startswith(_KIND)]
-        memory = math.inf if cores else has.get("memory", 0.0) / 1e9
-        gpus = int(has.get("GPU", 0))
-        found.append(Node(has.get("CPU", 0.0), gpus, memory, kinds[0] if kinds and gpus else "", cores=cores or 0))
+        gpus, memory = int(has.get("GPU", 0)), has.get("memory", 0.0) / 1e9
+        found.append(Node(has.get("CPU", 0.0), gpus, memory, kinds[0] if kinds and gpus else ""))
     return tuple(found)
 
 

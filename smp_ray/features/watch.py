@@ -27,7 +27,7 @@ def enough_nodes(session: RaySession, placement: Placement) -> Iterator[Placemen
         SmpRayError: the cluster did not grow.
         LostNodesError: nodes are gone, and for `PATIENCE` seconds there has been no room for the least of the plan.
     """
-    if session.cores is not None:  # a local Ray has one node, which goes with us
+    if session.address is None:  # a local Ray has one node, which goes with us
         yield placement
     elif session.grows:
         needs = [f"{pool.least} × ({pool.need.describe()}) for {'+'.join(pool.families)}" for pool in placement.pools]
