@@ -7,7 +7,6 @@ has finished: a Parquet file is readable only when it is whole.
 import math
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
@@ -173,8 +172,8 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int,
             batch_size=min(batch, rows),
             # Two tasks an actor: one computes, one waits. More would be stuck behind a busy actor at the end.
             compute=ActorPoolStrategy(
-                min_size=min(pool.least, tasks), max_size=min(pool.actors, tasks),
-                initial_size=min(pool.initial, tasks), max_tasks_in_flight_per_actor=2,
+                # None of them is taken down because it has nothing to do now: it would load its models again later.
+                min_size=min(pool.initial, tasks), max_size=min(pool.actors, tasks), max_tasks_in_flight_per_actor=2,
             ),
             **pool.need.options,
         )  # fmt: skip
@@ -187,9 +186,6 @@ def _data_context() -> DataContext:
     context.use_datasource_v2 = False  # the newer reader ignores override_num_blocks
     context.enable_progress_bars = False
     context.target_max_block_size = BLOCK_BYTES
-    # An actor that has something to do now and then is not taken down, to load its models again later. One that has
-    # nothing at all is: it may hold the room that a lost node's actor waits for.
-    context.autoscaling_config = replace(context.autoscaling_config, actor_pool_util_downscaling_threshold=0.0)
     return context
 
 

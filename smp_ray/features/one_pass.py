@@ -138,7 +138,7 @@ def _compute(
 
     try:
         with (
-            enough_nodes(run.session, placement) as begun,
+            enough_nodes(run.session, placement, lambda: int(last["computed"])) as begun,
             Reporter("features") as reporter,
             polled(reporter, ask),
             _publishing(run.workspace, keys),

@@ -103,8 +103,7 @@ def _plan(settings: FeaturesConfig, families: Sequence[str], nodes: Sequence[Nod
         threads = None
         if not crew.need.gpus or settings.device == "cpu":
             threads = max(1, local // (crew.size if kind == "colocated" else len(families)) or int(crew.need.cpus))
-        # On one machine no actor is taken down to be loaded again later.
-        least = crew.size if local else 1 if kind == "colocated" else crew.least
+        least = 1 if kind == "colocated" else crew.least
         pools.append(Pool(own, crew.size, least, crew.need, threads, tuple(sorted(crew.where.items())), crew.size))
     return Placement(kind, tuple(pools), decode_cpus, reason, fetchers, nodes)
 

@@ -52,6 +52,11 @@ class Placement:
     nodes: tuple[Node, ...]
 
     @property
+    def actors(self) -> int:
+        """How many there are at first, of all pools."""
+        return sum(pool.initial for pool in self.pools)
+
+    @property
     def device(self) -> str:
         """Where the models run: "cpu", or the kind of GPU, "gpu" where Ray does not know it."""
         used = [number for pool in self.pools if pool.threads is None for number, _ in pool.where]

@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from smp_ray.errors import LostNodesError
@@ -14,18 +14,23 @@ from smp_ray.resources import described, grown, live_nodes
 
 #: Seconds between two looks at the nodes, and for how long they may be too few: one may come in place of a lost one.
 WATCH, PATIENCE = 5.0, 60.0
+#: Seconds without a finished post after which a pass that has lost some of its actors' room counts as stuck.
+STUCK = 300.0
 
 
 @contextmanager
-def enough_nodes(session: RaySession, placement: Placement) -> Iterator[Placement]:
+def enough_nodes(session: RaySession, placement: Placement, done: Callable[[], int]) -> Iterator[Placement]:
     """Wait until the cluster has room for the least of a plan, and stay by it while the pass runs in the main thread.
+
+    `done` says how many posts are finished.
 
     Yields:
         The plan as it begins on the nodes that are there.
 
     Raises:
         SmpRayError: the cluster did not grow.
-        LostNodesError: nodes are gone, and for `PATIENCE` seconds there has been no room for the least of the plan.
+        LostNodesError: nodes are gone, and for `PATIENCE` seconds there has been no room for the least of the plan, or
+            there is room for less than began, and nothing was finished for `STUCK` seconds.
     """
     if session.address is None:  # a local Ray has one node, which goes with us
         yield placement
@@ -34,23 +39,29 @@ def enough_nodes(session: RaySession, placement: Placement) -> Iterator[Placemen
         with grown(
             placement.bundles, lambda nodes: placement.beginning(nodes) is not None, session.settings.wait_s,
             "; ".join(needs),
-        ), _watched(placement):  # fmt: skip
-            yield placement.beginning(live_nodes()) or placement
+        ):  # fmt: skip
+            begun = placement.beginning(live_nodes()) or placement
+            with _watched(begun, done):
+                yield begun
     else:
-        with _watched(placement):
+        with _watched(placement, done):
             yield placement
 
 
 @contextmanager
-def _watched(placement: Placement) -> Iterator[None]:
+def _watched(begun: Placement, done: Callable[[], int]) -> Iterator[None]:
     """Interrupt the main thread where nodes that the pass needs are lost; Ray would wait for them without a word."""
-    lost, since = False, time.monotonic()
+    lost, finished = False, -1
+    enough = moved = time.monotonic()
 
     def watch() -> bool:
-        nonlocal lost, since
-        if placement.beginning(live_nodes()) is not None:
-            since = time.monotonic()
-        elif time.monotonic() - since > PATIENCE:
+        nonlocal lost, finished, enough, moved
+        now, there = time.monotonic(), begun.beginning(live_nodes())
+        if there is not None:
+            enough = now
+        if done() != finished or (there is not None and there.actors >= begun.actors):
+            finished, moved = done(), now
+        if now - enough > PATIENCE or now - moved > STUCK:
             lost = True
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         return not lost
@@ -61,7 +72,7 @@ def _watched(placement: Placement) -> Iterator[None]:
     except KeyboardInterrupt:
         if not lost:
             raise
-        there = described(live_nodes())
+        nodes = described(live_nodes())
         raise LostNodesError(
-            f"nodes are lost, the cluster has {there}; planned anew, what is finished is kept"
+            f"nodes are lost, the cluster has {nodes}; planned anew, what is finished is kept"
         ) from None

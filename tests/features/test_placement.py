@@ -190,7 +190,7 @@ def test_a_family_without_a_model_takes_no_gpu() -> None:
 def test_two_cores_get_two_single_threaded_workers_that_decode_themselves() -> None:
     plan = place(settings(), ALL, HERE)
     (pool,) = plan.pools
-    assert (pool.actors, pool.least, pool.threads, plan.decode_cpus) == (2, 2, 1, None)
+    assert (pool.actors, pool.initial, pool.threads, plan.decode_cpus) == (2, 2, 1, None)
 
 
 def test_gpu_workers_leave_decoding_to_cpu_tasks() -> None:
