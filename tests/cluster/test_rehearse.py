@@ -112,32 +112,25 @@ def test_nodes_that_are_killed_in_three_stages(rehearsal: Rehearsal, local: str,
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_driver_goes_on_when_it_is_submitted_again(rehearsal: Rehearsal, local: str, tmp_path: Path) -> None:
-    address = rehearsal.bucket.address("driver")
-    first, workspace = job(rehearsal, address), Workspace.open(address)
-    first.wait_for(*ADAPT[:1], workspace, *ADAPT[1:])
-    for process in rehearsal.processes("jobs/run.py", 0):
-        process.kill()
-    assert first.wait() == "FAILED"
-    second = job(rehearsal, address)
-    assert second.wait() == "SUCCEEDED", second.log
-    assert "features: up to date" in second.log
-    assert_agree(CONFIG, tmp_path, local, address)
-    assert len(starts(workspace)) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_s3_that_fails_every_fifth_time(rehearsal: Rehearsal, local: str, tmp_path: Path) -> None:
-    workspace, bucket = rehearsal.bucket.address("failing"), rehearsal.bucket
-    before, bucket.errors = bucket.requests, 0.2
+def test_a_killed_driver_goes_on_when_submitted_again_though_s3_fails_every_fifth_time(
+    rehearsal: Rehearsal, local: str, tmp_path: Path
+) -> None:
+    address, bucket = rehearsal.bucket.address("driver"), rehearsal.bucket
+    workspace, before, bucket.errors = Workspace.open(address), bucket.requests, 0.2
     try:
-        submitted = job(rehearsal, workspace)
-        assert submitted.wait() == "SUCCEEDED", submitted.log
+        first = job(rehearsal, address)
+        first.wait_for(*ADAPT[:1], workspace, *ADAPT[1:])
+        for process in rehearsal.processes("jobs/run.py", 0):
+            process.kill()
+        assert first.wait() == "FAILED"
+        second = job(rehearsal, address)
+        assert second.wait() == "SUCCEEDED", second.log
     finally:
         bucket.errors = 0.0
     assert bucket.failed > 0.15 * (bucket.requests - before)
-    assert_agree(CONFIG, tmp_path, local, workspace)
+    assert "features: up to date" in second.log
+    assert_agree(CONFIG, tmp_path, local, address)
+    assert len(starts(workspace)) == 2
 
 
 @pytest.mark.slow
