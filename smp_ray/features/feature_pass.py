@@ -25,7 +25,7 @@ from smp_ray.schema import UNREACHABLE
 from smp_ray.store.manifest import Fragment
 from smp_ray.store.parquet import in_turn, write_table
 from smp_ray.store.reader import PASS_NOTE, new_pass
-from smp_ray.store.workspace import Workspace
+from smp_ray.store.workspace import Workspace, asked_again
 
 #: What is read of the posts, and besides where a family reads the image; bytes only where the posts hold some.
 READ_COLUMNS, IMAGE_URI, IMAGE_BYTES = ["row_id", "post_id", "title"], "image_uri", "image_bytes"
@@ -55,7 +55,7 @@ def written(workspace: Workspace, folder: str, but: Container[str] = ()) -> list
 
     def whole(info: pafs.FileInfo) -> Fragment | None:
         try:
-            rows = pq.read_metadata(info.path, filesystem=workspace.filesystem).num_rows
+            rows = asked_again(lambda: pq.read_metadata(info.path, filesystem=workspace.filesystem)).num_rows
         except pa.ArrowInvalid:  # no footer yet
             return None
         return Fragment(workspace.relative(info.path), rows, info.size)

@@ -30,7 +30,7 @@ from smp_ray.store.join import gathered, locate_sorted
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import in_turn, read_table
 from smp_ray.store.reader import family_of, grouped, index_of
-from smp_ray.store.workspace import Workspace
+from smp_ray.store.workspace import Workspace, asked_again
 
 MISSING = "missing"
 _NAMES = (MISSING, *STATUSES, KILLED, KILLED_TWICE)
@@ -187,7 +187,8 @@ def _posts_of(workspace: Workspace, fragment: Fragment, looks: bool) -> tuple[np
     table = read_table(workspace, fragment.path, ["row_id", *(["image_uri"] if looks else [])])
     if not looks:
         return table["row_id"].to_numpy(), False, False
-    metadata = pq.read_metadata(workspace.path(fragment.path), filesystem=workspace.filesystem)
+    path = workspace.path(fragment.path)
+    metadata = asked_again(lambda: pq.read_metadata(path, filesystem=workspace.filesystem))
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     pictures = [group.column(at) for group in groups for at in range(group.num_columns)]
     pictures = [column for column in pictures if column.path_in_schema == "image_bytes"]

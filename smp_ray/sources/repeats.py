@@ -22,7 +22,7 @@ from smp_ray.sources.base import Intake
 from smp_ray.sources.piece import PieceFiles, Rows, count, each, row_groups
 from smp_ray.store.manifest import Fragment
 from smp_ray.store.parquet import PartWriter, read_table
-from smp_ray.store.workspace import Workspace
+from smp_ray.store.workspace import Workspace, asked_again
 
 if TYPE_CHECKING:
     from smp_ray.ray_session import RaySession
@@ -146,7 +146,7 @@ def _rewritten(
     """
     full, counts, begin = workspace.path(fragment.path), Counter[str](), 0
     runs = np.searchsorted(np.cumsum([posts for _, posts in sources]), before + rows, side="right")
-    schema = pq.read_schema(full, filesystem=workspace.filesystem)
+    schema = asked_again(lambda: pq.read_schema(full, filesystem=workspace.filesystem))
     with (
         PartWriter(workspace, f"{folder}/once/part-{number:05d}.parquet", schema) as writer,
         PartWriter(workspace, f"{folder}/repeated/part-{number:05d}.parquet", REJECTED) as rejected_writer,

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from smp_ray.errors import ConfigError, WorkspaceError
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.reader import FamilyReader, Index, family_of, grouped, index_of, iter_posts, post_row_ids
-from smp_ray.store.workspace import Place, Workspace, writing
+from smp_ray.store.workspace import Place, Workspace, asked_again, writing
 
 #: Posts joined at a time: memory stays at some hundred megabytes whatever the size of the store.
 PIECE = 20_000
@@ -139,7 +139,8 @@ def _joined(
 ) -> Iterator[pa.Table]:
     """The join in pieces, in the order of the posts table."""
     readers = [FamilyReader(workspace, m, index=index) for m, index in zip(families, indices, strict=True)]
-    schema = pq.read_schema(workspace.path(posts.fragments[0].path), filesystem=workspace.filesystem)
+    path = workspace.path(posts.fragments[0].path)
+    schema = asked_again(lambda: pq.read_schema(path, filesystem=workspace.filesystem))
     columns = [name for name in schema.names if name != "image_bytes"]
     for piece in iter_posts(workspace, posts, columns, PIECE):
         row_ids = piece["row_id"].to_numpy()

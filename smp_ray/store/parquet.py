@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from smp_ray.errors import WorkspaceError
 from smp_ray.store.manifest import Fragment
-from smp_ray.store.workspace import Workspace, writing
+from smp_ray.store.workspace import Workspace, asked_again, writing
 
 #: A numbered file is closed when it has this many rows or Arrow bytes.
 FILE_ROWS = 100_000
@@ -44,11 +44,15 @@ def read_table(workspace: Workspace, path: str, columns: Sequence[str] | None = 
         WorkspaceError: the file that a manifest names is gone or torn.
     """
     full = workspace.path(path)
-    try:
+
+    def read() -> pa.Table:
         # Half the requests of `pq.read_table`, which first asks what kind of path it is.
         with pq.ParquetFile(full, filesystem=workspace.filesystem, pre_buffer=True) as file:
             table = file.read(columns)
             return table if columns is None else table.select(list(columns))
+
+    try:
+        return asked_again(read)
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise WorkspaceError(f"{full}: named by a manifest but not readable ({error}); delete the artefact") from None
 

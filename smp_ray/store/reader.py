@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from smp_ray.store.join import gathered, locate_sorted
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import in_turn, read_table
-from smp_ray.store.workspace import Workspace
+from smp_ray.store.workspace import Workspace, asked_again
 
 #: Folder of the feature families in the workspace.
 FAMILIES = "features"
@@ -107,7 +107,8 @@ class FamilyReader:
         self._workspace = workspace
         self._fragments = manifest.fragments
         self._index = index_of(workspace, family, manifest.fragments) if index is None else index
-        newest = pq.read_schema(workspace.path(manifest.fragments[-1].path), filesystem=workspace.filesystem)
+        path = workspace.path(manifest.fragments[-1].path)
+        newest = asked_again(lambda: pq.read_schema(path, filesystem=workspace.filesystem))
         wanted = manifest.details["columns"] if columns is None else {*columns, f"{family}_status"}
         self.schema = pa.schema([newest.field(name) for name in manifest.details["columns"] if name in wanted])
         self._kept: dict[int, pa.Table] = {}

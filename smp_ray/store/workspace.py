@@ -6,19 +6,21 @@ manifest does not exist for any reader. Everything goes through `pyarrow.fs`, so
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import pyarrow.fs as pafs
 
 from smp_ray.errors import SmpRayError, WorkspaceError, one_line
 from smp_ray.store.address import ADVICE, has_credentials, without_query
 from smp_ray.store.manifest import MANIFEST, Fragment, Manifest, git_commit, library_versions
+
+T = TypeVar("T")
 
 #: Raised when artefacts of earlier versions can no longer be read; `workspace.json` holds that of a workspace.
 FORMAT = 2
@@ -39,6 +41,17 @@ class _S3(pafs.S3FileSystem):
 
 def _patient(options: dict[str, Any]) -> pafs.FileSystem:
     return _S3(retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=RETRIES), **options)
+
+
+def asked_again(read: Callable[[], T]) -> T:
+    """What `read` returns, which is called again where S3's answer was cut short."""
+    for attempt in count():
+        try:
+            return read()
+        except OSError as error:
+            if attempt == RETRIES or _CUT_SHORT not in str(error):
+                raise
+    raise AssertionError
 
 
 @contextmanager
@@ -99,14 +112,12 @@ class Place:
 
     def read(self, *parts: str) -> bytes:
         """The content of a file."""
-        for attempt in count():
-            try:
-                with self.filesystem.open_input_stream(self.path(*parts)) as stream:
-                    return bytes(stream.read())
-            except OSError as error:
-                if attempt == RETRIES or _CUT_SHORT not in str(error):
-                    raise
-        raise AssertionError
+
+        def read() -> bytes:
+            with self.filesystem.open_input_stream(self.path(*parts)) as stream:
+                return bytes(stream.read())
+
+        return asked_again(read)
 
     def write(self, data: bytes, *parts: str) -> None:
         """Write a file so that a reader sees the old one or the whole new one, never a part."""

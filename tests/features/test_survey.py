@@ -173,12 +173,13 @@ def test_ten_million_posts_take_less_than_two_gigabytes(tmp_path: Path, session:
     stored = {"caption": Manifest("features/caption", "x", {}, fragments=captions)}
     del ids
     peak, stop = 0, threading.Event()
+    before_it = _memory(psutil.Process())  # other tests ran in this process
 
     def watch() -> None:
         nonlocal peak
         while not stop.wait(0.05):
             tasks = [p for p in psutil.Process().children(recursive=True) if "survey_part" in " ".join(_line(p))]
-            peak = max(peak, sum(_memory(p) for p in (psutil.Process(os.getpid()), *tasks)))
+            peak = max(peak, sum(_memory(p) for p in (psutil.Process(os.getpid()), *tasks)) - before_it)
 
     watching = threading.Thread(target=watch)
     watching.start()
@@ -186,11 +187,11 @@ def test_ten_million_posts_take_less_than_two_gigabytes(tmp_path: Path, session:
     after = survey(workspace, manifest, {"clip": clip}).counts
     stop.set()
     watching.join()
-    print(f"driver and survey tasks together: at most {peak / 1e6:,.0f} MB")
+    print(f"the survey tasks and what the driver grew by: at most {peak / 1e6:,.0f} MB")
     assert before.counts == {"clip": {"ok": 9_500_000, MISSING: 500_000}}
     assert before.needing == [0] * 95 + [rows] * 5
     assert after == {"clip": {"ok": 10_000_000}}
-    assert 1e8 < peak < 2e9
+    assert 1e8 < peak < 1.6e9  # a driver alone has less than 0.4
 
 
 def _line(process: Any) -> list[str]:
