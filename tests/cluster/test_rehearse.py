@@ -132,7 +132,8 @@ def test_a_killed_driver_goes_on_when_submitted_again_though_s3_fails_every_fift
     assert bucket.failed > 0.15 * (bucket.requests - before)
     assert "features: up to date" in second.log
     assert_agree(CONFIG, tmp_path, local, address)
-    assert len(starts(workspace)) == 2
+    (adapted,) = workspace.manifests("features/adapted")
+    assert len(adapted.details["starts"]) == 2  # perhaps from the beginning, where the first checkpoint got lost
 
 
 @pytest.mark.slow
