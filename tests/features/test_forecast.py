@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -83,24 +85,28 @@ def test_a_hundred_gpus_are_planned_within_seconds_and_nothing_is_started(tmp_pa
     assert refused.exit_code == 2
 
 
+def command(*arguments: str) -> str:
+    """What the command prints; in a process of its own, as this one may have a Ray."""
+    call = [sys.executable, "-m", "smp_ray.cli", *arguments]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_the_sample_runs_as_fast_as_planned(tmp_path: Path) -> None:
     figures, workspace = tmp_path / "figures.json", ["--workspace", str(tmp_path / "run")]
     config = ["configs/demo.yaml", *workspace, "--set", "source.posts=1000"]
     tried = []
     for number in range(3):  # on a machine that is busy with other things at one time and not at the other
-        planned = CliRunner().invoke(app, ["plan", *config, "--profile", "500", "--figures", str(figures)])
-        assert planned.exit_code == 0, planned.output
-        expected = float(planned.output.split("bottleneck: ")[1].split(", ")[1].split(" ")[0].replace(",", ""))
+        planned = command("plan", *config, "--profile", "1000", "--figures", str(figures))
+        expected = float(planned.split("bottleneck: ")[1].split(", ")[1].split(" ")[0].replace(",", ""))
         assert not list((tmp_path / "run").glob("profiles/*"))
-        again = [*workspace, "--set", f"source.seed={number}"]
-        done = CliRunner().invoke(app, ["features", *config, *again])
-        assert done.exit_code == 0, done.output
-        manifests = sorted(
-            (tmp_path / "run/features/clip").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime
-        )
-        found = json.loads(manifests[-1].read_text())["details"]["last_pass"]["rows_per_second_steady"]
+        command("features", *config, "--set", f"source.seed={number}")
+        (manifest,) = (tmp_path / "run/features/clip").glob("*/manifest.json")  # of all worlds
+        found = json.loads(manifest.read_text())["details"]["last_pass"]["rows_per_second_steady"]
         tried.append((round(expected, 1), round(found, 1)))
+        print(f"planned and found, posts/s: {tried}")
         if abs(expected - found) <= 0.2 * found:
             return
     raise AssertionError(f"planned and found, posts/s: {tried}")
