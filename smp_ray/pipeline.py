@@ -26,6 +26,7 @@ from smp_ray.store.export import export as write_export
 from smp_ray.store.export import export_folder, is_folder
 from smp_ray.store.lease import holding
 from smp_ray.store.manifest import Made, Manifest
+from smp_ray.store.reader import family_of
 
 
 def ingest_posts(run: Run, folder: str) -> Made:
@@ -165,7 +166,7 @@ def compact(run: Run) -> None:
         found = [run.workspace.manifest(key.folder, key.fingerprint) for key in run.families.values()]
         scattered = [manifest for manifest in found if manifest and is_scattered(manifest)]
         for manifest in scattered:
-            name, before = manifest.stage.rpartition("/")[2], len(manifest.fragments)
+            name, before = family_of(manifest), len(manifest.fragments)
             if is_interrupted(run.workspace, manifest):
                 say(f"{name}: left as it is: a pass was interrupted; run `smp-ray features` with its --retry first")
                 continue

@@ -42,7 +42,7 @@ class Node:
     @property
     def threads(self) -> int:
         """Threads that compute at once."""
-        return self.cores or int(self.cpus)
+        return min(self.cores or int(self.cpus), int(self.cpus))
 
     def describe(self) -> str:
         """As "8 CPUs, 2 GPUs A100"."""

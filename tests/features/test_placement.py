@@ -176,6 +176,7 @@ def test_threads_of_an_actor_follow_its_own_cpus() -> None:
     assert wide.threads == 8
     assert place(settings(), ALL, [Node(8, 1)]).pools[0].threads is None
     assert place(settings(device="cpu"), ALL, [Node(8, 1)]).pools[0].threads == 1
+    assert (Node(4, cores=2).threads, Node(1, cores=2).threads) == (2, 1), "no more than Ray has CPUs for"
 
 
 def test_a_family_without_a_model_takes_no_gpu() -> None:
