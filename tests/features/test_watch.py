@@ -72,12 +72,15 @@ def test_every_planned_actor_works(gpus: int, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_lost_node_that_the_plan_needs_makes_another_plan(tmp_path: Path) -> None:
-    settings = ["features.families=[clip, perplexity]", "source.posts=400"]
+    # More than either model finishes before the watch has lost its patience: one that ends leaves its GPU to the other.
+    posts, patience = 800, 5
+    settings = ["features.families=[clip, perplexity]", f"source.posts={posts}"]
+    impatient = f"from smp_ray import cli; from smp_ray.features import watch; watch.PATIENCE = {patience}; cli.main()"
     with Rehearsal([Node(4, 1), Node(4, 1)]) as cluster:
         with (tmp_path / "log").open("wb") as log:
-            running = subprocess.Popen(
-                command("features", tmp_path, *settings), env=cluster.env, cwd=ROOT, stdout=log, stderr=log
-            )
+            python, _, _, *arguments = command("features", tmp_path, *settings)
+            call = [python, "-c", impatient, *arguments]
+            running = subprocess.Popen(call, env=cluster.env, cwd=ROOT, stdout=log, stderr=log)
         passes, began = tmp_path / "run" / "features" / "passes", time.monotonic()
         while len(list(passes.rglob("*.parquet"))) < 3:
             assert running.poll() is None, (tmp_path / "log").read_text()
@@ -91,7 +94,7 @@ def test_a_lost_node_that_the_plan_needs_makes_another_plan(tmp_path: Path) -> N
     assert "planned anew" in said
     assert "placement colocated" in said.split("planned anew")[1]
     assert "posts kept from before" in said
-    assert len(table) == table["post_id"].nunique() == 400
+    assert len(table) == table["post_id"].nunique() == posts
 
 
 @pytest.mark.slow
