@@ -7,9 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from smp_ray.config import ADAPTED, Config, embeddings, external_data, matrix_groups
+from smp_ray.config import ADAPTED, Config, embeddings, external_data, matrix_families, matrix_groups
 from smp_ray.errors import SmpRayError
-from smp_ray.families.registry import find
 from smp_ray.features.forecast import Figures, Forecast, forecast, read_figures, write_figures
 from smp_ray.features.placement import place
 from smp_ray.features.store_stage import FeatureStage
@@ -22,11 +21,12 @@ from smp_ray.sources.piece import VERSION
 from smp_ray.stage import Stage, bring_all
 from smp_ray.store.compact import compact as rewrite
 from smp_ray.store.compact import is_interrupted, is_scattered
+from smp_ray.store.export import as_it_is, export_folder, is_folder
 from smp_ray.store.export import export as write_export
-from smp_ray.store.export import export_folder, is_folder
 from smp_ray.store.lease import holding
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.reader import family_of
+from smp_ray.training.labelled import POSTS
 
 
 def ingest_posts(run: Run, folder: str) -> Made:
@@ -43,9 +43,8 @@ def _embedder(config: Config) -> Sequence[str]:
     return [] if found is None else [found[0]]
 
 
-def _in_matrix(config: Config) -> Sequence[str]:
-    groups = set(matrix_groups(config))
-    return [n for n in config.features.sections if groups & {column.group for column in find(n).columns}]
+def _matrix_parts(config: Config) -> Sequence[str]:
+    return [POSTS, *matrix_families(config)]
 
 
 def _of(*keys: str, without: Iterable[str] = ()) -> Callable[[Config], dict[str, Any]]:
@@ -79,21 +78,25 @@ STAGES: tuple[Stage, ...] = (
         "smp_ray.features.one_pass:compute", reads=("ingest",), ray=True,
     ),
     Stage(
-        "splits", "The folds of the labelled posts, the same for every later stage.",
-        "smp_ray.training.splits:make_splits",
-        reads=("ingest",), settings=_of("training.split"), labels=True,
+        "labelled", "The posts to learn from, with their features.", "smp_ray.training.labelled:gather",
+        reads=("ingest", "features"), settings=_of("training.max_labelled"), families=matrix_families, labels=True,
     ),
     Stage(
-        "adapt", "Cross-fitted CLIP-adapters on Ray Train; adapted features into the store.",
-        "smp_ray.training.adapter.adapt:adapt", reads=("ingest", "features", "splits"), folder=f"features/{ADAPTED}",
+        "splits", "The folds of the labelled posts, the same for every later stage.",
+        "smp_ray.training.splits:make_splits", reads=("labelled",), settings=_of("training.split"),
+        families=lambda config: [POSTS], labels=True, version=2,
+    ),
+    Stage(
+        "adapt", "Cross-fitted CLIP-adapters on Ray Train.",
+        "smp_ray.training.adapter.adapt:adapt", reads=("labelled", "splits"), families=_embedder, wanted=_adapts,
         settings=_of("training.adapter", without=("workers", "use_gpu", "cpus_per_worker", "max_failures")),
-        families=_embedder, wanted=_adapts, labels=True, ray=True, version=2,
+        labels=True, ray=True, version=3,
     ),
     Stage(
         "matrix", "The columns that the predictor sees, encoded fold by fold.",
-        "smp_ray.training.matrix.build:build_matrix",
-        reads=("ingest", "features", "splits", "adapt"), families=_in_matrix, labels=True, ray=True, version=2,
+        "smp_ray.training.matrix.build:build_matrix", reads=("labelled", "splits", "adapt"), families=_matrix_parts,
         settings=lambda config: {"groups": list(matrix_groups(config)), **_columns(config)},
+        labels=True, ray=True, version=3,
     ),
     Stage(
         "baselines", "What the sweep is compared with, on the same folds.", "smp_ray.training.baselines:baselines",
@@ -107,9 +110,10 @@ STAGES: tuple[Stage, ...] = (
         settings=_of("training.predictor", "training.tune", without=("cpus_per_trial",)),
     ),
     Stage(
-        "predict", "predictions.parquet, and the challenge's submission.json for the unlabelled posts.",
-        "smp_ray.training.predict:predict", reads=("ingest", "matrix", "splits", "tune"),
-        settings=lambda config: {"external_data": external_data(config)}, labels=True,
+        "predict", "predictions.parquet, and the challenge's submission.json for the posts of split test.",
+        "smp_ray.predictor.predict:predict",
+        reads=("ingest", "features", "splits", "adapt", "matrix", "tune"), families=matrix_families,
+        settings=lambda config: {"external_data": external_data(config)}, labels=True, version=2,
     ),
     Stage(
         "ablate", "What each group of columns is worth: the ablation table.", "smp_ray.training.ablate:ablate",
@@ -217,11 +221,14 @@ def export(run: Run, out: str) -> int:
     if not isinstance(posts, Manifest) or not isinstance(store, dict):
         lines = [line for line in (*run.stage("ingest").status(run), *run.stage("features").status(run)) if line.why]
         raise SmpRayError("; ".join(f"{line.name}: {line.why}" for line in lines) + "; run `smp-ray features` first")
-    adapted = run.artefact("adapt")
-    families = [*store.values(), *([adapted] if isinstance(adapted, Manifest) else [])]
+    adapted, splits, add = run.artefact("adapt"), run.artefact("splits"), as_it_is
+    if isinstance(adapted, Manifest) and isinstance(splits, Manifest):
+        adapters = resolve_name("smp_ray.training.adapter.apply:Adapters").of(run.workspace, adapted, splits)
+        add = adapters.beside
+    families = list(store.values())
     if not is_folder(out):
-        return write_export(run.workspace, posts, families, out)
+        return write_export(run.workspace, posts, families, out, add)
     run.start()
     return export_folder(
-        run.workspace, posts, families, out, lambda tasks: run.session.gather(tasks, Reporter("export", "files"))
+        run.workspace, posts, families, out, lambda tasks: run.session.gather(tasks, Reporter("export", "files")), add
     )

@@ -44,7 +44,7 @@ class Stage:
         folder: in the workspace; "" for `name`.
         version: raised when the same settings and inputs would give another result.
         raw: whether it reads the raw dataset, whose identity then counts.
-        families: which families it takes of the feature store, where it reads that; None: all.
+        families: what it takes of an artefact that has parts (the feature store, the labelled posts); None: all.
         uses: stages whose artefacts it takes where they are there.
         beside: stages that the command of this one brings up to date as well.
         wanted: whether the configuration has any use for it.
@@ -81,8 +81,8 @@ class Stage:
         inputs = self._inputs(run)
         if inputs is None:
             return None
-        used = {name: _identity(run.artefact(name)) for name in self.uses}
-        read = {name: _identity(artefact) for name, artefact in inputs.items()}
+        used = {name: self._identity(run, run.artefact(name)) for name in self.uses}
+        read = {name: self._identity(run, artefact) for name, artefact in inputs.items()}
         raw = run.reader.identity if self.raw else None
         return fingerprint(self.name, self.version, self.settings(run.config), raw, read, used)
 
@@ -122,10 +122,10 @@ class Stage:
         folder = self.place if self.alone else f"{self.place}/{key}"
         made: Made = resolve_name(self.make)(run, folder, *inputs.values(), *used)
         wall = time.monotonic() - began
+        read = {name: self._identity(run, artefact) for name, artefact in inputs.items()}
         manifest = Manifest(
-            stage=self.place, fingerprint=key, config=self.settings(run.config),
-            inputs={name: _identity(artefact) for name, artefact in inputs.items()}, models=made.models, rows=made.rows,
-            counts=made.counts, wall_seconds=round(wall, 3), rows_per_second=round(made.rows / max(wall, 1e-9), 3),
+            stage=self.place, fingerprint=key, config=self.settings(run.config), inputs=read, models=made.models,
+            rows=made.rows, counts=made.counts, wall_seconds=round(wall, 3), rows_per_second=round(made.rows / max(wall, 1e-9), 3),
             fragments=made.fragments, details={"note": made.note, **made.details},
         )  # fmt: skip
         run.commit(self.name, run.workspace.commit(manifest, self.alone))
@@ -143,6 +143,20 @@ class Stage:
             found[name] = artefact
         return found
 
+    def _identity(self, run: Run, artefact: Artefact | None) -> Any:
+        """What an artefact is to this stage, which may take parts of it alone."""
+        if artefact is None:
+            return None
+        if isinstance(artefact, dict):
+            # Posts computed again under the same fingerprint (`--retry`) come in new files.
+            return {name: [m.fingerprint, m.content] for name, m in artefact.items()}
+        contents = artefact.details.get("contents")
+        if contents is None:
+            return artefact.fingerprint
+        # However it came to be, equal content is the same.
+        taken = set(contents) if self.families is None else set(self.families(run.config))
+        return {name: content for name, content in contents.items() if name in taken} or contents
+
     def status(self, run: Run) -> list[StageStatus]:
         """Its lines of `smp-ray status`."""
         if not self.wanted(run.config):
@@ -158,14 +172,6 @@ class Stage:
         other = "the raw data changed" if self.raw else "its inputs changed"
         why = changes(last.config, self.settings(run.config)) or other if key else "its inputs are not there"
         return [StageStatus(self.name, key, "stale", last.rows, last.counts, why)]
-
-
-def _identity(artefact: Artefact | None) -> Any:
-    """What an artefact is to those that read it."""
-    if isinstance(artefact, dict):
-        # Posts computed again under the same fingerprint (`--retry`) come in new files.
-        return {name: [m.fingerprint, m.content] for name, m in artefact.items()}
-    return None if artefact is None else artefact.fingerprint
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from smp_ray.config.whole import (
     embeddings,
     external_data,
     load_config,
+    matrix_families,
     matrix_groups,
 )
-from smp_ray.families.base import ADAPTED, METADATA, TEXT
+from smp_ray.families.base import ADAPTED, HISTORY, METADATA, TEXT

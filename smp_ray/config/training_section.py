@@ -52,7 +52,10 @@ class MatrixConfig(Section):
     """The columns that the predictor sees, in families that an ablation can take away."""
 
     families: Annotated[tuple[str, ...], AfterValidator(without_repeats)] | None = Field(
-        None, min_length=1, description="null: metadata, text and all that the configured features allow"
+        None, min_length=1, description="null: metadata, text, history (split by time) and all that the features allow"
+    )
+    history_delay_days: float = Field(
+        0.0, ge=0, le=3650, description="how long after a post its popularity is known; history takes no younger posts"
     )
     embeddings: Literal["pca", "raw"] = Field("pca", description="pca is fitted on training folds only")
     pca_dimensions: int = Field(32, ge=1, le=4096, description="kept of each embedding")
@@ -79,6 +82,9 @@ def _known(predictor: str) -> str:
 class TrainingConfig(Section):
     """From stored features to a predictor."""
 
+    max_labelled: int | None = Field(
+        None, ge=100, description="labelled posts to learn from at most, a sample by user and time; null: all"
+    )
     split: SplitConfig = SplitConfig()
     adapter: AdapterConfig = AdapterConfig()
     matrix: MatrixConfig = MatrixConfig()

@@ -18,7 +18,7 @@ from smp_ray.config.ray_section import RayConfig
 from smp_ray.config.report_section import ReportConfig
 from smp_ray.config.training_section import TrainingConfig
 from smp_ray.errors import ConfigError, one_line
-from smp_ray.families.base import ADAPTED, IMAGE_EMBEDDING, METADATA, TEXT, TITLE_EMBEDDING
+from smp_ray.families.base import ADAPTED, HISTORY, IMAGE_EMBEDDING, METADATA, TEXT, TITLE_EMBEDDING
 from smp_ray.families.registry import columns_of, families, find, with_roles
 from smp_ray.section import Section, problem_lines, shown
 from smp_ray.sources.base import SourceSettings
@@ -94,6 +94,8 @@ def matrix_groups(config: Config) -> tuple[str, ...]:
         ValueError: a group needs features that are not configured.
     """
     groups: list[str | None] = [METADATA, TEXT]
+    if config.training.split.kind == "time":  # where users are disjoint it would be a leak
+        groups.append(HISTORY)
     embedder = embeddings(config)
     for column in columns_of(config.features.sections).values():
         groups.append(column.group)
@@ -105,8 +107,21 @@ def matrix_groups(config: Config) -> tuple[str, ...]:
         if group not in available:
             owners = [name for name in families() if group in {column.group for column in find(name).columns}]
             needs = f"'{group}' needs {' or '.join(owners)} in features.families, " if owners else f"found '{group}', "
+            if group == HISTORY:
+                needs = f"'{group}' needs training.split.kind: time, "
             raise ValueError(f"{needs}allowed: {', '.join(available)}")
     return tuple(group for group in available if group in asked)
+
+
+def matrix_families(config: Config) -> tuple[str, ...]:
+    """The configured families that the matrix's columns are made of, the embedder behind adapted ones included."""
+    groups, embedder = set(matrix_groups(config)), embeddings(config)
+    return tuple(
+        name
+        for name in config.features.sections
+        if groups & {column.group for column in find(name).columns}
+        or (ADAPTED in groups and embedder is not None and name == embedder[0])
+    )
 
 
 class _Loader(yaml.SafeLoader):

@@ -23,8 +23,9 @@ from smp_ray.section import Section
 
 #: What a family may read besides columns of earlier families.
 IMAGE, TITLE = "image", "title"
-#: Groups of the matrix that come from the posts table itself, and the one of what the adapters make of embeddings.
-METADATA, TEXT, ADAPTED = "metadata", "text", "adapted"
+#: Groups of the matrix that come from the posts table itself, of what the adapters make of embeddings, and of what the
+#: user did before.
+METADATA, TEXT, ADAPTED, HISTORY = "metadata", "text", "adapted", "history"
 #: Roles by which others ask for a column, whatever family has it.
 IMAGE_EMBEDDING, TITLE_EMBEDDING, DESCRIPTION = "image_embedding", "title_embedding", "description"
 

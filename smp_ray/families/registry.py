@@ -12,7 +12,7 @@ from functools import cache
 from pydantic import ValidationError
 
 from smp_ray.errors import FamilyError
-from smp_ray.families.base import ADAPTED, IMAGE, METADATA, TEXT, TITLE, Column, Family
+from smp_ray.families.base import ADAPTED, HISTORY, IMAGE, METADATA, TEXT, TITLE, Column, Family
 from smp_ray.plugins import found, loaded
 from smp_ray.schema import POSTS
 
@@ -25,7 +25,7 @@ BUILT_IN = (
     "smp_ray.families.visual:Visual",
 )
 #: Groups of the matrix and folders beside the families' own.
-_RESERVED = {METADATA, TEXT, ADAPTED, "passes"}
+_RESERVED = {METADATA, TEXT, ADAPTED, HISTORY, "passes", "posts"}
 
 
 @cache

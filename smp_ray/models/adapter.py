@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from smp_ray.models.tensors import metadata_of
+
 #: Key of the shape in the metadata of a safetensors file.
 METADATA = "smp_ray.adapters"
 
@@ -141,9 +143,7 @@ class AdapterBank(nn.Module):
     @classmethod
     def from_bytes(cls, data: bytes) -> AdapterBank:
         """The inverse of `to_bytes`."""
-        # A safetensors file begins with the length of a JSON header; the library's reader of bytes hides it.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        bank = cls(BankShape(**json.loads(header["__metadata__"][METADATA])))
+        bank = cls(BankShape(**json.loads(metadata_of(data)[METADATA])))
         bank.load_state_dict(load(data))
         return bank
 

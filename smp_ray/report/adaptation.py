@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import pyarrow as pa
 
 from smp_ray.analysis.projection import neighbour_quality, project
 from smp_ray.config import embeddings
@@ -15,6 +16,7 @@ from smp_ray.report.wording import number, plain
 from smp_ray.store.join import vectors
 from smp_ray.store.parquet import read_table
 from smp_ray.store.reader import read_columns
+from smp_ray.training.adapter.apply import Adapters
 from smp_ray.training.adapter.rows import ADAPTED_COLUMNS
 
 #: In the order in which a family's embeddings are asked for.
@@ -30,20 +32,22 @@ def adaptation(inputs: Inputs) -> dict[str, Any]:
     if embedder is None or embedder[0] not in inputs.store:
         return {"embedded": False}
     family, columns = embedder
-    spaces = {"before": (inputs.store[family], columns)}
-    adapted = inputs.holding("covers")
-    if adapted is not None:
-        of_role = {column.role: column.name for column in ADAPTED_COLUMNS}
-        spaces["after"] = (adapted, (of_role[IMAGE_EMBEDDING], of_role[TITLE_EMBEDDING]))
     posts = _sample(inputs, family, max(settings.projection_posts, _NEIGHBOUR_POSTS))
-    found: dict[tuple[str, str], np.ndarray] = {}
-    for at, modality in enumerate(_MODALITIES):
-        for space, (manifest, names) in spaces.items():
-            table = read_columns(inputs.workspace, manifest, [names[at]], posts["row_id"].to_numpy())
-            if table[names[at]].null_count < len(table):
-                found[modality, space] = vectors(table[names[at]])
-    shown: dict[str, Any] = {"embedded": True, "adapted": adapted is not None, "maps": [], "most": _NEIGHBOUR_POSTS}
-    folds = inputs.holding("splits.parquet")
+    table = read_columns(inputs.workspace, inputs.store[family], list(columns), posts["row_id"].to_numpy())
+    spaces = {"before": columns}
+    adapted, folds = inputs.holding("embeddings"), inputs.holding("splits.parquet")
+    if adapted is not None and folds is not None:
+        of_role = {column.role: column.name for column in ADAPTED_COLUMNS}
+        spaces["after"] = (of_role[IMAGE_EMBEDDING], of_role[TITLE_EMBEDDING])
+        keyed = table.append_column("row_id", pa.array(posts["row_id"]))
+        table = Adapters.of(inputs.workspace, adapted, folds).beside(keyed)
+    found = {
+        (modality, space): vectors(table[names[at]])
+        for at, modality in enumerate(_MODALITIES)
+        for space, names in spaces.items()
+        if table[names[at]].null_count < len(table)
+    }
+    shown: dict[str, Any] = {"embedded": True, "adapted": "after" in spaces, "maps": [], "most": _NEIGHBOUR_POSTS}
     if folds is not None:
         fold = read_table(inputs.workspace, folds.file("splits.parquet").path, ["row_id", "fold"]).to_pandas()
         table = neighbour_quality(

@@ -1,6 +1,6 @@
-"""Posts joined with all feature families, one row a post, by row id and never by order: one Parquet file, or a folder.
+"""Posts joined with all feature families, one row a post: one Parquet file, or a folder.
 
-Columns: those of the posts table (without `image_bytes`), then those of each family.
+Columns: those of the posts table (without `image_bytes`), those of each family, and what is made of these (`add`).
 """
 
 import os
@@ -11,18 +11,16 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from smp_ray.errors import ConfigError, WorkspaceError
 from smp_ray.store.manifest import Manifest
-from smp_ray.store.reader import FamilyReader, Index, family_of, grouped, index_of, iter_posts, post_row_ids
-from smp_ray.store.workspace import Place, Workspace, asked_again, writing
+from smp_ray.store.reader import Index, grouped
+from smp_ray.store.wide import indices, wide
+from smp_ray.store.workspace import Place, Workspace, writing
 
-#: Posts joined at a time: memory stays at some hundred megabytes whatever the size of the store.
-PIECE = 20_000
 #: Written last into a folder: readers know by it that the folder is whole.
 SUCCESS = "_SUCCESS"
 
@@ -32,7 +30,16 @@ def is_folder(out: str) -> bool:
     return out.split("?")[0].endswith("/")
 
 
-def export(workspace: Workspace, posts: Manifest, families: Sequence[Manifest], out: str) -> int:
+#: Adds columns to wide rows.
+Add = Callable[[pa.Table], pa.Table]
+
+
+def as_it_is(table: pa.Table) -> pa.Table:
+    """Adds nothing."""
+    return table
+
+
+def export(workspace: Workspace, posts: Manifest, families: Sequence[Manifest], out: str, add: Add = as_it_is) -> int:
     """Write the join to the file `out` (a local path or a URI) and return its number of rows.
 
     The file appears under its name only when it is complete. Takes 8 bytes a post and 8 more a family, of at most
@@ -48,7 +55,7 @@ def export(workspace: Workspace, posts: Manifest, families: Sequence[Manifest], 
     if place.kind() == pafs.FileType.Directory:
         raise ConfigError(f"--out: found the folder {out}, allowed: the name of a file")
     groups = (replace(posts, fragments=group) for group in grouped(posts.fragments))
-    pieces = (_joined(workspace, group, families, _indices(workspace, group, families)) for group in groups)
+    pieces = (map(add, wide(workspace, group, families)) for group in groups)
     # pyarrow's stream to an object store would make an object of what an exception leaves, so the file is finished
     # here before it is uploaded; an upload that is cut off makes no object.
     folder = os.path.dirname(place.root) if place.is_local else tempfile.gettempdir()
@@ -73,6 +80,7 @@ def export_folder(
     families: Sequence[Manifest],
     out: str,
     gather: Callable[[Sequence[Any]], list[Any]],
+    add: Add = as_it_is,
 ) -> int:
     """Write the join into the folder `out`, a file a fragment of the posts, and return its number of rows.
 
@@ -92,16 +100,16 @@ def export_folder(
         raise ConfigError(f"--out: found {sorted(found)[0]} in {out}, allowed: a folder that is empty or not there yet")
     with writing(out):
         place.filesystem.create_dir(place.root, recursive=True)
-    find: Any = ray.remote(num_cpus=1)(_indices)
+    find: Any = ray.remote(num_cpus=1)(indices)
     part: Any = ray.remote(num_cpus=1)(_export_part)
-    stored = ray.put(list(families))
+    stored, added = ray.put(list(families)), ray.put(add)
     tasks: list[Any] = []
     names = [f"part-{number:05d}.parquet" for number in range(len(posts.fragments))]
     for group in grouped(posts.fragments):
-        indices = find.remote(workspace, replace(posts, fragments=group), stored)
+        where = find.remote(workspace, replace(posts, fragments=group), stored)
         for fragment in group:
             piece = replace(posts, fragments=[fragment])
-            tasks.append(part.remote(workspace, piece, stored, indices, place, names[len(tasks)]))
+            tasks.append(part.remote(workspace, piece, stored, where, place, names[len(tasks)], added))
     gather(tasks)
     if lost := set(names) - _names(place):
         raise WorkspaceError(f"{out}: {len(lost):,} of {len(names):,} files are on other nodes: name a shared folder")
@@ -110,43 +118,24 @@ def export_folder(
     return posts.rows
 
 
-def _indices(workspace: Workspace, posts: Manifest, families: Sequence[Manifest]) -> list[Index]:
-    row_ids = np.sort(post_row_ids(workspace, posts)) if families else None
-    return [index_of(workspace, family_of(manifest), manifest.fragments, row_ids) for manifest in families]
-
-
 def _export_part(
     workspace: Workspace,
     posts: Manifest,
     families: Sequence[Manifest],
-    indices: Sequence[Index],
+    found: Sequence[Index],
     place: Place,
     name: str,
+    add: Add,
 ) -> None:
     """Write one file of a folder; a second try of Ray writes over the first."""
     with writing(place.path(name)):
         place.filesystem.create_dir(place.root, recursive=True)  # on this node
-        _write(_joined(workspace, posts, families, indices), place.path(name), place.filesystem)
+        _write(map(add, wide(workspace, posts, families, found)), place.path(name), place.filesystem)
 
 
 def _names(place: Place) -> set[str]:
     selector = pafs.FileSelector(place.root, allow_not_found=True)
     return {info.base_name for info in place.filesystem.get_file_info(selector)}
-
-
-def _joined(
-    workspace: Workspace, posts: Manifest, families: Sequence[Manifest], indices: Sequence[Index]
-) -> Iterator[pa.Table]:
-    """The join in pieces, in the order of the posts table."""
-    readers = [FamilyReader(workspace, m, index=index) for m, index in zip(families, indices, strict=True)]
-    path = workspace.path(posts.fragments[0].path)
-    schema = asked_again(lambda: pq.read_schema(path, filesystem=workspace.filesystem))
-    columns = [name for name in schema.names if name != "image_bytes"]
-    for piece in iter_posts(workspace, posts, columns, PIECE):
-        row_ids = piece["row_id"].to_numpy()
-        tables = [piece, *(reader.read(row_ids) for reader in readers)]
-        fields = [field for table in tables for field in table.schema]
-        yield pa.table([column for table in tables for column in table.columns], schema=pa.schema(fields))
 
 
 def _write(pieces: Iterator[pa.Table], path: str, filesystem: pafs.FileSystem) -> None:

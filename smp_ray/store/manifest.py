@@ -62,8 +62,9 @@ class Made:
     Attributes:
         rows: posts, trials or whatever the artefact counts.
         counts: rows by status or kind.
-        details: facts that readers of the artefact need; "warnings" are said to the user, and without the files of
-            "outputs" (relative to the workspace) the artefact is made again.
+        details: facts that readers of the artefact need; "warnings" are said to the user, without the files of
+            "outputs" (relative to the workspace) the artefact is made again, and hashes of its parts in "contents" are
+            what those who read it depend on, instead of its fingerprint.
         note: what was made, in a few words for the user.
     """
 

@@ -4,11 +4,11 @@
 judged by what was trained without it; fold -1 (the first block of a `time` split) only trains.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from smp_ray.config import SplitConfig
 from smp_ray.errors import DataError
@@ -18,6 +18,8 @@ from smp_ray.schema import POSTS
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import read_table, write_table
 from smp_ray.store.workspace import Workspace
+from smp_ray.training.labelled import POSTS as LABELLED
+from smp_ray.training.labelled import labelled_pieces
 
 #: Fold of a post that only trains.
 TRAINS_ONLY = -1
@@ -64,21 +66,24 @@ class Splits:
 
 
 def make_splits(run: Run, folder: str, posts: Manifest) -> Made:
-    """Divide the labelled training posts into folds.
+    """Divide the labelled posts into folds.
 
     Raises:
-        DataError: no labelled posts, labels that are all equal or not finite, fewer users (or moments) than folds.
+        DataError: fewer posts, users (or moments) than folds.
     """
     settings = run.config.training.split
-    labelled = _labelled(run.workspace, posts)
+    pieces = labelled_pieces(run.workspace, posts, [LABELLED])
+    labelled = pa.concat_tables(piece.select([*_POSTS, "posted_at"]) for piece in pieces)
     folds, warnings = divide(labelled, settings)
     table = labelled.drop_columns(["posted_at"]).append_column(SCHEMA.field("fold"), pa.array(folds)).cast(SCHEMA)
     users = len(np.unique(user_codes(table["user_id"])))
+    fragment = write_table(run.workspace, f"{folder}/{_FILE}", table)
+    content = hashlib.blake2b(run.workspace.read(fragment.path), digest_size=8).hexdigest()
     return Made(
         rows=table.num_rows,
         counts={f"fold {n}" if n >= 0 else "trains only": int((folds == n).sum()) for n in np.unique(folds)},
-        fragments=[write_table(run.workspace, f"{folder}/{_FILE}", table)],
-        details={"warnings": warnings},
+        fragments=[fragment],
+        details={"warnings": warnings, "contents": {"folds": content}},
         note=f"{table.num_rows:,} labelled posts of {users:,} users in {settings.folds} folds by {settings.kind}",
     )
 
@@ -137,19 +142,3 @@ def _by_time(labelled: pa.Table, count: int) -> np.ndarray:
             f"training.split: the posts have too few different moments for {count} folds in time and a first block"
         )
     return (blocks - 1).astype(np.int16)
-
-
-def _labelled(workspace: Workspace, posts: Manifest) -> pa.Table:
-    """Posts of split `train` with a label."""
-    columns = [*_POSTS, "posted_at", "split"]
-    wanted = (pc.field("split") == "train") & pc.field("popularity").is_valid()
-    parts = [read_table(workspace, fragment.path, columns).filter(wanted) for fragment in posts.fragments]
-    if not sum(part.num_rows for part in parts):
-        raise DataError("no post of split train has a popularity, so there is nothing to learn from")
-    table = pa.concat_tables(parts).drop_columns(["split"])
-    labels = table["popularity"].to_numpy()
-    if not np.isfinite(labels).all():
-        raise DataError(f"{int((~np.isfinite(labels)).sum()):,} labels are not finite numbers")
-    if (labels == labels[0]).all():
-        raise DataError(f"all {len(labels):,} labels are {labels[0]:g}, so there is nothing to learn")
-    return table

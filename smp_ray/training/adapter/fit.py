@@ -46,10 +46,8 @@ def train(
 ) -> None:
     """Train until every adapter has stopped; goes on from the last epoch where an earlier run broke off."""
     scaling = scaling_config(settings, nodes)
-    plan = plan_adapters(
-        splits, settings, rows.write_input(embeddings, workspace, f"{folder}/{rows.INPUT}", splits.row_ids)
-    )
-    width = int(embeddings.reader.schema.field(embeddings.image).type.list_size)
+    present, width = rows.write_input(embeddings, f"{folder}/{rows.INPUT}")
+    plan = plan_adapters(splits, settings, present)
     # Of a post, a worker keeps two float16 embeddings, a label, two flags and its roles.
     kept = max(1, settings.memory_mb * 2**20 // (4 * width + 6 + plan.roles.shape[1]))
     streamed = kept if plan.rows > kept * scaling.num_workers else None

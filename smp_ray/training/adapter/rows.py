@@ -1,5 +1,7 @@
 """What the adapters read and make: the files of the stage, its columns, and posts with their embeddings."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +11,10 @@ import pyarrow.compute as pc
 from smp_ray.config import ADAPTED
 from smp_ray.families.base import IMAGE_EMBEDDING, TITLE_EMBEDDING, Column
 from smp_ray.store.join import vectors
+from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import PartWriter
-from smp_ray.store.reader import FamilyReader
 from smp_ray.store.workspace import Workspace
+from smp_ray.training.labelled import labelled_pieces
 
 #: What lies in the folder of a training, besides the data: the input and Ray Train's checkpoints, both deleted at the
 #: end, how far the epochs are, what they gave, and the trained adapters, written last.
@@ -24,21 +27,23 @@ ADAPTED_COLUMNS = (
     Column(f"{ADAPTED}_similarity", pa.float32(), group=ADAPTED),
     Column(f"{ADAPTED}_prediction", pa.float32(), group=ADAPTED),
 )
-#: Posts read at once.
+#: Posts that a worker reads at once.
 PIECE = 16_384
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Where the posts' embeddings are: a reader of the family that embeds, and its two columns."""
+    """Where the labelled posts' embeddings are: the artefact, the family, and its columns of image and title."""
 
-    reader: FamilyReader
-    image: str
-    title: str
+    workspace: Workspace
+    labelled: Manifest
+    family: str
+    columns: tuple[str, str]
 
-    def read(self, row_ids: np.ndarray) -> pa.Table:
-        """Columns `image` and `title`, one row an id, null where there is none."""
-        return self.reader.read(row_ids).select([self.image, self.title]).rename_columns(["image", "title"])
+    def pieces(self) -> Iterator[pa.Table]:
+        """Columns `image` and `title` of all labelled posts in their order, null where there is none."""
+        for table in labelled_pieces(self.workspace, self.labelled, [self.family]):
+            yield table.select(self.columns).rename_columns(["image", "title"])
 
 
 def inputs(table: pa.Table) -> dict[str, np.ndarray]:
@@ -50,20 +55,24 @@ def inputs(table: pa.Table) -> dict[str, np.ndarray]:
     return found
 
 
-def write_input(embeddings: Embeddings, workspace: Workspace, folder: str, row_ids: np.ndarray) -> np.ndarray:
-    """Write posts, with their position among all, as Parquet files that Ray Data streams, in bounded memory.
+def write_input(embeddings: Embeddings, folder: str) -> tuple[np.ndarray, int]:
+    """Write the posts that have an embedding, with their position among all, as Parquet files for Ray Data.
 
     Returns:
-        Which posts are written, bool (posts,): those that have an embedding.
+        Which posts are written, bool (posts,), and the width of an embedding.
     """
+    workspace = embeddings.workspace
     workspace.delete_dir(folder)  # of an interrupted run
-    schema = embeddings.read(row_ids[:0]).schema.append(pa.field("position", pa.int64()))
-    found = np.zeros(len(row_ids), dtype=bool)
-    with PartWriter(workspace, f"{folder}/part-{{:05d}}.parquet", schema, compression="none") as writer:
-        for start in range(0, len(row_ids), PIECE):
-            table = embeddings.read(row_ids[start : start + PIECE])
-            table = table.append_column("position", pa.array(np.arange(start, start + len(table))))
-            table = table.filter(pc.or_(table["image"].is_valid(), table["title"].is_valid()))
-            found[table["position"].to_numpy()] = True
-            writer.write(table)
-    return found
+    found: list[np.ndarray] = []
+    with ExitStack() as stack:
+        writer: PartWriter | None = None
+        for table in embeddings.pieces():
+            begin = sum(map(len, found))
+            table = table.append_column("position", pa.array(np.arange(begin, begin + len(table))))
+            if writer is None:
+                path = f"{folder}/part-{{:05d}}.parquet"
+                writer = stack.enter_context(PartWriter(workspace, path, table.schema, compression="none"))
+            found.append(np.asarray(pc.or_(table["image"].is_valid(), table["title"].is_valid())))
+            width = int(table.schema.field("image").type.list_size)
+            writer.write(table.filter(pa.array(found[-1])))
+    return np.concatenate(found), width

@@ -1,8 +1,8 @@
-"""The matrix artefact: one Parquet file a fold and one of all posts, each encoded in a Ray task of its own.
+"""The matrix artefact: one Parquet file a fold and one of all labelled posts, each encoded in a Ray task of its own.
 
 `fold-<k>.parquet` holds the posts that train or judge fold k (`training` tells which), encoded by what was fitted on
-the training ones; `final.parquet` holds every post, encoded by what was fitted on all labelled ones. `encoder.npz` is
-what was fitted for the latter, and encodes posts that come later as well.
+the training ones; `final.parquet` holds all, encoded by what was fitted on all. `encoder.safetensors` is what that was,
+`past.safetensors` what counts as their users' past: with both, posts that come later are encoded.
 """
 
 from typing import Any
@@ -11,15 +11,17 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from smp_ray.config import ADAPTED, METADATA, Config, matrix_groups
+from smp_ray.config import Config, matrix_families, matrix_groups
 from smp_ray.evaluation.metrics import src
 from smp_ray.run import Run
 from smp_ray.store.join import locate
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.matrix.columns import Columns, load_columns
-from smp_ray.training.matrix.encoder import Encoder, encode, occurrences
+from smp_ray.training.adapter.apply import Adapters
+from smp_ray.training.labelled import POSTS, labelled_pieces
+from smp_ray.training.matrix.columns import Columns, columns_from
+from smp_ray.training.matrix.encoder import Encoder, encode
 from smp_ray.training.matrix.matrix import Matrix
 from smp_ray.training.splits import Splits, load_splits
 
@@ -27,20 +29,16 @@ from smp_ray.training.splits import Splits, load_splits
 SUSPICIOUS_SRC = 0.95
 LEAST_POSTS_OF_A_SUSPICION = 30
 #: Of the matrix of all posts, in the artefact's folder.
-ENCODER_FILE = "encoder.npz"
+ENCODER_FILE, PAST_FILE = "encoder.safetensors", "past.safetensors"
 
 
-def build_matrix(
-    run: Run, folder: str, posts: Manifest, store: dict[str, Manifest], splits: Manifest, adapted: Manifest | None
-) -> Made:
-    """Encode and store the matrices of all folds, and the encoder of the last.
+def build_matrix(run: Run, folder: str, labelled: Manifest, splits: Manifest, adapted: Manifest | None) -> Made:
+    """Encode and store the matrices of all folds, and what was fitted for the last.
 
-    `store` has the families that the matrix has columns of, `adapted` what the adapters made of the embeddings (None
-    where the matrix does not take it).
+    `adapted` are the adapters, None where the matrix does not take what they make.
     """
     groups = matrix_groups(run.config)
-    stored = {**store, **({} if adapted is None else {ADAPTED: adapted})}
-    columns = ray.remote(num_cpus=0.5)(load_columns).remote(run.workspace, posts, stored, groups)
+    columns = ray.remote(num_cpus=0.5)(_columns).remote(run.workspace, labelled, splits, adapted, run.config)
     folds = load_splits(run.workspace, splits)
     shared = ray.put(folds)
     encode_part = ray.remote(num_cpus=run.session.cpus_of(1))(_encode_part)
@@ -51,23 +49,34 @@ def build_matrix(
         "levels": {part["name"]: part["levels"] for part in parts},
         "families": list(groups),
         "encoder": f"{folder}/{ENCODER_FILE}",
+        "past": f"{folder}/{PAST_FILE}",
         "warnings": parts[-1]["warnings"],
     }
     return Made(
-        rows=posts.rows,
+        rows=labelled.rows,
         fragments=[part["fragment"] for part in parts],
         details=details,
         note=f"{len(details['columns'])} columns of {', '.join(groups)}",
     )
 
 
+def _columns(
+    workspace: Workspace, labelled: Manifest, splits: Manifest, adapted: Manifest | None, config: Config
+) -> Columns:
+    """What the matrix is made of. Runs as a Ray task."""
+    families = matrix_families(config)
+    adapters = None if adapted is None else Adapters.of(workspace, adapted, splits)
+    tables = labelled_pieces(workspace, labelled, (POSTS, *families))
+    delay = config.training.matrix.history_delay_days
+    return columns_from(tables, families, matrix_groups(config), adapters=adapters, delay_days=delay)
+
+
 def _encode_part(
     columns: Columns, splits: Splits, fold: int | None, config: Config, workspace: Workspace, folder: str
 ) -> dict[str, Any]:
-    """Encode and write one fold (None: all posts). Runs as a Ray task."""
+    """Encode and write one fold (None: all labelled posts). Runs as a Ray task."""
     settings = config.training
-    counted = occurrences(columns.users) if METADATA in matrix_groups(config) else {}
-    encoder = Encoder(settings.matrix, settings.split.seed, counted)
+    encoder = Encoder(settings.matrix, settings.split.seed)
     popularity, users, training = aligned(columns.row_ids, splits, fold)
     name = "final"
     if fold is not None:
@@ -77,6 +86,7 @@ def _encode_part(
     matrix = encode(encoder, columns, training, popularity, users)
     if fold is None:
         workspace.write(encoder.to_bytes(), folder, ENCODER_FILE)
+        workspace.write(columns.past.to_bytes(), folder, PAST_FILE)
     table = {"row_id": columns.row_ids, "post_id": columns.post_ids, "training": training}
     table |= dict(zip(matrix.names, np.ascontiguousarray(matrix.values.T), strict=True))
     return {

@@ -1,11 +1,11 @@
 """What the feature matrix is made of before anything is fitted: numbers, categories, words and vectors of posts.
 
-Everything here is a function of one post alone, so it is the same whichever posts train. Rows follow the posts table;
-what is missing is NaN or None, never a made-up value. Which family and column a group is read from follows from the
-families' own columns.
+Everything here is a function of one post and of what its user did before it, so it is the same whichever posts train.
+Rows follow those given; what is missing is NaN or None, never a made-up value. Which column a group is made of follows
+from the families' own columns.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,18 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smp_ray.config import ADAPTED, METADATA, TEXT
-from smp_ray.families.registry import find
+from smp_ray.config import ADAPTED, HISTORY, METADATA, TEXT
+from smp_ray.families.registry import columns_of, find
 from smp_ray.store.join import vectors
-from smp_ray.store.manifest import Manifest
-from smp_ray.store.reader import FamilyReader, iter_posts
-from smp_ray.store.workspace import Workspace
+from smp_ray.training.adapter.apply import Adapters
 from smp_ray.training.adapter.rows import ADAPTED_COLUMNS
+from smp_ray.training.labelled import user_hashes
+from smp_ray.training.matrix.past import Past, seconds
 from smp_ray.training.matrix.post_columns import as_float, metadata, texts_of
 from smp_ray.training.matrix.text import hashed_counts
 
-#: Posts read at once.
-PIECE = 50_000
+#: How many posts the user had before.
+USER_POSTS = "user_posts_before"
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Columns:
     Attributes:
         row_ids: int64 (posts,).
         post_ids: object (posts,).
-        users: object (posts,) of user ids; None where missing.
+        past: what these posts are to later ones.
         numbers: float64 (posts,) by column name; NaN where missing.
         categories: object (posts,) of texts or None by column name.
         vectors: float16 or float32 (posts, width) by column name; a row of NaN where missing.
@@ -44,7 +44,7 @@ class Columns:
 
     row_ids: np.ndarray
     post_ids: np.ndarray
-    users: np.ndarray
+    past: Past
     numbers: dict[str, np.ndarray] = field(default_factory=dict)
     categories: dict[str, np.ndarray] = field(default_factory=dict)
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
@@ -58,7 +58,11 @@ class Columns:
         """Some posts, by a boolean mask or positions."""
         kinds = ("numbers", "categories", "vectors", "counts")
         parts = {kind: {name: values[which] for name, values in getattr(self, kind).items()} for kind in kinds}
-        return Columns(self.row_ids[which], self.post_ids[which], self.users[which], families=self.families, **parts)
+        return Columns(self.row_ids[which], self.post_ids[which], self.past, families=self.families, **parts)
+
+    def put(self, group: str, name: str, values: np.ndarray) -> None:
+        """Add a number, float64 (posts,)."""
+        self.numbers[name], self.families[name] = values, group
 
     def add(self, group: str, name: str, column: pa.ChunkedArray) -> None:
         """Add a column by its type: texts are categories, lists of floats vectors; what has no place is left out."""
@@ -76,33 +80,52 @@ class Columns:
         self.families[name] = group
 
 
-def load_columns(
-    workspace: Workspace, posts: Manifest, stored: Mapping[str, Manifest], groups: Sequence[str]
+def columns_from(
+    tables: Iterable[pa.Table],
+    families: Sequence[str],
+    groups: Sequence[str],
+    past: Past | None = None,
+    adapters: Adapters | None = None,
+    delay_days: float = 0.0,
 ) -> Columns:
-    """What some groups are made of, for every post; `stored` has the families that hold the groups' columns."""
+    """What some groups are made of.
+
+    Args:
+        tables: wide rows of posts, at least one, all with the same columns.
+        families: those whose columns are among them.
+        groups: of the matrix.
+        past: what counts as the users' earlier posts; None: these posts themselves.
+        adapters: for the group `adapted`.
+        delay_days: when a popularity was known after its post, for the group `history`.
+    """
     from scipy import sparse
 
-    families = {name: ADAPTED_COLUMNS if name == ADAPTED else find(name).columns for name in stored}
-    wanted = [
-        (group, family, column.name)
-        for group in groups
-        for family, columns in families.items()
-        for column in columns
-        if column.group == group
-    ]
-    readers = {name: FamilyReader(workspace, manifest) for name, manifest in stored.items()}
+    known = columns_of(families)
+    stored = {field.name for family in families for field in find(family).fields()}
+    wanted = {c.name: c.group for group in groups for c in (*known.values(), *ADAPTED_COLUMNS) if c.group == group}
     pieces, counts, group_of = [], [], {}
-    for table in iter_posts(workspace, posts, None, PIECE):
-        piece = metadata(table) if METADATA in groups else {}
+    for table in tables:
+        own = table.select([name for name in table.column_names if name not in stored])
+        piece = metadata(own) if METADATA in groups else {}
         group_of = dict.fromkeys(piece, METADATA)
-        read = {name: reader.read(table["row_id"].to_numpy()) for name, reader in readers.items()}
-        for group, family, name in wanted:
-            piece[name], group_of[name] = read[family][name], group
-        pieces.append(pa.table({**{key: table[key] for key in ("row_id", "post_id", "user_id")}, **piece}))
+        piece |= {name: table[name] for name in ("row_id", "post_id", "popularity")}
+        piece |= {"user": user_hashes(table["user_id"]), "posted": seconds(table["posted_at"])}
+        features = table if adapters is None or ADAPTED not in groups else adapters.beside(table)
+        for name, group in wanted.items():
+            if name in features.column_names:
+                piece[name], group_of[name] = features[name], group
+        pieces.append(pa.table(piece))
         if TEXT in groups:
-            counts.append(hashed_counts(texts_of(table)))
+            counts.append(hashed_counts(texts_of(own)))
     every = pa.concat_tables(pieces)
-    found = Columns(*(every[key].to_numpy() for key in ("row_id", "post_id", "user_id")))
+    row_ids, post_ids, users, times = (every[key].to_numpy() for key in ("row_id", "post_id", "user", "posted"))
+    found = Columns(row_ids, post_ids, Past.of(users, times, as_float(every["popularity"])))
+    past = found.past if past is None else past
+    if METADATA in groups:
+        found.put(METADATA, USER_POSTS, past.counts(users, times))
+    if HISTORY in groups:
+        for name, values in past.history(users, times, delay_days).items():
+            found.put(HISTORY, name, values)
     for name, group in group_of.items():
         found.add(group, name, every[name])
     if counts:

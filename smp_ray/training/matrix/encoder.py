@@ -1,6 +1,5 @@
 """Everything of the matrix that is fitted, as one object: fitted on training posts alone, it encodes any others."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
+from safetensors.numpy import load, save
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from smp_ray.config import METADATA, TEXT, MatrixConfig
 from smp_ray.errors import DataError
+from smp_ray.models.tensors import metadata_of
 from smp_ray.training.matrix.columns import Columns
 from smp_ray.training.matrix.matrix import Matrix
 from smp_ray.training.matrix.post_columns import ratios
@@ -19,13 +20,14 @@ from smp_ray.training.matrix.text import Arrays, encode_texts, fit_texts
 
 #: A category that fewer training posts have is missing: its mean would be the label of those few.
 LEAST_POSTS_OF_A_CATEGORY = 5
+#: Key of all but the arrays in the metadata of a file.
+FACTS = "smp_ray.encoder"
 #: Categories of a column that LightGBM gets as such; a column with more is given by its counts alone.
 MOST_CATEGORIES = 1000
 #: Posts that PCA is fitted on at most; the subspace of more is the same within its noise.
 MOST_FITTED = 200_000
 #: Posts whose vectors are projected at once.
 PIECE = 100_000
-USER_POSTS = "user_posts_here"
 
 
 @dataclass
@@ -35,8 +37,6 @@ class Encoder:
     Attributes:
         settings: what to build.
         seed: of the decompositions and inner folds.
-        user_posts: how many posts a user has in the table that the training posts are from, no label needed; {}: do
-            not say. A user who is not in it has one, the post itself.
         families: the group of each column before encoding.
         numbers: names of the numbers that say something, see `informative`.
         counts: how many training posts have each category, by column.
@@ -46,7 +46,6 @@ class Encoder:
 
     settings: MatrixConfig
     seed: int
-    user_posts: dict[str, int]
     families: dict[str, str] = field(default_factory=dict)
     numbers: list[str] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -58,8 +57,8 @@ class Encoder:
 
         `popularity` is float64 (posts,), `users` int64 (posts,).
         """
-        self.families = {USER_POSTS: METADATA, **columns.families}
-        self.numbers = informative({**columns.numbers, USER_POSTS: self._user_posts(columns.users)})
+        self.families = dict(columns.families)
+        self.numbers = informative(columns.numbers)
         for name, values in columns.categories.items():
             counts = occurrences(values)
             if len(counts) + (sum(counts.values()) < len(values)) > 1:
@@ -83,24 +82,20 @@ class Encoder:
         Raises:
             DataError: a column or a vector's width is not as it was fitted.
         """
-        if lacking := self.families.keys() - {USER_POSTS} - columns.families.keys():
+        if lacking := self.families.keys() - columns.families.keys():
             raise DataError(f"the posts lack columns that the encoder was fitted on: {', '.join(sorted(lacking))}")
         built, numbers = self._built(columns)
         return self._matrix(built, encode_texts(self.arrays, columns.counts, numbers) if columns.counts else {})
 
     def to_bytes(self) -> bytes:
-        """As an npz file: the fitted arrays, and JSON (UTF-8 bytes) of everything else."""
-        facts = TypeAdapter(Encoder).dump_json(self, exclude={"arrays"})
-        file = io.BytesIO()
-        np.savez_compressed(file, json=np.frombuffer(facts, dtype=np.uint8), **self.arrays)
-        return file.getvalue()
+        """As a safetensors file: the fitted arrays, and JSON of everything else among its metadata."""
+        facts = TypeAdapter(Encoder).dump_json(self, exclude={"arrays"}).decode()
+        return save({name: np.ascontiguousarray(values) for name, values in self.arrays.items()}, {FACTS: facts})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Encoder":
         """What `to_bytes` wrote; nothing in it is executed."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = dict(file)
-        return replace(TypeAdapter(cls).validate_json(arrays.pop("json").tobytes()), arrays=arrays)
+        return replace(TypeAdapter(cls).validate_json(metadata_of(data)[FACTS]), arrays=load(data))
 
     @property
     def _levels(self) -> dict[str, tuple[str, ...]]:
@@ -113,8 +108,7 @@ class Encoder:
 
     def _built(self, columns: Columns) -> tuple[dict[str, tuple[str, np.ndarray]], np.ndarray]:
         """Group and values of each column but those of the texts, and numbers for a ridge, float64 (posts, numbers)."""
-        every = {**columns.numbers, USER_POSTS: self._user_posts(columns.users)}
-        numbers = {name: every[name] for name in self.numbers}
+        numbers = {name: columns.numbers[name] for name in self.numbers}
         numbers |= ratios(numbers)
         built = {name: (self.families.get(name, METADATA), values) for name, values in numbers.items()}
         levels = self._levels
@@ -139,10 +133,6 @@ class Encoder:
         every = {**built, **{name: (TEXT, values) for name, values in texts.items()}}
         values = np.stack([values for _, values in every.values()], axis=1, dtype=np.float32, casting="same_kind")
         return Matrix(values, tuple(every), tuple(family for family, _ in every.values()), self._levels)
-
-    def _user_posts(self, users: np.ndarray) -> np.ndarray:
-        known = self.user_posts
-        return np.array([known.get(user, 1) if known and user is not None else np.nan for user in users], np.float64)
 
     def _fit_pca(self, name: str, vectors: np.ndarray, present: np.ndarray) -> None:
         from sklearn.decomposition import PCA

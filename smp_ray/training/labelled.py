@@ -1,0 +1,132 @@
+"""The labelled stage: the posts to learn from and their features, gathered once.
+
+Whatever is learned later reads these rows alone, and is identified by their content: posts without a label that come or
+go start nothing again, as little as features that are computed anew and come out the same. The artefact has numbered
+files of `PIECE` rows for the posts table and for each family, row by row alike.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from smp_ray.errors import DataError
+from smp_ray.run import Run
+from smp_ray.schema import KEYS
+from smp_ray.store.manifest import Made, Manifest
+from smp_ray.store.parquet import in_turn, read_table, write_table
+from smp_ray.store.wide import PIECE, wide
+from smp_ray.store.workspace import Workspace
+
+#: What the files of the posts table are called; those of a family have its name.
+POSTS = "posts"
+
+
+def gather(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest]) -> Made:
+    """Copy the posts of split `train` that have a popularity, or a sample of them, with the columns of `store`.
+
+    Takes 16 bytes a labelled post where they are sampled, and a piece with the files that it touches.
+
+    Raises:
+        DataError: no such post, or labels that are all equal or not finite.
+    """
+    most, sample = run.config.training.max_labelled, None
+    if most is not None:
+        sample = _sample(run.workspace, posts, most)
+    pieces = wide(run.workspace, posts, list(store.values()), keep=partial(_kept, sample=sample))
+    fragments, hashes, labels = [], {name: hashlib.blake2b(digest_size=8) for name in (POSTS, *store)}, []
+    own = {name: [*KEYS.names, *manifest.details["columns"]] for name, manifest in store.items()}
+    others = {column for columns in own.values() for column in columns if column not in KEYS.names}
+    for number, table in enumerate(_of_equal_size(pieces)):
+        labels.append(table["popularity"].to_numpy())
+        for name, hashed in hashes.items():
+            columns = own.get(name, [column for column in table.column_names if column not in others])
+            path = f"{folder}/{name}-{number:05d}.parquet"
+            fragments.append(write_table(run.workspace, path, table.select(columns)))
+            hashed.update(run.workspace.read(path))
+    check_labels(np.concatenate([np.zeros(0), *labels]))
+    rows = sum(map(len, labels))
+    note = f"{rows:,} labelled posts" + ("" if sample is None else " (a sample: training.max_labelled)")
+    contents = {name: hashed.hexdigest() for name, hashed in hashes.items()}
+    return Made(rows=rows, fragments=fragments, details={"contents": contents}, note=note)
+
+
+def labelled_pieces(workspace: Workspace, labelled: Manifest, parts: Sequence[str]) -> Iterator[pa.Table]:
+    """The labelled posts in order, in pieces of at most `PIECE`: `POSTS`, families, or several side by side."""
+    count = sum(_part_of(fragment.path) == POSTS for fragment in labelled.fragments)
+    for number in range(count):
+        files = [labelled.file(f"{part}-{number:05d}.parquet") for part in parts]
+        tables = [read_table(workspace, file.path) for file in files]
+        columns = {name: table[name] for table in tables for name in table.column_names}
+        yield pa.table(columns)
+
+
+def check_labels(labels: np.ndarray) -> None:
+    """Raise a `DataError` where these labels, float64 (posts,), teach nothing."""
+    if not len(labels):
+        raise DataError("no post of split train has a popularity, so there is nothing to learn from")
+    if not np.isfinite(labels).all():
+        raise DataError(f"{int((~np.isfinite(labels)).sum()):,} labels are not finite numbers")
+    if (labels == labels[0]).all():
+        raise DataError(f"all {len(labels):,} labels are {labels[0]:g}, so there is nothing to learn")
+
+
+def spread(users: np.ndarray, moments: np.ndarray, count: int) -> np.ndarray:
+    """Positions of `count` posts at equal distances in the order of users, and of time for each user, sorted.
+
+    `users` may be any numbers, one a user; both arrays are (posts,).
+    """
+    order = np.lexsort((moments, users))
+    return np.sort(order[np.arange(count) * len(order) // count])
+
+
+def _part_of(path: str) -> str:
+    return path.rpartition("/")[2].rpartition("-")[0]
+
+
+def _wanted(table: pa.Table) -> pa.Table:
+    return table.filter((pc.field("split") == "train") & pc.field("popularity").is_valid())
+
+
+def _kept(table: pa.Table, sample: np.ndarray | None) -> pa.Table:
+    table = _wanted(table)
+    return table if sample is None else table.filter(pa.array(np.isin(table["row_id"].to_numpy(), sample)))
+
+
+def _sample(workspace: Workspace, posts: Manifest, most: int) -> np.ndarray | None:
+    """Row ids of a sample; None where there are no more labelled posts than that."""
+    columns = ["row_id", "user_id", "posted_at", "split", "popularity"]
+    parts = in_turn(lambda fragment: _keys(_wanted(read_table(workspace, fragment.path, columns))), posts.fragments)
+    row_ids, users, moments = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return np.asarray(row_ids[spread(users, moments, most)]) if len(row_ids) > most else None
+
+
+def _keys(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row ids, a number a user (a post without one is its own), and moments."""
+    row_ids, users = table["row_id"].to_numpy(), user_hashes(table["user_id"])
+    moments = table["posted_at"].cast(pa.int64()).fill_null(0).to_numpy()
+    return row_ids, np.where(users == 0, row_ids.view(np.uint64), users), moments
+
+
+def user_hashes(users: pa.ChunkedArray) -> np.ndarray:
+    """A number of 64 bits for each user id, uint64 (posts,), the same on any machine; 0 where there is none."""
+    hashed = pd.util.hash_array(users.fill_null("").to_numpy().astype(object), categorize=True)
+    return np.where(users.is_null().to_numpy(), 0, np.maximum(hashed, 1)).astype(np.uint64)
+
+
+def _of_equal_size(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of `PIECE` rows (the last may have fewer), however they came."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while sum(part.num_rows for part in held) >= PIECE:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, PIECE).combine_chunks()
+            held = [whole.slice(PIECE)]
+    rest = pa.concat_tables(held)
+    if rest.num_rows:
+        yield rest.combine_chunks()

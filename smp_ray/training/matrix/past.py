@@ -1,0 +1,105 @@
+"""What a user did before a post: how many posts, and, of those whose popularity was known by then, how they did.
+
+Only what was there before the post counts, by the labelled posts and those that it is seen beside. A user is a number
+of 64 bits, so that no name is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from safetensors.numpy import load, save
+
+_DAY = 86_400.0
+#: Columns of the group `history`.
+HISTORY_COLUMNS = (
+    "user_history_posts", "user_history_mean", "user_history_deviation", "user_history_last", "user_history_last_three",
+    "user_history_days_since",
+)  # fmt: skip
+
+
+def seconds(moments: pa.ChunkedArray) -> np.ndarray:
+    """Timestamps in microseconds as seconds since 1970, float64 (posts,); NaN where missing."""
+    return moments.cast(pa.int64()).cast(pa.float64()).to_numpy() / 1e6
+
+
+@dataclass(frozen=True)
+class Past:
+    """Posts in the order of users, and of time for each user; those without either are left out.
+
+    Attributes:
+        users: uint64 (posts,), see `labelled.user_hashes`.
+        times: float64 (posts,), seconds since 1970.
+        popularity: float64 (posts,), NaN where unknown.
+    """
+
+    users: np.ndarray
+    times: np.ndarray
+    popularity: np.ndarray
+
+    @classmethod
+    def of(cls, users: np.ndarray, times: np.ndarray, popularity: np.ndarray) -> Past:
+        """The same of posts in any order; user 0 is none, and a time may be NaN."""
+        known = (users != 0) & np.isfinite(times)
+        order = np.flatnonzero(known)[np.lexsort((times[known], users[known]))]
+        return cls(users[order], times[order], popularity[order])
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file."""
+        return save(vars(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Past:
+        """The inverse of `to_bytes`."""
+        return cls(**load(data))
+
+    def joined(self, other: Past) -> Past:
+        """All posts of both."""
+        both = (np.concatenate([getattr(self, name), getattr(other, name)]) for name in vars(self))
+        return Past.of(*both)
+
+    def before(self, users: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First and last + 1 of the user's posts before a moment, int64 (n,) each: positions in the arrays."""
+        first = np.searchsorted(self.users, users, side="left")
+        # Ranks instead of times, so that user and time make one sorted key.
+        distinct = np.unique(self.times)
+        rank, own = np.searchsorted(distinct, times, side="left"), np.searchsorted(distinct, self.times)
+        names, codes = np.unique(self.users, return_inverse=True)
+        code = np.searchsorted(names, users)
+        step = len(distinct) + 1
+        last = np.searchsorted(codes.astype(np.int64) * step + own, code.astype(np.int64) * step + rank, side="left")
+        there = (code < len(names)) & (names[np.minimum(code, len(names) - 1)] == users) if len(names) else code < 0
+        there &= np.isfinite(times)
+        return np.where(there, first, 0), np.where(there, np.maximum(last, first), 0)
+
+    def counts(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """How many posts the user has before a moment, float64 (n,); NaN without user or time."""
+        first, last = self.before(users, times)
+        return np.where((users != 0) & np.isfinite(times), last - first, np.nan)
+
+    def history(self, users: np.ndarray, times: np.ndarray, delay_days: float) -> Mapping[str, np.ndarray]:
+        """`HISTORY_COLUMNS`, float64 (n,), of posts whose popularity was known `delay_days` after they were posted."""
+        known = np.isfinite(self.popularity)
+        past = Past(self.users[known], self.times[known], self.popularity[known])
+        first, last = past.before(users, times - delay_days * _DAY)
+        count = last - first
+        labels = past.popularity - (centre := past.popularity.mean() if len(past.popularity) else 0.0)
+        sums, squares = (np.concatenate([[0.0], np.cumsum(labels**power)]) for power in (1, 2))
+        some = np.where(count > 0, count, np.nan)
+        mean = (sums[last] - sums[first]) / some
+        variance = np.maximum((squares[last] - squares[first]) / some - mean**2, 0)
+        three = np.maximum(first, last - 3)
+        latest = np.maximum(last - 1, 0)
+        values = [
+            np.where((users != 0) & np.isfinite(times), count, np.nan), mean + centre, np.sqrt(variance),
+            past.popularity[latest] if len(past.popularity) else np.nan * some,
+            (sums[last] - sums[three]) / np.where(count > 0, last - three, np.nan) + centre,
+            (times - past.times[latest]) / _DAY if len(past.times) else np.nan * some,
+        ]  # fmt: skip
+        return {
+            name: value if name == HISTORY_COLUMNS[0] else np.where(count > 0, value, np.nan)
+            for name, value in zip(HISTORY_COLUMNS, values, strict=True)
+        }
