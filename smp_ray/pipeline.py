@@ -26,7 +26,7 @@ from smp_ray.store.export import export as write_export
 from smp_ray.store.lease import holding
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.reader import family_of
-from smp_ray.training.labelled import POSTS
+from smp_ray.training.examples import POSTS
 
 
 def ingest_posts(run: Run, folder: str) -> Made:
@@ -78,23 +78,23 @@ STAGES: tuple[Stage, ...] = (
         "smp_ray.features.one_pass:compute", reads=("ingest",), ray=True,
     ),
     Stage(
-        "labelled", "The posts to learn from, with their features.", "smp_ray.training.labelled:gather",
+        "gather", "The posts to learn from, with their features.", "smp_ray.training.examples:gather",
         reads=("ingest", "features"), settings=_of("training.max_labelled"), families=matrix_families, labels=True,
     ),
     Stage(
         "splits", "The folds of the labelled posts, the same for every later stage.",
-        "smp_ray.training.splits:make_splits", reads=("labelled",), settings=_of("training.split"),
+        "smp_ray.training.splits:make_splits", reads=("gather",), settings=_of("training.split"),
         families=lambda config: [POSTS], labels=True, version=2,
     ),
     Stage(
         "adapt", "Cross-fitted CLIP-adapters on Ray Train.",
-        "smp_ray.training.adapter.adapt:adapt", reads=("labelled", "splits"), families=_embedder, wanted=_adapts,
+        "smp_ray.training.adapter.adapt:adapt", reads=("gather", "splits"), families=_embedder, wanted=_adapts,
         settings=_of("training.adapter", without=("workers", "use_gpu", "cpus_per_worker", "max_failures")),
         labels=True, ray=True, version=3,
     ),
     Stage(
         "matrix", "The columns that the predictor sees, encoded fold by fold.",
-        "smp_ray.training.matrix.build:build_matrix", reads=("labelled", "splits", "adapt"), families=_matrix_parts,
+        "smp_ray.training.matrix.build:build_matrix", reads=("gather", "splits", "adapt"), families=_matrix_parts,
         settings=lambda config: {"groups": list(matrix_groups(config)), **_columns(config)},
         labels=True, ray=True, version=3,
     ),

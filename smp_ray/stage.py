@@ -44,7 +44,7 @@ class Stage:
         folder: in the workspace; "" for `name`.
         version: raised when the same settings and inputs would give another result.
         raw: whether it reads the raw dataset, whose identity then counts.
-        families: what it takes of an artefact that has parts (the feature store, the labelled posts); None: all.
+        families: what it takes of an artefact that has parts (the feature store, the examples); None: all.
         uses: stages whose artefacts it takes where they are there.
         beside: stages that the command of this one brings up to date as well.
         wanted: whether the configuration has any use for it.
@@ -125,8 +125,9 @@ class Stage:
         read = {name: self._identity(run, artefact) for name, artefact in inputs.items()}
         manifest = Manifest(
             stage=self.place, fingerprint=key, config=self.settings(run.config), inputs=read, models=made.models,
-            rows=made.rows, counts=made.counts, wall_seconds=round(wall, 3), rows_per_second=round(made.rows / max(wall, 1e-9), 3),
-            fragments=made.fragments, details={"note": made.note, **made.details},
+            rows=made.rows, counts=made.counts, wall_seconds=round(wall, 3),
+            rows_per_second=round(made.rows / max(wall, 1e-9), 3), fragments=made.fragments,
+            details={"note": made.note, **made.details},
         )  # fmt: skip
         run.commit(self.name, run.workspace.commit(manifest, self.alone))
         return manifest

@@ -34,6 +34,7 @@ FLOORS = (
     ("features", "evaluation"),
     ("analysis",),
     ("training",),
+    ("predictor",),
     ("report",),
     ("upkeep",),
     ("pipeline",),

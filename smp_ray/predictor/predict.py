@@ -21,7 +21,7 @@ from smp_ray.store.parquet import PartWriter
 from smp_ray.store.reader import iter_posts
 from smp_ray.store.wide import PIECE, wide
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.labelled import user_hashes
+from smp_ray.training.examples import user_hashes
 from smp_ray.training.matrix.past import Past, seconds
 from smp_ray.training.out_of_fold import read_out_of_fold
 from smp_ray.training.splits import load_splits

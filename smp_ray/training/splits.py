@@ -18,8 +18,8 @@ from smp_ray.schema import POSTS
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import read_table, write_table
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.labelled import POSTS as LABELLED
-from smp_ray.training.labelled import labelled_pieces
+from smp_ray.training.examples import POSTS as LABELLED
+from smp_ray.training.examples import example_pieces
 
 #: Fold of a post that only trains.
 TRAINS_ONLY = -1
@@ -72,7 +72,7 @@ def make_splits(run: Run, folder: str, posts: Manifest) -> Made:
         DataError: fewer posts, users (or moments) than folds.
     """
     settings = run.config.training.split
-    pieces = labelled_pieces(run.workspace, posts, [LABELLED])
+    pieces = example_pieces(run.workspace, posts, [LABELLED])
     labelled = pa.concat_tables(piece.select([*_POSTS, "posted_at"]) for piece in pieces)
     folds, warnings = divide(labelled, settings)
     table = labelled.drop_columns(["posted_at"]).append_column(SCHEMA.field("fold"), pa.array(folds)).cast(SCHEMA)

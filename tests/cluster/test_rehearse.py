@@ -19,7 +19,7 @@ from tests.cluster.jobs import ROOT, Job, assert_agree, run_locally
 CONFIG = Path("tests/cluster/rehearsed.yaml")
 #: The process that works in a stage, and where the end of which name tells that it has done some of it.
 FEATURES = ("ray::MapWorker(MapBatches(ClipPerplexity", "features/passes", ".parquet")
-ADAPT = ("ray::RayTrainWorker", "features/adapted", "state.pt")
+ADAPT = ("ray::RayTrainWorker", "adapt", "state.pt")
 TUNE = ("ray::FoldTrial", "tune", ".json")
 
 
@@ -49,7 +49,7 @@ def job(
 
 def starts(workspace: Workspace) -> list[int]:
     """Epochs from which the adapters' training set out: 0, and later ones where it went on."""
-    (adapted,) = workspace.manifests("features/adapted")
+    (adapted,) = workspace.manifests("adapt")
     found: list[int] = adapted.details["starts"]
     assert found == sorted(set(found))
     return found
@@ -132,7 +132,7 @@ def test_a_killed_driver_goes_on_when_submitted_again_though_s3_fails_every_fift
     assert bucket.failed > 0.15 * (bucket.requests - before)
     assert "features: up to date" in second.log
     assert_agree(CONFIG, tmp_path, local, address)
-    (adapted,) = workspace.manifests("features/adapted")
+    (adapted,) = workspace.manifests("adapt")
     assert len(adapted.details["starts"]) == 2  # perhaps from the beginning, where the first checkpoint got lost
 
 

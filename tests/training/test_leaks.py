@@ -20,15 +20,14 @@ from smp_ray.training.baselines import mean_prediction, user_mean_prediction
 from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.matrix.build import aligned
-from smp_ray.training.matrix.columns import Columns, load_columns
-from smp_ray.training.matrix.encoder import Encoder, encode, occurrences
+from smp_ray.training.matrix.columns import Columns
+from smp_ray.training.matrix.encoder import Encoder, encode
 from smp_ray.training.matrix.matrix import FoldData, load_folds
 from smp_ray.training.splits import Splits, divide, load_splits
 from tests.training.runs import brought
 from tests.training.test_splits import labelled
-from tests.training.worlds import World
+from tests.training.worlds import GROUPS, World, gathered
 
-GROUPS = ("metadata", "text", "clip", "similarity", "perplexity")
 FOLDS = 4
 #: Of the whole chain, small.
 SETTINGS: dict[str, Any] = {
@@ -45,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Columns, Splits]:
     """Columns of 600 posts and folds by user, with labels that belong to other posts."""
     made = World(tmp_path_factory.mktemp("leaks"), posts=600, users=300)
     posts, stored = made.commit()
-    columns = load_columns(made.workspace, posts, stored, GROUPS)
+    columns = gathered(made.workspace, posts, stored, GROUPS)
     folds, _ = divide(labelled([f"user {number}" for number in made.user_numbers]), SplitConfig(folds=FOLDS))
     shuffled = np.random.default_rng(3).permutation(made.popularity)
     ids = np.array([f"post {number}" for number in made.ids], dtype=object)
@@ -57,7 +56,7 @@ def judged(columns: Columns, splits: Splits) -> Estimate:
     folds = []
     for fold in range(FOLDS):
         popularity, users, training = aligned(columns.row_ids, splits, fold)
-        encoder = Encoder(MatrixConfig(pca_dimensions=4, text_dimensions=4), 0, occurrences(columns.users))
+        encoder = Encoder(MatrixConfig(pca_dimensions=4, text_dimensions=4), 0)
         matrix = encode(encoder, columns, training, popularity, users)
         held = splits.validation(fold)
         folds.append(

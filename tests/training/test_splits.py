@@ -87,13 +87,15 @@ def write_posts(path: Path, rows: list[tuple[Any, ...]]) -> Path:
 def config_of(folder: Path, rows: list[tuple[Any, ...]], **split: Any) -> Config:
     names = {"post_id": "id", "user_id": "user", "title": "title", "popularity": "label", "posted_at": "when"}
     source = {"kind": "table", "path": str(write_posts(folder / "posts.csv", rows)), "columns": names}
-    raw = {"workspace": str(folder / "run"), "source": source, "training": {"split": split}}
+    training = {"split": split, "matrix": {"families": ["metadata"]}}
+    raw = {"workspace": str(folder / "run"), "source": source, "training": training}
     return build_config(raw)
 
 
 def made(config: Config) -> tuple[Workspace, Manifest]:
-    run = run_with(config)
-    brought(run, "ingest")
+    run = run_with(config, features={})
+    for name in ("ingest", "gather"):
+        brought(run, name)
     return run.workspace, brought(run, "splits")
 
 

@@ -1,6 +1,6 @@
 """The commands from posts to predictions on a small sample world: what they write, say, and do after a kill.
 
-It also tests `training/predict.py`.
+It also tests `predictor/predict.py`.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def test_adapted_features_are_exported(finished: tuple[Path, str]) -> None:
     out = folder / "export.parquet"
     assert run_command("export", str(folder / "config.yaml"), "--out", str(out)).returncode == 0
     exported = pd.read_parquet(out)
-    assert {"adapted_title", "adapted_prediction", "adapted_status"} <= set(exported)
+    assert {"adapted_title", "adapted_prediction"} <= set(exported)
     assert len(exported) == POSTS
 
 
@@ -227,8 +227,8 @@ def test_killed_in_adapt_and_in_tune_it_ends_as_if_it_were_not(finished: tuple[P
         running.send_signal(signal.SIGKILL)
         running.wait()
 
-    killed_when(lambda: any(run.glob("features/adapted/*/train/*/checkpoint*")), "adapt")
-    assert not any(run.glob("features/adapted/*/manifest.json"))
+    killed_when(lambda: any(run.glob("adapt/*/train/*/checkpoint*")), "adapt")
+    assert not any(run.glob("adapt/*/manifest.json"))
     killed_when(lambda: len(list(run.glob("tune/*/trials/*.json"))) >= 2, "tune")
     assert not any(run.glob("tune/*/manifest.json"))
     last = run_command("run", str(folder / "config.yaml"))

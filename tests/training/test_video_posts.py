@@ -16,11 +16,12 @@ from smp_ray.evaluation.metrics import score
 from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.matrix.build import aligned
-from smp_ray.training.matrix.columns import Columns, load_columns
-from smp_ray.training.matrix.encoder import Encoder, encode, occurrences
+from smp_ray.training.matrix.columns import Columns
+from smp_ray.training.matrix.encoder import Encoder, encode
 from smp_ray.training.matrix.matrix import FoldData
 from smp_ray.training.splits import Splits, load_splits
 from tests.training.runs import brought, run_with
+from tests.training.worlds import gathered
 
 #: Fixed settings in the middle of configs/smp-video.yaml's space: no sweep, so nothing is chosen on these folds.
 SETTINGS: dict[str, Any] = {
@@ -32,17 +33,21 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def posts(smp_video: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Columns, Splits]:
     folder = tmp_path_factory.mktemp("video")
-    raw = {"workspace": str(folder), "source": {"kind": "smpd_video", "path": str(smp_video)}}
-    run = run_with(build_config(raw))
-    taken, folds = brought(run, "ingest"), brought(run, "splits")
-    return load_columns(run.workspace, taken, {}, ("metadata", "text")), load_splits(run.workspace, folds)
+    groups = ("metadata", "text")
+    raw = {
+        "workspace": str(folder), "source": {"kind": "smpd_video", "path": str(smp_video)},
+        "training": {"matrix": {"families": list(groups)}},
+    }  # fmt: skip
+    run = run_with(build_config(raw), features={})
+    taken, _, folds = brought(run, "ingest"), brought(run, "gather"), brought(run, "splits")
+    return gathered(run.workspace, taken, {}, groups), load_splits(run.workspace, folds)
 
 
 def fold_data(columns: Columns, splits: Splits) -> list[FoldData]:
-    folds, counted = [], occurrences(columns.users)
+    folds = []
     for fold in range(splits.count):
         popularity, users, training = aligned(columns.row_ids, splits, fold)
-        matrix = encode(Encoder(MatrixConfig(), 0, counted), columns, training, popularity, users)
+        matrix = encode(Encoder(MatrixConfig(), 0), columns, training, popularity, users)
         folds.append(
             FoldData(fold, matrix.rows(training), popularity[training], matrix.rows(~training),
                      popularity[~training], np.flatnonzero(~training))

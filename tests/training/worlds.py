@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from smp_ray.families.registry import find
 from smp_ray.schema import KEYS, POSTS
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import write_table
+from smp_ray.store.wide import wide
 from smp_ray.store.workspace import Workspace
+from smp_ray.training.matrix.columns import Columns, columns_from
 
 WIDTH = 8
+#: All groups of the matrix that these worlds have columns for.
+GROUPS = ("metadata", "text", "clip", "similarity", "perplexity")
 FIRST = 1_500_000_000
 
 
@@ -23,6 +28,11 @@ def world_config(folder: Path, families: tuple[str, ...] = ("clip", "perplexity"
     source = {"kind": "demo"}
     raw = {"workspace": str(folder), "source": source, "features": {"families": list(families)}, "training": training}
     return build_config(raw)
+
+
+def gathered(workspace: Workspace, posts: Manifest, stored: dict[str, Manifest], groups: Sequence[str]) -> Columns:
+    """What some groups of the matrix are made of, for all posts, labelled or not."""
+    return columns_from(wide(workspace, posts, list(stored.values())), list(stored), groups)
 
 
 class World:

@@ -14,7 +14,7 @@ from smp_ray.store.join import vectors
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import PartWriter
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.labelled import labelled_pieces
+from smp_ray.training.examples import example_pieces
 
 #: What lies in the folder of a training, besides the data: the input and Ray Train's checkpoints, both deleted at the
 #: end, how far the epochs are, what they gave, and the trained adapters, written last.
@@ -42,7 +42,7 @@ class Embeddings:
 
     def pieces(self) -> Iterator[pa.Table]:
         """Columns `image` and `title` of all labelled posts in their order, null where there is none."""
-        for table in labelled_pieces(self.workspace, self.labelled, [self.family]):
+        for table in example_pieces(self.workspace, self.labelled, [self.family]):
             yield table.select(self.columns).rename_columns(["image", "title"])
 
 

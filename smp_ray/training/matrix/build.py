@@ -19,7 +19,7 @@ from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter.apply import Adapters
-from smp_ray.training.labelled import POSTS, labelled_pieces
+from smp_ray.training.examples import POSTS, example_pieces
 from smp_ray.training.matrix.columns import Columns, columns_from
 from smp_ray.training.matrix.encoder import Encoder, encode
 from smp_ray.training.matrix.matrix import Matrix
@@ -66,7 +66,7 @@ def _columns(
     """What the matrix is made of. Runs as a Ray task."""
     families = matrix_families(config)
     adapters = None if adapted is None else Adapters.of(workspace, adapted, splits)
-    tables = labelled_pieces(workspace, labelled, (POSTS, *families))
+    tables = example_pieces(workspace, labelled, (POSTS, *families))
     delay = config.training.matrix.history_delay_days
     return columns_from(tables, families, matrix_groups(config), adapters=adapters, delay_days=delay)
 

@@ -18,7 +18,7 @@ from smp_ray.families.registry import columns_of, find
 from smp_ray.store.join import vectors
 from smp_ray.training.adapter.apply import Adapters
 from smp_ray.training.adapter.rows import ADAPTED_COLUMNS
-from smp_ray.training.labelled import user_hashes
+from smp_ray.training.examples import user_hashes
 from smp_ray.training.matrix.past import Past, seconds
 from smp_ray.training.matrix.post_columns import as_float, metadata, texts_of
 from smp_ray.training.matrix.text import hashed_counts

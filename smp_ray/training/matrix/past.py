@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from safetensors.numpy import load, save
 
@@ -31,7 +32,7 @@ class Past:
     """Posts in the order of users, and of time for each user; those without either are left out.
 
     Attributes:
-        users: uint64 (posts,), see `labelled.user_hashes`.
+        users: uint64 (posts,), see `examples.user_hashes`.
         times: float64 (posts,), seconds since 1970.
         popularity: float64 (posts,), NaN where unknown.
     """
@@ -85,21 +86,17 @@ class Past:
         known = np.isfinite(self.popularity)
         past = Past(self.users[known], self.times[known], self.popularity[known])
         first, last = past.before(users, times - delay_days * _DAY)
-        count = last - first
-        labels = past.popularity - (centre := past.popularity.mean() if len(past.popularity) else 0.0)
-        sums, squares = (np.concatenate([[0.0], np.cumsum(labels**power)]) for power in (1, 2))
-        some = np.where(count > 0, count, np.nan)
-        mean = (sums[last] - sums[first]) / some
-        variance = np.maximum((squares[last] - squares[first]) / some - mean**2, 0)
-        three = np.maximum(first, last - 3)
-        latest = np.maximum(last - 1, 0)
-        values = [
-            np.where((users != 0) & np.isfinite(times), count, np.nan), mean + centre, np.sqrt(variance),
-            past.popularity[latest] if len(past.popularity) else np.nan * some,
-            (sums[last] - sums[three]) / np.where(count > 0, last - three, np.nan) + centre,
-            (times - past.times[latest]) / _DAY if len(past.times) else np.nan * some,
-        ]  # fmt: skip
-        return {
-            name: value if name == HISTORY_COLUMNS[0] else np.where(count > 0, value, np.nan)
-            for name, value in zip(HISTORY_COLUMNS, values, strict=True)
-        }
+        # From each user's first post on, so that a sum depends, to the last bit, on nothing that is later.
+        labels = pd.DataFrame({1: past.popularity, 2: past.popularity**2})
+        sums = np.vstack([np.zeros((1, 2)), labels.groupby(past.users, sort=False).cumsum().to_numpy()])
+        count, three = last - first, np.maximum(first, last - 3)
+        some, latest = np.where(count > 0, count, np.nan), np.where(count > 0, last, 0)
+        mean, square = sums[latest].T / some
+        before_three = np.where(three > first, sums[three, 0], 0)
+        last_label, last_time = (np.concatenate([[np.nan], values])[latest] for values in (past.popularity, past.times))
+        values = (
+            np.where((users != 0) & np.isfinite(times), count, np.nan), mean,
+            np.sqrt(np.maximum(square - mean**2, 0)), last_label,
+            (sums[latest, 0] - before_three) / np.where(count > 0, last - three, np.nan), (times - last_time) / _DAY,
+        )  # fmt: skip
+        return dict(zip(HISTORY_COLUMNS, values, strict=True))

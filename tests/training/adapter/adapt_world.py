@@ -5,7 +5,6 @@ Popularity depends on the image, on the title, and on both together: a product t
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -25,10 +23,10 @@ from smp_ray.ray_session import RaySession
 from smp_ray.run import Run
 from smp_ray.schema import KEYS, NO_IMAGE, OK, POSTS
 from smp_ray.store.manifest import Manifest
-from smp_ray.store.parquet import read_table, write_table
-from smp_ray.store.reader import FamilyReader, post_row_ids
+from smp_ray.store.parquet import write_table
+from smp_ray.store.wide import wide
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.adapter.adapt import apply_fragment
+from smp_ray.training.adapter.apply import Adapters
 from smp_ray.training.adapter.fit import Collate
 from smp_ray.training.adapter.loop import BankTraining, Rows, in_memory
 from smp_ray.training.adapter.plan import assign, plan_adapters
@@ -48,38 +46,39 @@ class World:
     workspace: Workspace
     posts: Manifest
     clip: Manifest
+    labelled: Manifest
     folds: Manifest
     splits: Splits
     split: dict[str, Any]
 
     @property
-    def reader(self) -> FamilyReader:
-        return FamilyReader(self.workspace, self.clip)
+    def table(self) -> pa.Table:
+        """All posts with their embeddings, in the order of ingest."""
+        return pa.concat_tables(wide(self.workspace, self.posts, [self.clip]))
 
     @property
     def embeddings(self) -> Embeddings:
-        return Embeddings(self.reader, "clip_image", "clip_title")
+        return Embeddings(self.workspace, self.labelled, "clip", ("clip_image", "clip_title"))
 
     def config(self, **adapter: Any) -> Config:
         return build_config(
             {
                 "workspace": self.workspace.uri,
                 "source": {"kind": "demo"},
+                "features": {"families": ["clip"]},
                 "training": {"split": self.split, "adapter": {**FAST, **adapter}},
             }
         )
 
     def run(self, session: RaySession | None = None, **adapter: Any) -> Run:
-        store = {"clip": self.clip}
-        return run_with(self.config(**adapter), session, ingest=self.posts, features=store, splits=self.folds)
+        return run_with(self.config(**adapter), session, gather=self.labelled, splits=self.folds)
 
     def adapt(self, session: RaySession, **adapter: Any) -> Manifest:
         return brought(self.run(session, **adapter), "adapt")
 
     def adapted(self, manifest: Manifest) -> pa.Table:
-        """The adapted family of all posts, in the order of ingest, with row_id."""
-        ids = post_row_ids(self.workspace, self.posts)
-        return FamilyReader(self.workspace, manifest).read(ids).append_column("row_id", pa.array(ids))
+        """All posts with what the adapters of an artefact make of them, in the order of ingest."""
+        return Adapters.of(self.workspace, manifest, self.folds).beside(self.table)
 
     def relabelled(self, rows: np.ndarray) -> Splits:
         """The splits with the labels of some posts, bool (posts,), shuffled among themselves and raised."""
@@ -140,16 +139,19 @@ def make_world(
     }
     clip = _artefact(workspace, "features/clip", parts, details)
     split = {"kind": kind, "folds": folds}
-    config = build_config({"workspace": str(folder), "source": {"kind": "demo"}, "training": {"split": split}})
-    made = brought(run_with(config, ingest=posts_manifest), "splits")
-    return World(workspace, posts_manifest, clip, made, load_splits(workspace, made), split)
+    features = {"families": ["clip"]}
+    raw = {"workspace": str(folder), "source": {"kind": "demo"}, "features": features, "training": {"split": split}}
+    config = build_config(raw)
+    run = run_with(config, ingest=posts_manifest, features={"clip": clip})
+    labelled, made = brought(run, "gather"), brought(run, "splits")
+    return World(workspace, posts_manifest, clip, labelled, made, load_splits(workspace, made), split)
 
 
 def training(world: World, splits: Splits | None = None, **adapter: Any) -> tuple[BankTraining, Rows]:
     """A training that has not begun and its rows, without Ray."""
     splits = splits or world.splits
     settings = world.config(**adapter).training.adapter
-    plan = plan_adapters(splits, settings, write_input(world.embeddings, world.workspace, "here/input", splits.row_ids))
+    plan = plan_adapters(splits, settings, write_input(world.embeddings, "here/input")[0])
     rows = Collate(plan)(pq.read_table(world.workspace.path("here/input")))
     return BankTraining(settings, plan, rows["image"].shape[1]), rows
 
@@ -164,11 +166,11 @@ def trained(world: World, splits: Splits | None = None, **adapter: Any) -> BankT
 
 
 def applied(world: World, bank: AdapterBank) -> pa.Table:
-    """The adapted family of all posts, in the order of ingest, with row_id."""
-    assigned = pd.Series(assign(world.splits, 0), world.splits.row_ids)
-    path = f"here/{uuid.uuid4().hex}.parquet"
-    apply_fragment(bank.to_bytes(), world.embeddings, world.workspace, world.posts, assigned, path)
-    return read_table(world.workspace, path)
+    """All posts with what a bank makes of them, in the order of ingest."""
+    order = np.argsort(world.splits.row_ids)
+    assigned = assign(world.splits, 0)[order]
+    adapters = Adapters(bank.to_bytes(), ("clip_image", "clip_title"), world.splits.row_ids[order], assigned)
+    return adapters.beside(world.table)
 
 
 def _artefact(

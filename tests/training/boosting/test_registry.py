@@ -77,7 +77,6 @@ from smp_ray.config import PREDICTORS, build_config
 from smp_ray.ray_session import ray_session
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.boosting.registry import find
-from smp_ray.training.predict import predict_matrix
 from tests.training.fold_data import commit_small, small_matrix
 from tests.training.runs import brought, run_with
 import numpy as np
@@ -89,7 +88,9 @@ with ray_session(config.ray) as session:
     workspace = Workspace.open(config.workspace)
     tuned = brought(run_with(config, session, **commit_small(workspace)), "tune")
 matrix, popularity = small_matrix()
-assert np.corrcoef(predict_matrix(workspace, tuned, matrix), popularity)[0, 1] > 0.7
+(path,) = tuned.details["models"]
+model = find("histograms").load(workspace.read(path).decode())
+assert np.corrcoef(model.predict(matrix), popularity)[0, 1] > 0.7
 """
 
 

@@ -1,4 +1,7 @@
-"""The fitted encoder as a file: another process makes the same of posts that the fit has never seen."""
+"""The fitted encoder as a file: another process makes the same of posts that the fit has never seen.
+
+It also tests `models/tensors.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,18 @@ import pytest
 
 from smp_ray.config import MatrixConfig
 from smp_ray.errors import DataError
-from smp_ray.training.matrix.columns import Columns, load_columns
-from smp_ray.training.matrix.encoder import Encoder, informative, occurrences
-from tests.training.worlds import World
+from smp_ray.training.matrix.columns import Columns
+from smp_ray.training.matrix.encoder import Encoder, informative
+from tests.training.worlds import GROUPS, World, gathered
 
-GROUPS = ("metadata", "text", "clip", "similarity", "perplexity")
 LOADED = """
 import sys
 from pathlib import Path
 import numpy as np
 from smp_ray.training.matrix.encoder import Encoder
 from tests.training.matrix.test_encoder import unseen
-matrix = Encoder.from_bytes(Path(sys.argv[1], "encoder.npz").read_bytes()).transform(unseen(Path(sys.argv[1], "there")))
+encoder = Encoder.from_bytes(Path(sys.argv[1], "encoder.safetensors").read_bytes())
+matrix = encoder.transform(unseen(Path(sys.argv[1], "there")))
 np.savez(Path(sys.argv[1], "there.npz"), values=matrix.values, names=matrix.names)
 """
 
@@ -40,7 +43,7 @@ def rich(folder: Path, seed: int = 0, posts: int = 200) -> tuple[World, Columns]
         "user_description": pa.array([None, *vectors[1:]], pa.list_(pa.float32())),
     }
     manifest, stored = world.commit()
-    return world, load_columns(world.workspace, manifest, stored, GROUPS)
+    return world, gathered(world.workspace, manifest, stored, GROUPS)
 
 
 def unseen(folder: Path) -> Columns:
@@ -50,7 +53,7 @@ def unseen(folder: Path) -> Columns:
 
 def fitted(folder: Path, **settings: object) -> Encoder:
     world, columns = rich(folder)
-    encoder = Encoder(MatrixConfig.model_validate(settings), 0, occurrences(columns.users))
+    encoder = Encoder(MatrixConfig.model_validate(settings), 0)
     encoder.fit_transform(columns, world.popularity, world.user_numbers)
     return encoder
 
@@ -58,7 +61,7 @@ def fitted(folder: Path, **settings: object) -> Encoder:
 @pytest.mark.parametrize("embeddings", ["pca", "raw"])
 def test_saved_and_loaded_elsewhere_it_gives_the_same_of_new_posts(tmp_path: Path, embeddings: str) -> None:
     encoder = fitted(tmp_path / "world", embeddings=embeddings, pca_dimensions=3, text_dimensions=4)
-    (tmp_path / "encoder.npz").write_bytes(encoder.to_bytes())
+    (tmp_path / "encoder.safetensors").write_bytes(encoder.to_bytes())
     subprocess.run([sys.executable, "-c", LOADED, str(tmp_path)], check=True)
     posts = unseen(tmp_path / "here")
     here = encoder.transform(posts)
@@ -72,13 +75,11 @@ def test_saved_and_loaded_elsewhere_it_gives_the_same_of_new_posts(tmp_path: Pat
     assert np.allclose(single.values[0], here.values[29], rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
-def test_counts_of_users_and_categories_are_those_of_the_fit(tmp_path: Path) -> None:
+def test_counts_of_categories_are_those_of_the_fit(tmp_path: Path) -> None:
     encoder, posts = fitted(tmp_path / "world"), unseen(tmp_path / "new")
-    posts.users[0], posts.users[1] = "user 3", "never heard of"
     matrix = encoder.transform(posts)
     column = {name: matrix.values[:, place] for place, name in enumerate(matrix.names)}
-    assert column["user_posts_here"][:2].tolist() == [encoder.user_posts["user 3"], 1]
-    assert np.isnan(column["user_posts_here"][7])
+    assert np.isnan(column["user_posts_before"][7])  # it has no user
     assert np.isnan(column["category"][9])  # unknown, and so is its number of posts among those of the fit
     assert column["category_posts"][9] == 0
 

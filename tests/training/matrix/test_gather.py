@@ -16,10 +16,10 @@ from smp_ray.schema import KEYS
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.training.ablate import comparisons, variants
-from smp_ray.training.matrix.columns import Columns, load_columns
+from smp_ray.training.matrix.columns import Columns
 from smp_ray.training.matrix.encoder import Encoder
 from tests.training.runs import run_with
-from tests.training.worlds import World, world_config
+from tests.training.worlds import World, gathered, world_config
 
 
 class Toy(Family):
@@ -70,16 +70,16 @@ def write_toy(world: World) -> tuple[Manifest, dict[str, Any]]:
     return world.workspace.commit(Manifest("features/toy", "toy", {}, fragments=[fragment], details=details)), values
 
 
-def gathered(world: World, groups: tuple[str, ...]) -> tuple[Columns, dict[str, Any]]:
+def with_toy(world: World, groups: tuple[str, ...]) -> tuple[Columns, dict[str, Any]]:
     posts, stored = world.commit()
     toy, values = write_toy(world)
-    return load_columns(world.workspace, posts, {**stored, "toy": toy}, groups), values
+    return gathered(world.workspace, posts, {**stored, "toy": toy}, groups), values
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_family_from_outside(tmp_path: Path) -> None:
     world = World(tmp_path)
-    columns, values = gathered(world, ("metadata", "perplexity", "toy", "toys"))
+    columns, values = with_toy(world, ("metadata", "perplexity", "toy", "toys"))
     numbers = [name for name in columns.numbers if columns.families[name] != "metadata"]
     stored = ["title_perplexity", "title_mean_nll", "title_token_count"]
     assert numbers == [*stored, "toy_surprise", "toy_count", "toy_flag"]
@@ -92,7 +92,7 @@ def test_a_family_from_outside(tmp_path: Path) -> None:
     assert "toy_note" not in columns.families
     assert {columns.families[name] for name in ("toy_count", "toy_flag", "toy_kind")} == {"toy"}
     assert (columns.families["toy_vector"], columns.families["toy_surprise"]) == ("toys", "perplexity")
-    matrix = Encoder(MatrixConfig(), 0, {}).fit_transform(columns, world.popularity, world.user_numbers)
+    matrix = Encoder(MatrixConfig(), 0).fit_transform(columns, world.popularity, world.user_numbers)
     assert matrix.levels["toy_kind"] == ("kind 0", "kind 1", "kind 2")
     assert {"toy_kind", "toy_kind_posts", "toy_count", "toy_flag"} == set(matrix.only(("toy",)).names)
 
@@ -101,11 +101,11 @@ def test_a_family_from_outside(tmp_path: Path) -> None:
 def test_its_categories_stay_out_of_the_text_group(tmp_path: Path) -> None:
     """What a group of the posts table's own is worth must not depend on a family beside it."""
     world = World(tmp_path)
-    own, with_toy = (
-        Encoder(MatrixConfig(), 0, {}).fit_transform(gathered(world, groups)[0], world.popularity, world.user_numbers)
+    own, other = (
+        Encoder(MatrixConfig(), 0).fit_transform(with_toy(world, groups)[0], world.popularity, world.user_numbers)
         for groups in (("metadata", "text"), ("metadata", "text", "toy"))
     )
-    assert np.array_equal(own.only(("text",)).values, with_toy.only(("text",)).values, equal_nan=True)
+    assert np.array_equal(own.only(("text",)).values, other.only(("text",)).values, equal_nan=True)
 
 
 @pytest.mark.usefixtures("installed")
@@ -114,7 +114,7 @@ def test_the_stage_takes_the_families_that_have_a_group_in_the_matrix(tmp_path: 
     run = run_with(config)
     families = run.stage("matrix").families
     assert families is not None
-    assert list(families(config)) == ["toy"]
+    assert list(families(config)) == ["posts", "toy"]
 
 
 def test_variants_and_comparisons_follow_from_the_groups() -> None:

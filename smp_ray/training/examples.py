@@ -1,4 +1,4 @@
-"""The labelled stage: the posts to learn from and their features, gathered once.
+"""The gather stage: the posts to learn from and their features, gathered once.
 
 Whatever is learned later reads these rows alone, and is identified by their content: posts without a label that come or
 go start nothing again, as little as features that are computed anew and come out the same. The artefact has numbered
@@ -55,7 +55,7 @@ def gather(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest]) -
     return Made(rows=rows, fragments=fragments, details={"contents": contents}, note=note)
 
 
-def labelled_pieces(workspace: Workspace, labelled: Manifest, parts: Sequence[str]) -> Iterator[pa.Table]:
+def example_pieces(workspace: Workspace, labelled: Manifest, parts: Sequence[str]) -> Iterator[pa.Table]:
     """The labelled posts in order, in pieces of at most `PIECE`: `POSTS`, families, or several side by side."""
     count = sum(_part_of(fragment.path) == POSTS for fragment in labelled.fragments)
     for number in range(count):
