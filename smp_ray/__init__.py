@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from smp_ray.config import build_config, load_config
     from smp_ray.pipeline import export, open_run, run_stages
+    from smp_ray.predictor.scoring import Predictor
     from smp_ray.stage import status
 
 __version__ = "0.1.0"
-__all__ = ["build_config", "export", "load_config", "open_run", "run_stages", "status"]
+__all__ = ["Predictor", "build_config", "export", "load_config", "open_run", "run_stages", "status"]
 
-_HOMES = {"build_config": "config", "load_config": "config", "status": "stage"}
+_HOMES = {"build_config": "config", "load_config": "config", "status": "stage", "Predictor": "predictor.scoring"}
 
 
 def __getattr__(name: str) -> Any:

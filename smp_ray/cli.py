@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+import smp_ray.asking  # noqa: F401  (adds its commands)
 from smp_ray.config import build_config, load_config
 from smp_ray.demo import tour
 from smp_ray.pipeline import ALL, STAGES, compact, export, open_run, plan, run_stages

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from smp_ray.config import ADAPTED, Config, embeddings, external_data, matrix_families, matrix_groups
-from smp_ray.errors import SmpRayError
+from smp_ray.errors import ConfigError, SmpRayError
 from smp_ray.features.forecast import Figures, Forecast, forecast, read_figures, write_figures
 from smp_ray.features.placement import place
 from smp_ray.features.store_stage import FeatureStage
@@ -110,6 +110,10 @@ STAGES: tuple[Stage, ...] = (
         settings=_of("training.predictor", "training.tune", without=("cpus_per_trial",)),
     ),
     Stage(
+        "calibrate", "How far predictions may be off: intervals from out-of-fold errors.",
+        "smp_ray.predictor.calibrate:calibrate", reads=("splits", "matrix", "tune"), labels=True,
+    ),
+    Stage(
         "predict", "predictions.parquet, and the challenge's submission.json for the posts of split test.",
         "smp_ray.predictor.predict:predict",
         reads=("ingest", "features", "splits", "adapt", "matrix", "tune"), families=matrix_families,
@@ -207,6 +211,18 @@ def plan(run: Run, posts: int | None = None, profile: int | None = None, figures
     nodes = nodes_of(config.ray.cluster) if config.ray.cluster else run.session.nodes()
     placed = place(config.features, tuple(config.features.sections), nodes, remote)
     return forecast(placed, measured, posts or (there.rows if isinstance(there, Manifest) else 1_000_000))
+
+
+def pack(run: Run, out: str) -> dict[str, Any]:
+    """Bring the predictor of a configuration up to date and write it as one file; returns its card.
+
+    Raises:
+        ConfigError: `out` does not end in .predictor.
+    """
+    if not out.split("?")[0].endswith(".predictor"):
+        raise ConfigError(f"--out: found {out}, allowed: a name that ends in .predictor")
+    run_stages(run, ["calibrate", "evaluate"])
+    return dict(resolve_name("smp_ray.predictor.pack:pack")(run, out))
 
 
 def export(run: Run, out: str) -> int:

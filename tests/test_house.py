@@ -38,7 +38,8 @@ FLOORS = (
     ("report",),
     ("upkeep",),
     ("pipeline",),
-    ("shell",),
+    ("shell", "score"),
+    ("asking",),
     ("cli",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -1,9 +1,6 @@
 """What runs inside Ray: choosing posts, fetching, decoding, and the actors that hold models. The work is elsewhere."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -12,20 +9,14 @@ import pyarrow.compute as pc
 import ray
 
 from smp_ray.config import ImagesConfig
-from smp_ray.errors import ModelError, UnreachableError
-from smp_ray.families.base import IMAGE, TITLE, ImageTransform
-from smp_ray.families.keys import FamilyKey, naming
+from smp_ray.errors import ModelError
+from smp_ray.families.base import IMAGE, TITLE
+from smp_ray.families.keys import FamilyKey
 from smp_ray.families.registry import find
-from smp_ray.features.compute import FamilyStep, needed
-from smp_ray.features.decode import DecodeStep
+from smp_ray.features.compute import needed
 from smp_ray.features.ledger import LOADS, Step, asked, guarded
+from smp_ray.features.steps import FetchStep, decode_step, family_step
 from smp_ray.features.survey import Known
-from smp_ray.fetch import Answers, Fetcher
-from smp_ray.models.identity import check_identity
-from smp_ray.schema import OK
-
-#: Pictures that a fetching actor hands on together, as soon as it has them.
-TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -45,23 +36,6 @@ class PassSpec:
     ledger: Any
 
 
-@lru_cache(maxsize=16)
-def transform_of(key: FamilyKey) -> ImageTransform | None:
-    """The light half of a family, None where it does not read the image; read once a process, as it takes a while."""
-    family = find(key.family)
-    with naming(key.family):
-        check_identity(family.identity(key.pinned), key.model)
-        return family.transform(key.pinned)
-
-
-@lru_cache(maxsize=2)
-def _decode_step(images: ImagesConfig, families: tuple[FamilyKey, ...]) -> DecodeStep | None:
-    """What decodes for those families that look at the image; None where none does."""
-    keys = [key for key in families if IMAGE in find(key.family).reads]
-    found = {key.family: transform for key in keys if (transform := transform_of(key)) is not None}
-    return DecodeStep(images, found) if found else None
-
-
 def choose(table: pa.Table, spec: PassSpec) -> pa.Table:
     """Drop posts that need nothing, and attach what the store has of other families."""
     files = pc.unique(table["path"]).to_pylist()
@@ -79,54 +53,16 @@ def choose(table: pa.Table, spec: PassSpec) -> pa.Table:
     return table.filter(pa.array(np.any([needed(table, family) for family in families], axis=0)))
 
 
-class FetchActor:
-    """Fetches pictures, many at once; a post is handed on when its picture is there, whatever others wait for."""
+class FetchActor(FetchStep):
+    """Fetches pictures, many at once, in an actor."""
 
     def __init__(self, spec: PassSpec) -> None:
-        self._wanted = [key.family for key in spec.families if IMAGE in find(key.family).reads]
-        self._fetcher = Fetcher(spec.images)
-        self._answers = Answers(spec.images.stop_after_unreachable)
-        self._lock = Lock()
-
-    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Posts with `image_bytes`, or `image_status` and `image_error`.
-
-        Raises:
-            UnreachableError: too many of the last pictures could not be had for now.
-        """
-        wanted = np.any([needed(table, family) for family in self._wanted], axis=0)
-        inline = table["image_bytes"].is_valid().to_numpy()
-        places = np.flatnonzero(wanted & ~inline)
-        rest = np.flatnonzero(~wanted | inline)
-        nothing = pa.nulls(len(rest), pa.string())
-        yield _with_pictures(table.take(pa.array(rest)), table["image_bytes"].take(pa.array(rest)), nothing, nothing)
-        uris = table["image_uri"].take(pa.array(places)).to_pylist()
-        here: list[int] = []
-        data: list[bytes | None] = []
-        verdicts: list[tuple[str | None, str | None]] = []
-        for number, (place, fetched) in enumerate(self._fetcher.fetch(uris), start=1):
-            with self._lock:
-                self._answers.note(fetched)
-            here.append(int(places[place]))
-            data.append(fetched.data)
-            verdicts.append((None, None) if fetched.status == OK else (fetched.status, fetched.reason))
-            if len(here) == TOGETHER or number == len(uris):
-                with self._lock:
-                    if (why := self._answers.stop()) is not None:
-                        raise UnreachableError(why)
-                columns = [pa.array([verdict[side] for verdict in verdicts], pa.string()) for side in range(2)]
-                yield _with_pictures(table.take(pa.array(here)), pa.array(data, pa.large_binary()), *columns)
-                here, data, verdicts = [], [], []
-
-
-def _with_pictures(table: pa.Table, data: Any, status: Any, error: Any) -> pa.Table:
-    table = table.set_column(table.column_names.index("image_bytes"), "image_bytes", data)
-    return table.append_column("image_status", status).append_column("image_error", error)
+        super().__init__(spec.images, spec.families)
 
 
 def decode(table: pa.Table, spec: PassSpec) -> pa.Table:
     """A batch of posts with the inputs of the families that look at the image; for tasks that only decode."""
-    step = _decode_step(spec.images, spec.families)
+    step = decode_step(spec.images, spec.families)
     if step is None:
         return table
     return guarded(spec.ledger, "decode", [Step("decoding", step, step.killed)], table)
@@ -155,16 +91,13 @@ class ModelActor:
         if asked(spec.ledger.loading.remote(self._worker), 1) > LOADS:
             raise ModelError(f"{self._stage}: a worker died {LOADS} times while it loaded the models (out of memory?)")
         self._steps = []
-        if inside and (decoding := _decode_step(spec.images, spec.families)) is not None:
+        if inside and (decoding := decode_step(spec.images, spec.families)) is not None:
             self._steps.append(Step("decoding", decoding, decoding.killed))
         for key in spec.families:
             if key.family not in families:
                 continue
-            transform, family = transform_of(key), find(key.family)
-            with naming(key.family):
-                model = family(key.pinned, "cuda" if threads is None and key.pinned.num_gpus != 0 else "cpu", threads)
-            fields = [spec.schema.field(field.name) for field in family.fields()]
-            step = FamilyStep(model, fields, transform, key.pinned.batch_size, self._tell)
+            device = "cuda" if threads is None and key.pinned.num_gpus != 0 else "cpu"
+            step = family_step(key, device, threads, self._tell)
             self._steps.append(Step(key.family, step, step.killed))
         spec.ledger.loaded.remote(self._worker)
 

@@ -70,6 +70,13 @@ def table_rows(location: Location, name: str, found: Format, columns: list[str],
     return _read_parquet(location, name, columns)
 
 
+def table_columns(path: str) -> list[str]:
+    """The columns of a table's first row; [] where it has none."""
+    location, names, found = table_files(path, "auto")
+    rows = table_rows(location, names[0], found, [], Intake(lambda _: None))
+    return list(next(rows, ("", {}))[1])
+
+
 def _format(path: str) -> Format | None:
     lower = path.lower()
     for suffix in _COMPRESSED:

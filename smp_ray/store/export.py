@@ -39,6 +39,14 @@ def as_it_is(table: pa.Table) -> pa.Table:
     return table
 
 
+def check_file_name(out: str, else_allowed: str = "") -> None:
+    """Raise a `ConfigError` where `--out` is no name of a Parquet file."""
+    if not out.split("?")[0].endswith((".parquet", ".pq")):
+        raise ConfigError(f"--out: found {out}, allowed: a name that ends in .parquet{else_allowed}")
+    if Place.open(out).kind() == pafs.FileType.Directory:
+        raise ConfigError(f"--out: found the folder {out}, allowed: the name of a file")
+
+
 def export(workspace: Workspace, posts: Manifest, families: Sequence[Manifest], out: str, add: Add = as_it_is) -> int:
     """Write the join to the file `out` (a local path or a URI) and return its number of rows.
 
@@ -49,13 +57,19 @@ def export(workspace: Workspace, posts: Manifest, families: Sequence[Manifest], 
         ConfigError: `out` is no name of a Parquet file.
         WorkspaceError: it cannot be written.
     """
-    if not out.split("?")[0].endswith((".parquet", ".pq")):
-        raise ConfigError(f"--out: found {out}, allowed: a name that ends in .parquet, or in / for a folder of files")
-    place = Place.open(out)
-    if place.kind() == pafs.FileType.Directory:
-        raise ConfigError(f"--out: found the folder {out}, allowed: the name of a file")
+    check_file_name(out, ", or in / for a folder of files")
     groups = (replace(posts, fragments=group) for group in grouped(posts.fragments))
-    pieces = (map(add, wide(workspace, group, families)) for group in groups)
+    write_file(out, chain.from_iterable(map(add, wide(workspace, group, families)) for group in groups))
+    return posts.rows
+
+
+def write_file(out: str, tables: Iterator[pa.Table]) -> None:
+    """Write tables, at least one, into one Parquet file, which appears under its name when it is complete.
+
+    Raises:
+        WorkspaceError: it cannot be written.
+    """
+    place = Place.open(out)
     # pyarrow's stream to an object store would make an object of what an exception leaves, so the file is finished
     # here before it is uploaded; an upload that is cut off makes no object.
     folder = os.path.dirname(place.root) if place.is_local else tempfile.gettempdir()
@@ -63,7 +77,7 @@ def export(workspace: Workspace, posts: Manifest, families: Sequence[Manifest], 
     try:
         with writing(out):
             os.makedirs(folder, exist_ok=True)
-            _write(chain.from_iterable(pieces), target, pafs.LocalFileSystem())
+            _write(tables, target, pafs.LocalFileSystem())
             if place.is_local:
                 os.replace(target, place.root)
             else:
@@ -71,7 +85,6 @@ def export(workspace: Workspace, posts: Manifest, families: Sequence[Manifest], 
     finally:
         if os.path.exists(target):
             os.remove(target)
-    return posts.rows
 
 
 def export_folder(

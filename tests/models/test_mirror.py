@@ -15,7 +15,7 @@ from smp_ray.errors import ConfigError, ModelError
 from smp_ray.families.clip import Clip, ClipSettings
 from smp_ray.families.keys import FamilyKey, family_keys
 from smp_ray.families.perplexity import PerplexitySettings
-from smp_ray.features.actors import transform_of
+from smp_ray.features.steps import transform_of
 from smp_ray.models.clip_embedder import ClipEmbedder
 from smp_ray.models.language_model import PerplexityScorer
 from smp_ray.models.mirror import below, copied

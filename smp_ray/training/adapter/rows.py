@@ -20,12 +20,13 @@ from smp_ray.training.examples import example_pieces
 #: end, how far the epochs are, what they gave, and the trained adapters, written last.
 INPUT, TRAIN, PROGRESS = "input", "train", "progress.json"
 HISTORY, ADAPTERS = "history.parquet", "adapters.safetensors"
+ADAPTED_PREDICTION = f"{ADAPTED}_prediction"
 #: What the adapters make of a post's embeddings.
 ADAPTED_COLUMNS = (
     Column(f"{ADAPTED}_image", None, group=ADAPTED, role=IMAGE_EMBEDDING),
     Column(f"{ADAPTED}_title", None, group=ADAPTED, role=TITLE_EMBEDDING),
     Column(f"{ADAPTED}_similarity", pa.float32(), group=ADAPTED),
-    Column(f"{ADAPTED}_prediction", pa.float32(), group=ADAPTED),
+    Column(ADAPTED_PREDICTION, pa.float32(), group=ADAPTED),
 )
 #: Posts that a worker reads at once.
 PIECE = 16_384

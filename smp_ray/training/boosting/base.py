@@ -93,3 +93,7 @@ class Predictor(ABC):
     @abstractmethod
     def load(self, text: str) -> Model:
         """The inverse of `Growing.text`."""
+
+    def checked(self, text: str, columns: int) -> str:
+        """A stranger's text as `load` may take it, or a `DataError`; `columns` is how many the model should have."""
+        return text

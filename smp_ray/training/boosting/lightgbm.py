@@ -9,6 +9,7 @@ import numpy as np
 from smp_ray.config import LIGHTGBM, SearchRange
 from smp_ray.errors import ConfigError
 from smp_ray.training.boosting.base import Growing, Model, Objective, Predictor
+from smp_ray.training.boosting.trees import checked
 from smp_ray.training.matrix.matrix import Matrix
 
 _LOSS_ALIASES = {"objective", "objective_type", "app", "application", "loss"}
@@ -89,6 +90,10 @@ class LightGBM(Predictor):
     def load(self, text: str) -> Model:
         """From LightGBM's own text."""
         return _Trees(lgb.Booster(model_str=text))
+
+    def checked(self, text: str, columns: int) -> str:
+        """See `trees.checked`."""
+        return checked(text, columns)
 
 
 class _Booster(Growing):

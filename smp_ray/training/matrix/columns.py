@@ -138,6 +138,7 @@ def _ragged(column: pa.ChunkedArray) -> np.ndarray:
     lengths = pc.list_value_length(column).fill_null(0).to_numpy()
     width = int(np.bincount(lengths[lengths > 0], minlength=1).argmax())
     values = np.full((len(column), width), np.nan, dtype=np.float32)
-    fitting = (lengths == width) & (width > 0)
-    values[fitting] = np.reshape(column.filter(pa.array(fitting)).combine_chunks().flatten(), (-1, width))
+    fitting = lengths == width
+    if width:
+        values[fitting] = np.reshape(column.filter(pa.array(fitting)).combine_chunks().flatten(), (-1, width))
     return values

@@ -1,0 +1,133 @@
+"""The commands that make a predictor one file, and that ask it about posts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pandas as pd
+import typer
+import yaml
+from rich.table import Table
+
+from smp_ray.config import load_config
+from smp_ray.errors import ConfigError
+from smp_ray.pipeline import pack
+from smp_ray.progress import console, say
+from smp_ray.shell import ConfigArgument, DebugOption, SetOption, WorkspaceOption, app, errors, opened
+
+#: Posts that are shown in the terminal.
+_SHOWN = 20
+_FILE = typer.Argument(metavar="PREDICTOR", help="file of `smp-ray pack`")
+
+
+@app.command("pack")
+def pack_command(
+    config: ConfigArgument,
+    out: Annotated[str, typer.Option("--out", metavar="FILE.predictor", help="where to write it")],
+    workspace: WorkspaceOption = None,
+    sets: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Make the trained predictor one file, which scores posts on any machine that has the same models."""
+    with errors(debug), opened(load_config(config, sets, workspace), debug) as run:
+        card = pack(run, out)
+        say(f"pack: learned from {card['posts']:,} posts of {card['users']:,} users → {out}")
+
+
+@app.command("card")
+def card_command(predictor: Annotated[str, _FILE], debug: DebugOption = False) -> None:
+    """What a predictor learned from, and how good it is, as YAML."""
+    from smp_ray.predictor.unpack import unpack
+
+    with errors(debug):
+        typer.echo(yaml.safe_dump(unpack(predictor).contents.card, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@app.command("score")
+def score_command(
+    predictor: Annotated[str, _FILE],
+    posts: Annotated[
+        str | None,
+        typer.Argument(metavar="[POSTS]", help="table, dataset of the training's kind, or YAML with a source"),
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="FILE.parquet", help="needed with POSTS")] = None,
+    image: Annotated[list[str] | None, typer.Option("--image", help="picture of one post; may be repeated")] = None,
+    title: Annotated[list[str] | None, typer.Option("--title", help="title of one post; repeat it to compare")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="COLUMN=VALUE", help="any other column of this post")
+    ] = None,
+    level: Annotated[float, typer.Option("--level", help="of the interval")] = 0.9,
+    explain: Annotated[int, typer.Option("--explain", metavar="N", min=0, help="so many reasons for each post")] = 0,
+    compare: Annotated[bool, typer.Option("--compare", help="rank the posts as candidates for one")] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--config", metavar="KEY=VALUE", help="where models lie here: features.clip.model=/models/clip"),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Predict the popularity of posts: of a table or dataset, or of one given here, with an interval and reasons."""
+    with errors(debug):
+        from smp_ray.predictor.scoring import Predictor
+
+        loaded = Predictor.load(predictor, where or ())
+        if posts is not None:
+            from smp_ray.score import score_source
+
+            if image or title or sets or out is None:
+                raise ConfigError("score: with POSTS, --out is needed, and --image, --title and --set have no meaning")
+            count = score_source(loaded, posts, out, level, explain, workspace, debug=debug)
+            say(f"score: {count:,} posts → {out}")
+            if compare or count <= _SHOWN:
+                scores = pd.read_parquet(out)
+                show(loaded.compare(scores, level) if compare else scores, level)
+            return
+        given = candidates(image or [], title or [], sets or [])
+        scores = loaded.score(given, level, explain)
+        if len(given) > 1:
+            scores = loaded.compare(scores, level)
+        show(scores, level)
+        if out is not None:
+            scores.to_parquet(out)
+
+
+def candidates(images: list[str], titles: list[str], sets: list[str]) -> pd.DataFrame:
+    """One post, or one for each of several titles or pictures, with the columns of `posts.posts_of`.
+
+    Raises:
+        ConfigError: neither picture nor title, or titles and pictures that do not go together.
+    """
+    if not (images or titles):
+        raise ConfigError("score: name POSTS, or give a post by --image and --title")
+    count = max(len(images), len(titles))
+    if len(images) not in (0, 1, count) or len(titles) not in (0, 1, count):
+        raise ConfigError(f"score: found {len(images)} pictures and {len(titles)} titles, allowed: as many, or one")
+    numbers = range(count)
+    given_each = {"image": images, "title": titles}
+    columns = {name: list(values) * (count // len(values)) for name, values in given_each.items() if values}
+    for given in sets:
+        name, found, value = given.partition("=")
+        if not found:
+            raise ConfigError(f"--set: found {given!r}, allowed: COLUMN=VALUE")
+        columns[name] = [value for _ in numbers]
+    columns["post_id"] = [f"{n + 1}: {titles[n]}" if len(titles) > 1 else str(n + 1) for n in numbers]
+    return pd.DataFrame(columns)
+
+
+def show(scores: pd.DataFrame, level: float) -> None:
+    """Scores in the terminal, a post a line and its reasons below."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    ranked = "behind" in scores
+    for column in ("rank", "post", "popularity", f"{level:.0%} interval", "behind the first", ""):
+        if ranked or column in ("post", "popularity", f"{level:.0%} interval"):
+            table.add_column(column, no_wrap=column != "post")
+    for number, (_, row) in enumerate(scores.head(_SHOWN).iterrows()):
+        cells = [str(row["post_id"]), f"{row['prediction']:.2f}", f"[{row['low']:.2f}, {row['high']:.2f}]"]
+        if ranked:
+            difference = f"{row['behind']:.2f} [{row['behind_low']:+.2f}, {row['behind_high']:+.2f}]"
+            clear = "clearly behind" if row["clear"] else "not clearly behind"
+            cells = [str(row["rank"]), *cells, *((difference, clear) if number else ("", ""))]
+        table.add_row(*cells)
+        for reason in row.get("reasons", ()):
+            table.add_row(*(["", f"  {reason}"] if ranked else [f"  {reason}"]))
+    console.print(table)

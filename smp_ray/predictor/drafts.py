@@ -1,0 +1,98 @@
+"""Posts given as a pandas frame, or on the command line, as rows of the posts table that a predictor knows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from smp_ray.errors import DataError
+from smp_ray.families.registry import find
+from smp_ray.schema import POSTS
+from smp_ray.sources import values as read
+from smp_ray.sources.table import READINGS
+
+IMAGE = "image"
+#: How a column that the source added is read, by its type.
+_BY_TYPE: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], Any]], ...] = (
+    (pa.types.is_string, read.as_id),
+    (lambda kind: pa.types.is_list(kind) and pa.types.is_string(kind.value_type), read.as_texts),
+    (lambda kind: pa.types.is_list(kind), read.as_vector),
+    (lambda kind: True, read.as_flag),
+)
+
+
+def posts_of(frame: pd.DataFrame, schema: pa.Schema, families: Sequence[str], tell: Callable[[str], None]) -> pa.Table:
+    """The posts table of a frame; what it lacks is missing, what nobody knows is left out, and both are said.
+
+    Args:
+        frame: a row a post. Columns have the names of the posts table (`title`, `posted_at`, `user_…`); `image` is a
+            path, an address or bytes. Without a `post_id` posts are numbered from 1. Popularity is not looked at.
+        schema: of the wide rows that the predictor was trained on.
+        families: those among them.
+        tell: says a line to the user.
+
+    Raises:
+        DataError: a value cannot be read.
+    """
+    features = {field.name for family in families for field in find(family).fields()}
+    own = [field for field in schema if field.name not in features]
+    given = {str(name): name for name in frame.columns}
+    described = {field.name for field in own} - {"row_id", "split", "popularity", "image_uri", "post_id"}
+    said(described - given.keys(), given.keys() - described - {IMAGE, "post_id", "popularity"}, tell)
+    columns = {field.name: pa.nulls(len(frame), field.type) for field in own}
+    columns["row_id"] = pa.array(np.arange(len(frame)))
+    columns["post_id"] = pa.array([str(number + 1) for number in range(len(frame))])
+    columns["split"] = pa.array(["test"] * len(frame))
+    for field in own:
+        if field.name in given and field.name in described | {"post_id"}:
+            reading = READINGS.get(field.name) or next(how for fits, how in _BY_TYPE if fits(field.type))
+            columns[field.name] = pa.array(_read(frame[given[field.name]], field.name, reading), field.type)
+    images = _read(frame[given[IMAGE]], IMAGE, READINGS[IMAGE]) if IMAGE in given else [None] * len(frame)
+    addresses = [None if isinstance(image, bytes) else _address(image) for image in images]
+    columns["image_uri"] = pa.array(addresses, pa.string())
+    table = pa.table({field.name: columns[field.name] for field in own if field.name in columns})
+    held = [image if isinstance(image, bytes) else None for image in images]
+    return table.append_column("image_bytes", pa.array(held, POSTS.field("image_bytes").type))
+
+
+def aligned(table: pa.Table, schema: pa.Schema, tell: Callable[[str], None]) -> pa.Table:
+    """A table with the columns that a predictor knows, in their types; what it lacks is null, and said."""
+    there = set(table.column_names)
+    own = {"row_id", "post_id", "split", "popularity"}
+    said(set(schema.names) - there - own, there - set(schema.names) - {"image_bytes"}, tell)
+    columns = []
+    for field in schema:
+        try:
+            column = table[field.name].cast(field.type) if field.name in there else pa.nulls(len(table), field.type)
+        except pa.ArrowException as error:
+            raise DataError(f"{field.name}: {error}; the predictor knows it as {field.type}") from None
+        columns.append(column)
+    return pa.table(columns, schema=schema)
+
+
+def said(lacking: set[str], unknown: set[str], tell: Callable[[str], None]) -> None:
+    """Say what posts lack, and what of them nobody asks for."""
+    if lacking:
+        tell(f"missing in these posts, and so missing values: {', '.join(sorted(lacking))}")
+    if unknown:
+        tell(f"not known to the predictor, and left out: {', '.join(sorted(unknown))}")
+
+
+def _read(values: pd.Series, name: str, reading: Callable[[Any], Any]) -> list[Any]:
+    found = []
+    for place, value in enumerate(values):
+        try:
+            empty = value is None or (pd.api.types.is_scalar(value) and pd.isna(value))
+            found.append(None if empty else reading(value))
+        except ValueError as error:
+            raise DataError(f"row {place + 1}: {name}: {error}") from None
+    return found
+
+
+def _address(image: str | None) -> str | None:
+    return image if image is None or "://" in image else os.path.abspath(os.path.expanduser(image))

@@ -1,0 +1,145 @@
+"""Scoring the posts of a source: few in this process, many by a feature pass on Ray in a workspace that goes on."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import yaml
+
+from smp_ray.config import Config, build_config
+from smp_ray.errors import ConfigError, one_line
+from smp_ray.pipeline import open_run, run_stages
+from smp_ray.predictor.drafts import aligned
+from smp_ray.predictor.scoring import Predictor, past_of
+from smp_ray.ray_session import ray_session
+from smp_ray.run import Run
+from smp_ray.sources.table import TABLE_COLUMNS
+from smp_ray.sources.table_files import table_columns
+from smp_ray.store.export import check_file_name, write_file
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.reader import iter_posts
+from smp_ray.store.wide import PIECE, wide
+from smp_ray.training.matrix.past import Past
+
+#: Posts that are computed in this process where no workspace is named: starting Ray takes longer.
+FEW = 256
+
+
+def score_source(
+    predictor: Predictor,
+    posts: str,
+    out: str,
+    level: float,
+    explain: int = 0,
+    workspace: str | None = None,
+    ray: dict[str, Any] | None = None,
+    debug: bool = False,
+) -> int:
+    """Score all posts of a table or dataset into the Parquet file `out`; returns how many.
+
+    Args:
+        predictor: what is asked.
+        posts: a table with the columns of the training's source (or of the posts table), another dataset of that
+            source's kind, or a YAML file with a `source` section.
+        out: columns as of `Predictor.score`.
+        level: of the interval.
+        explain: reasons for each post.
+        workspace: where features are kept; a run that is broken off goes on there. None: of at most `FEW` posts
+            nothing is kept, and more go to `<out>.work`.
+        ray: the `ray` section.
+        debug: whether Ray's own log is shown.
+
+    Raises:
+        ConfigError: there is no such file, or it cannot be read as posts.
+        DataError: a post's columns are not those of the predictor.
+    """
+    check_file_name(out)
+    predictor.keys()  # before anything is read
+    source = source_of(predictor.config, posts)
+    with ExitStack() as stack:
+        folder = workspace or stack.enter_context(tempfile.TemporaryDirectory(prefix="smp_ray-"))
+        config = _config(predictor, source, folder, ray)
+        run = open_run(config, stack.enter_context(ray_session(config.ray, debug)))
+        run_stages(run, ["ingest"])
+        if workspace is None and _posts(run).rows > FEW:
+            config = _config(predictor, source, f"{out.split('?')[0]}.work", ray)
+            run = open_run(config, run.session)
+            run_stages(run, ["ingest"])
+        elif workspace is None:
+            return _written(out, predictor, _few(run, predictor), _past(run), level, explain)
+        run_stages(run, ["features"])
+        return _written(out, predictor, _many(run), _past(run), level, explain)
+
+
+def source_of(config: Config, posts: str) -> dict[str, Any]:
+    """The `source` section that reads `posts`, see `score_source`."""
+    trained = config.source.model_dump(mode="json")
+    if posts.endswith((".yaml", ".yml")):
+        try:
+            raw = yaml.safe_load(Path(posts).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{posts}: {one_line(error)}") from None
+        if not isinstance(raw, dict) or not isinstance(raw.get("source"), dict):
+            raise ConfigError(f"{posts}: has no section `source`")
+        return dict(raw["source"])
+    if trained["kind"] != "table" and Path(posts).is_dir():
+        return {**trained, "path": posts}
+    there = table_columns(posts)
+    mapping = trained["columns"] if trained["kind"] == "table" else {}
+    own = {name: name for name in there if name in TABLE_COLUMNS or name.startswith("user_")}
+    columns = {name: column for name, column in mapping.items() if column in there} or own
+    if "post_id" not in columns:
+        needed = mapping.get("post_id", "post_id")
+        raise ConfigError(f"{posts}: has no column {needed}; it has {', '.join(there[:20]) or 'none'}")
+    return {"kind": "table", "path": posts, "columns": columns}
+
+
+def _config(predictor: Predictor, source: dict[str, Any], workspace: str, ray: dict[str, Any] | None) -> Config:
+    raw = {**predictor.config.model_dump(mode="json", exclude={"ray"}), "source": source, "workspace": workspace}
+    return build_config({**raw, **({"ray": ray} if ray else {})}, name="score")
+
+
+def _posts(run: Run) -> Manifest:
+    found = run.artefact("ingest")
+    assert isinstance(found, Manifest)
+    return found
+
+
+def _past(run: Run) -> Past:
+    """All posts as part of their users' past: 24 bytes each."""
+    pieces = iter_posts(run.workspace, _posts(run), ["user_id", "posted_at"], PIECE)
+    users, times, unknown = (np.concatenate(c) for c in zip(*(vars(past_of(p)).values() for p in pieces), strict=True))
+    return Past.of(users, times, unknown)
+
+
+def _few(run: Run, predictor: Predictor) -> Iterator[pa.Table]:
+    for piece in iter_posts(run.workspace, _posts(run), None, FEW):
+        yield predictor.features(piece)
+
+
+def _many(run: Run) -> Iterator[pa.Table]:
+    store = run.artefact("features")
+    assert isinstance(store, dict)
+    return wide(run.workspace, _posts(run), list(store.values()))
+
+
+def _written(out: str, predictor: Predictor, tables: Iterator[pa.Table], past: Past, level: float, explain: int) -> int:
+    rows = 0
+
+    def scored() -> Iterator[pa.Table]:
+        nonlocal rows
+        for table in tables:
+            known = aligned(table, predictor.packed.schema, predictor.once)
+            frame: pd.DataFrame = predictor.judge(known, past, level, explain)
+            rows += len(frame)
+            yield pa.Table.from_pandas(frame, preserve_index=False)
+
+    write_file(out, scored())
+    return rows
