@@ -7,12 +7,11 @@ from typing import Annotated
 import pandas as pd
 import typer
 import yaml
-from rich.table import Table
 
 from smp_ray.config import load_config
 from smp_ray.errors import ConfigError
 from smp_ray.pipeline import pack
-from smp_ray.progress import console, say
+from smp_ray.progress import say
 from smp_ray.shell import ConfigArgument, DebugOption, SetOption, WorkspaceOption, app, errors, opened
 
 #: Posts that are shown in the terminal.
@@ -116,18 +115,17 @@ def candidates(images: list[str], titles: list[str], sets: list[str]) -> pd.Data
 
 def show(scores: pd.DataFrame, level: float) -> None:
     """Scores in the terminal, a post a line and its reasons below."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    ranked = "behind" in scores
-    for column in ("rank", "post", "popularity", f"{level:.0%} interval", "behind the first", ""):
-        if ranked or column in ("post", "popularity", f"{level:.0%} interval"):
-            table.add_column(column, no_wrap=column != "post")
+    ranked, width = "behind" in scores, min(60, scores["post_id"].astype(str).str.len().max())
+    say(f"predicted popularity, with {level:.0%} intervals" + (", the best first" if ranked else ""))
     for number, (_, row) in enumerate(scores.head(_SHOWN).iterrows()):
-        cells = [str(row["post_id"]), f"{row['prediction']:.2f}", f"[{row['low']:.2f}, {row['high']:.2f}]"]
-        if ranked:
-            difference = f"{row['behind']:.2f} [{row['behind_low']:+.2f}, {row['behind_high']:+.2f}]"
-            clear = "clearly behind" if row["clear"] else "not clearly behind"
-            cells = [str(row["rank"]), *cells, *((difference, clear) if number else ("", ""))]
-        table.add_row(*cells)
+        line = (
+            f"{str(row['post_id'])[:width]:<{width}}  {row['prediction']:6.2f}  [{row['low']:.2f}, {row['high']:.2f}]"
+        )
+        if ranked and number:
+            clear = "clearly" if row["clear"] else "not clearly"
+            line += f"  {clear} behind: {row['behind']:.2f} [{row['behind_low']:.2f}, {row['behind_high']:.2f}]"
+        say(line)
         for reason in row.get("reasons", ()):
-            table.add_row(*(["", f"  {reason}"] if ranked else [f"  {reason}"]))
-    console.print(table)
+            say(f"    {reason}")
+    if len(scores) > _SHOWN:
+        say(f"… and {len(scores) - _SHOWN:,} more")

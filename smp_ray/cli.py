@@ -22,6 +22,7 @@ from smp_ray.run import Run
 from smp_ray.shell import (
     ConfigArgument,
     DebugOption,
+    KeepOption,
     RetryOption,
     SetOption,
     WorkspaceOption,
@@ -46,9 +47,10 @@ def _add_command(name: str, about: str, stages: Sequence[str]) -> None:
         workspace: WorkspaceOption = None,
         sets: SetOption = None,
         retry: RetryOption = None,
+        keep: KeepOption = False,
         debug: DebugOption = False,
     ) -> None:
-        with errors(debug), opened(load_config(config, sets, workspace), debug, retry) as run:
+        with errors(debug), opened(load_config(config, sets, workspace), debug, retry, keep) as run:
             run_stages(run, stages)
             print_summary(run)
 

@@ -80,6 +80,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "gather", "The posts to learn from, with their features.", "smp_ray.training.examples:gather",
         reads=("ingest", "features"), settings=_of("training.max_labelled"), families=matrix_families, labels=True,
+        kept=True,
     ),
     Stage(
         "splits", "The folds of the labelled posts, the same for every later stage.",
@@ -141,9 +142,12 @@ STAGES: tuple[Stage, ...] = (
 )  # fmt: skip
 
 
-def open_run(config: Config, session: RaySession | None = None, retry: Sequence[str] = ()) -> Run:
-    """A run of all stages; a stage that needs Ray starts it in `session`, without one in a session of its own."""
-    return Run(config, session or RaySession(config.ray), STAGES, retry)
+def open_run(config: Config, session: RaySession | None = None, retry: Sequence[str] = (), keep: bool = False) -> Run:
+    """A run of all stages; a stage that needs Ray starts it in `session`, without one in a session of its own.
+
+    With `keep`, what was learned from is what it was, although there may be other posts with a popularity by now.
+    """
+    return Run(config, session or RaySession(config.ray), STAGES, retry, keep)
 
 
 #: The names of all stages, which is what `smp-ray run` goes through.

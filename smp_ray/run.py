@@ -30,6 +30,7 @@ class Run:
 
     Attributes:
         retry: statuses that the feature pass computes again.
+        keep: whether what was learned stays, although other posts could be learned from by now.
         computed: posts that this command computed, by family.
     """
 
@@ -37,6 +38,7 @@ class Run:
     session: RaySession
     stages: Sequence[Stage]
     retry: Sequence[str] = ()
+    keep: bool = False
     workspace: Workspace = field(init=False)
     computed: dict[str, int] = field(default_factory=dict)
     _found: dict[str, Artefact] = field(default_factory=dict)

@@ -48,6 +48,9 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
 RetryOption = Annotated[
     list[str] | None, typer.Option("--retry", help="also compute posts of this status again (unreachable, no_image, …)")
 ]
+KeepOption = Annotated[
+    bool, typer.Option("--keep-predictor", help="learn nothing new from new labels: go on with what was learned")
+]
 
 
 @contextmanager
@@ -72,13 +75,13 @@ def errors(debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def opened(config: Config, debug: bool, retry: Sequence[str] | None = None) -> Iterator[Run]:
+def opened(config: Config, debug: bool, retry: Sequence[str] | None = None, keep: bool = False) -> Iterator[Run]:
     """A run with a Ray that is started when a stage asks for it, and closed at the end."""
     unknown = sorted(set(retry or ()) - set(STATUSES))
     if unknown:
         raise ConfigError(f"--retry: found {', '.join(unknown)}, allowed: {', '.join(STATUSES)}")
     with ray_session(config.ray, debug) as session:
-        yield open_run(config, session, tuple(retry or ()))
+        yield open_run(config, session, tuple(retry or ()), keep)
 
 
 def read_cluster(path: str | None) -> list[str]:

@@ -51,6 +51,8 @@ class Stage:
         labels: whether it needs posts with a popularity.
         ray: whether Ray is started for it.
         alone: whether only the newest artefact is kept, in the folder itself.
+        kept: whether a run that keeps its predictor goes on with the newest artefact of these settings, whatever it
+            was made of.
         show: "module:function" that prints what was made at the end of a command, called as `function(run)`.
     """
 
@@ -69,6 +71,7 @@ class Stage:
     labels: bool = False
     ray: bool = False
     alone: bool = False
+    kept: bool = False
     show: str = ""
 
     @property
@@ -88,6 +91,9 @@ class Stage:
 
     def find(self, run: Run) -> Artefact | None:
         """The committed artefact of this configuration, or None."""
+        if self.kept and run.keep:
+            earlier = [made for made in run.workspace.manifests(self.place) if made.config == self.settings(run.config)]
+            return earlier[-1] if earlier else None
         key = self.key(run) if self.wanted(run.config) else None
         if key is None:
             return None
