@@ -60,7 +60,7 @@ def refit(
         model as text, empty without one.
     """
     predictor, settings, params = task.predictor, task.settings, {**task.settings.params, **record.params}
-    predictions = {}
+    predictions: dict[Picked, np.ndarray] = {}
     for fold in folds:
         own = {one.rounds: one for one in wanted if (one.trial, one.fold) == (record.number, fold.fold)}
         order = np.argsort(fold.validation_positions)

@@ -14,7 +14,7 @@ The prediction is the mean over `models`, where there are several.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -104,20 +104,18 @@ def _refit(
     task: SweepTask,
     records: Mapping[int, TrialRecord],
     chosen: Sequence[TrialRecord],
-    nested: Iterable[Picked],
+    nested: Sequence[Picked],
     final: tuple[Matrix, np.ndarray],
     splits: Splits,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Out-of-fold predictions by the name of their column, and the final models of the chosen trials as text."""
-    all_folds, shared = flattered(chosen, splits.count), ray.put(final)
+    all_folds = flattered(chosen, splits.count)
     wanted = sorted({*all_folds, *nested})
-    used = [record.number for record in chosen]
-    used += sorted({one.trial for one in wanted} - set(used))
+    others = sorted({one.trial for one in wanted} - {record.number for record in chosen})
+    shared: Any = ray.put(final)
+    tasks = [*((record, shared) for record in chosen), *((records[number], None) for number in others)]
     train = ray.remote(num_cpus=run.session.cpus_of(task.settings.cpus_per_trial))(refit)
-    running = [
-        train.remote(task, task.folds, records[number], wanted, shared if place < len(chosen) else None)
-        for place, number in enumerate(used)
-    ]
+    running = [train.remote(task, task.folds, record, wanted, own) for record, own in tasks]
     parts, texts = zip(*run.session.gather(running, Reporter("final models", "trials")), strict=True)
     found = {one: prediction for part in parts for one, prediction in part.items()}
     columns = {"prediction": averaged(nested, found, splits), "flattered": averaged(all_folds, found, splits)}
