@@ -101,13 +101,13 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "baselines", "What the sweep is compared with, on the same folds.", "smp_ray.training.baselines:baselines",
-        reads=("matrix", "splits"), beside=("evaluate",), labels=True, ray=True,
+        reads=("matrix", "splits"), beside=("evaluate",), labels=True, ray=True, version=2,
         settings=lambda config: {**_baselines(config), **config.training.tune.bins},
     ),
     Stage(
         "tune", "Hyperparameter sweep on Ray Tune over the stored features, and the final models.",
         "smp_ray.training.sweep.tune:tune",
-        reads=("matrix", "splits"), beside=("baselines", "evaluate"), labels=True, ray=True,
+        reads=("matrix", "splits"), beside=("baselines", "evaluate"), labels=True, ray=True, version=2,
         settings=_of("training.predictor", "training.tune", without=("cpus_per_trial",)),
     ),
     Stage(
@@ -122,7 +122,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "ablate", "What each group of columns is worth: the ablation table.", "smp_ray.training.ablate:ablate",
-        reads=("matrix", "splits"), beside=("evaluate",), labels=True, ray=True,
+        reads=("matrix", "splits"), beside=("evaluate",), labels=True, ray=True, version=2,
         settings=_of(
             "training.predictor", *_BOOSTING, "training.tune.space", "training.tune.params", "training.ablation",
         ),

@@ -80,7 +80,7 @@ def _found(inputs: Inputs) -> str:
             text = ", and ".join(parts)
             sentences.append(f"{text[0].upper()}{text[1:]}.")
     metrics = inputs.metrics or {"variants": {}}
-    tuned = [name for name, values in metrics["variants"].items() if kind(inputs, values["from"]) == TUNED]
+    tuned = [name for name, values in metrics["variants"].items() if kind(inputs, values) == TUNED]
     sentences += [_tuned(metrics, name) for name in tuned]
     return " ".join(sentences) or "Nothing was measured yet that could be held against popularity."
 

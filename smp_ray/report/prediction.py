@@ -1,6 +1,6 @@
 """Prediction: every variant with its intervals, predicted against true, where the errors are, what the model uses."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from smp_ray.report.wording import number, plain
 from smp_ray.training.boosting.registry import find
 from smp_ray.training.matrix.matrix import load_final
 
-BASELINE, TUNED, ABLATION = "baseline", "tuned model", "ablation"
+BASELINE, TUNED, ABLATION, NO_RESULT = "baseline", "tuned model", "ablation", "for comparison"
 #: More points than this are drawn by WebGL.
 _SVG_POINTS = 5000
 _STRONGEST = 20
@@ -41,10 +41,11 @@ def _variants(inputs: Inputs, metrics: dict[str, Any]) -> dict[str, Any]:
     variants = metrics["variants"].items()
     frame = _estimates({"variant": name, "from": values["from"], **values["pooled"]} for name, values in variants)
     inputs.publish("metrics", frame)
-    kinds = [kind(inputs, name) for name in frame["from"]]
+    kinds = [kind(inputs, values) for _, values in variants]
     colours = [figures.OTHER if name == TUNED else figures.MAIN for name in kinds]
     shown = {
         "protocol": metrics["protocol"], "variants": frame.assign(kind=kinds), "ablated": ABLATION in kinds,
+        "cautions": {name: values["caution"] for name, values in variants if "caution" in values},
         "variants_plot": figures.ranked(frame["variant"], frame["mae"], "MAE", colours, frame, points=True),
     }  # fmt: skip
     if pairs := metrics["differences"]:
@@ -52,9 +53,11 @@ def _variants(inputs: Inputs, metrics: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def kind(inputs: Inputs, name: str) -> str:
-    """What the variants of an artefact are, by its name in the metrics."""
-    manifest = inputs.used[name]
+def kind(inputs: Inputs, variant: Mapping[str, Any]) -> str:
+    """What a variant of the metrics is."""
+    if "caution" in variant:
+        return NO_RESULT
+    manifest = inputs.used[variant["from"]]
     if manifest is inputs.sweep:
         return TUNED
     return ABLATION if manifest is not None and "table" in manifest.details else BASELINE

@@ -1,6 +1,6 @@
 """The sweep: best score over time, which parameters mattered, and all trials side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -30,6 +30,7 @@ def sweep(inputs: Inputs) -> dict[str, Any]:
     shown = {
         **manifest.details, "objective": objective, "trials": trials, "over_time": over_time, "weights": weights,
         "over_time_plot": _over_time(over_time, objective),
+        "by_fold": inputs.publish("chosen_by_fold", _by_fold(manifest.details["nested"])),
     }  # fmt: skip
     if len(weights):
         share = "share of the variance explained"
@@ -40,6 +41,15 @@ def sweep(inputs: Inputs) -> dict[str, Any]:
         shown["parallel"] = inputs.publish("parallel", scored)
         shown["parallel_plot"] = _parallel(scored, space, objective)
     return shown
+
+
+def _by_fold(nested: Sequence[Mapping[str, int]]) -> pd.DataFrame:
+    """The trials, the best first, that stand for each fold, with their rounds."""
+    chosen = pd.DataFrame(nested)
+    chosen["trials"] = [
+        f"{trial} ({rounds:,})" for trial, rounds in zip(chosen["trial"], chosen["rounds"], strict=True)
+    ]
+    return chosen.groupby("fold")["trials"].agg(", ".join).reset_index()
 
 
 def _over_time(frame: pd.DataFrame, objective: str) -> go.Figure:

@@ -1,7 +1,8 @@
 """The ablation: which group of columns is worth what, on the same folds and with the same budget.
 
-Every variant tries the same candidate settings (the predictor's own first, then draws from the sweep's space by seed)
-and is represented by its best. Variants: metadata alone, metadata with each group, all, and all without each group.
+Every variant tries the same candidate settings (the predictor's own first, then draws from the sweep's space by seed);
+for each fold the one that is best on the other folds represents it, for as many rounds as are best there. Variants:
+metadata alone, metadata with each group, all, and all without each group.
 """
 
 import time
@@ -88,16 +89,21 @@ def ablate(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
 def _variant(
     folds: list[FoldData], families: tuple[str, ...], config: Config, posts: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Prediction and facts of the best candidate on some groups' columns. Runs as a Ray task."""
+    """Prediction and facts, some of them a list by fold, of some groups' columns. Runs as a Ray task."""
     sweep, predictor, began = config.training.tune, find(config.training.predictor), time.monotonic()
     own = [
         replace(fold, training=fold.training.only(families), validation=fold.validation.only(families))
         for fold in folds
     ]
     tried = [
-        (cross_fit(predictor, own, params, sweep), params)
+        (cross_fit(predictor, own, params, sweep).nested, params)
         for params in candidates(sweep, config.training.ablation.candidates)
     ]
-    best, params = min(tried, key=lambda one: one[0].best)
+    prediction, chosen = np.full(posts, np.nan), []
+    for place, fold in enumerate(own):
+        best, params = min(((nested[place], params) for nested, params in tried), key=lambda one: one[0].objective)
+        prediction[fold.validation_positions] = best.prediction
+        chosen.append((params, best.rounds))
+    every_params, rounds = zip(*chosen, strict=True)
     seconds = round(time.monotonic() - began, 3)
-    return best.out_of_fold(posts), {"params": params, "rounds": best.best_round, "seconds": seconds}
+    return prediction, {"params": list(every_params), "rounds": list(rounds), "seconds": seconds}

@@ -1,8 +1,8 @@
 """What the tuned model is compared with, on the same folds and the same matrix.
 
 `mean` predicts the mean label of the training posts, `user_mean` the mean label of the user's training posts (else
-`mean`; under user-disjoint folds that is always so), `lightgbm_default` is LightGBM as it comes with early stopping,
-and `ncku_dart` has the settings of the paper's team.
+`mean`; under user-disjoint folds that is always so), `lightgbm_default` is LightGBM as it comes, for each fold with as
+many rounds as are best on the other folds, and `ncku_dart` has the settings of the paper's team.
 """
 
 import numpy as np

@@ -36,14 +36,15 @@ def measure(run: Run, folder: str, splits: Manifest, used: dict[str, Manifest | 
     resampled: dict[str, np.ndarray] = {}
     pairs: list[tuple[str, str]] = []
     for name, artefact in there.items():
-        own = list(artefact.details["variants"])
-        pairs += product(own, variants) if artefact.details.get("against_earlier") else ()
+        own = artefact.details["variants"]
+        pairs += product(artefact.details.get("against_earlier", ()), variants)
         pairs += [(variant, reference) for variant, reference in artefact.details.get("pairs", ())]
         for variant in own:
             predicted = read_out_of_fold(run.workspace, artefact, folds, variant)[judged]
             resampled[variant] = bootstrap.metrics(labels, predicted)
             parts = by_fold(labels, predicted, folds.folds[judged])
             variants[variant] = {"from": name, "pooled": _plain(resampled[variant]), "folds": parts}
+            variants[variant] |= {"caution": own[variant]["caution"]} if "caution" in own[variant] else {}
     metrics = {
         "protocol": {
             "split": folds.kind, "folds": folds.count, "labelled_posts": len(folds.row_ids),
@@ -80,6 +81,9 @@ def show(run: Run) -> None:
     # A log is not as narrow as the terminal that it pretends to be.
     wide = Console(stderr=True, highlight=False, width=max(console.width, 130))
     wide.print(tables.for_terminal(tables.metrics_cells(metrics["variants"])))
+    for name, values in metrics["variants"].items():
+        if "caution" in values:
+            wide.print(f"{name}: {values['caution']}", markup=False)
     if metrics["differences"]:
         console.print()
         wide.print(tables.for_terminal(tables.difference_cells(metrics["differences"], ", against ")))

@@ -2,9 +2,10 @@
 
 An artefact that holds some says in its `details` which, and what they are compared with:
 
-    variants         name -> {"column": of out_of_fold.parquet, and facts of the variant}
+    variants         name -> {"column": of out_of_fold.parquet, "caution": why the variant is no result, where it is
+                     none, and facts of the variant}
     pairs            [variant, reference] of which the difference is taken
-    against_earlier  true: each variant is also set against every variant of the artefacts before this one
+    against_earlier  names of variants that are also set against every variant of the artefacts before this one
     table            name of a table of the variants at the workspace's root
 """
 

@@ -12,6 +12,10 @@ from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
 
+_HOW = (
+    "Out of fold, with 95 % intervals from a bootstrap over users. Settings and rounds of each fold were chosen by the "
+    "other folds.\n"
+)
 #: Texts by line, the head first.
 Cells = list[list[str]]
 
@@ -55,7 +59,7 @@ def write_variants(workspace: Workspace, artefact: Manifest, metrics: Mapping[st
     write_table(workspace, f"{name}.parquet", pa.Table.from_pylist(lines))
     own = [pair for pair in metrics["differences"] if pair["variant"] in variants]
     parts = [_markdown(metrics_cells(variants)), _markdown(difference_cells(own, " against "))]
-    text = "\n\n".join([*parts, "Out of fold, with 95 % intervals from a bootstrap over users.\n"])
+    text = "\n\n".join([*parts, _HOW])
     workspace.write(text.encode(), f"{name}.md")
 
 

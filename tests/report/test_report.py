@@ -85,6 +85,15 @@ def test_title_says_that_the_data_is_synthetic(html: str, tmp_path: Path) -> Non
     assert "synthetic" not in re.search("<title>(.*)</title>", real.report())[1]  # type: ignore[index]
 
 
+def test_a_variant_that_is_no_result_is_told_from_the_tuned_model(html: str, written: Written) -> None:
+    text = Elements(html).text
+    assert "tuned_flattered: chosen on the <i>same</i> folds" in text
+    assert text.count("Out of fold, the tuned model predicts with SRC 0.700") == 1
+    assert text.count("the tuned model predicts") == 1
+    chosen = pd.read_csv(written.folder / "chosen_by_fold.csv")
+    assert chosen["trials"].tolist() == ["1 (80)", "2 (79)", "1 (78)"]
+
+
 def test_it_loads_nothing_from_elsewhere_and_embeds_plotly_once(html: str) -> None:
     for tag, attrs in Elements(html).elements:
         assert tag not in ("link", "iframe", "object", "embed", "base")

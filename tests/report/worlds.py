@@ -159,6 +159,7 @@ def _tune(workspace: Workspace, values: dict[str, np.ndarray], labels: np.ndarra
         "objective": "mae", "best": {"trial": 1, "value": 1.2, "rounds": 80, "params": {}}, "concurrency": 2,
         "sweep_seconds": 14.0,
         "predictor": "lightgbm", "models": ["tune/key/model/model-0.txt"],
+        "nested": [{"trial": 1 + fold % 2, "fold": fold, "rounds": 80 - fold} for fold in range(3)],
     }  # fmt: skip
     return _commit(workspace, "tune", {"trials": trials}, details=details)
 
@@ -178,7 +179,9 @@ def _metrics(labelled: np.ndarray, world: World) -> dict[str, Any]:
         },
         "variants": {
             "mean": variant("baselines", None, 1.9), "lightgbm_default": variant("baselines", 0.6, 1.5),
-            "tuned": variant("tune", 0.7, 1.2), "metadata": variant("ablate", 0.5, 1.6),
+            "tuned": variant("tune", 0.7, 1.2),
+            "tuned_flattered": {**variant("tune", 0.71, 1.1), "caution": "chosen on the <i>same</i> folds"},
+            "metadata": variant("ablate", 0.5, 1.6),
             "metadata + clip": variant("ablate", 0.55, 1.5),
         },
         "differences": [{"variant": "tuned", "reference": "lightgbm_default", **difference}],

@@ -46,7 +46,10 @@ def used_in(run: Run) -> dict[str, Manifest | None]:
     facts = {"families": ["metadata"], "rounds": 3, "seconds": 0.5}
     return {
         "plain": made(run, "plain", {"zero": 0, "one": 1}),
-        "better": made(run, "better", {"p": 2}, variants={"two": {"column": "p"}}, against_earlier=True),
+        "better": made(
+            run, "better", {"p": 2, "q": 2}, against_earlier=["two"],
+            variants={"two": {"column": "p"}, "flattered": {"column": "q", "caution": "chosen on its own folds"}},
+        ),
         "absent": None,
         "parts": made(
             run, "parts", {"three": 3, "four": 4}, pairs=[["four", "three"]], table="parts_table",
@@ -59,11 +62,13 @@ def test_every_variant_is_judged_and_compared_as_its_artefact_asks(tmp_path: Pat
     run = run_in(tmp_path)
     splits = commit_small(run.workspace)["splits"]
     done = measure(run, "anywhere", splits, used_in(run))
-    assert done.note == "5 variants"
+    assert done.note == "6 variants"
     metrics = run.workspace.read_json("metrics.json")
     assert {name: values["from"] for name, values in metrics["variants"].items()} == {
-        "zero": "plain", "one": "plain", "two": "better", "three": "parts", "four": "parts",
+        "zero": "plain", "one": "plain", "two": "better", "flattered": "better", "three": "parts", "four": "parts",
     }  # fmt: skip
+    cautions = {name: values["caution"] for name, values in metrics["variants"].items() if "caution" in values}
+    assert cautions == {"flattered": "chosen on its own folds"}
     assert metrics["artefacts"] == {"plain": "key", "better": "key", "parts": "key"}
     pairs = [(pair["variant"], pair["reference"]) for pair in metrics["differences"]]
     assert pairs == [("two", "zero"), ("two", "one"), ("four", "three")]
@@ -87,4 +92,6 @@ def test_the_tables_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     show(run)
     said = capfd.readouterr().err
     assert "two, against one" in said
+    assert "flattered, against" not in said
+    assert "flattered: chosen on its own folds" in said
     assert str(tmp_path / "metrics.json") in said.replace("\n", "")

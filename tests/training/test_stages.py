@@ -77,14 +77,15 @@ def only(folder: Path, pattern: str) -> Path:
 def test_every_variant_is_there_fold_by_fold_and_as_scipy_and_sklearn_say(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     variants = metrics_of(folder)["variants"]
-    expected = {"mean", "user_mean", "lightgbm_default", "ncku_dart", "tuned", "metadata", "all", "metadata + adapted",
+    expected = {"mean", "user_mean", "lightgbm_default", "ncku_dart", "tuned", "tuned_flattered", "metadata", "all",
+                "metadata + adapted",
                 "metadata + similarity", "metadata + perplexity", "all - adapted"}  # fmt: skip
     assert expected <= set(variants)
     files = {"baselines": "baselines/*/out_of_fold.parquet", "tune": "tune/*/out_of_fold.parquet",
              "ablate": "ablate/*/out_of_fold.parquet"}  # fmt: skip
     for name, values in variants.items():
         frame = pd.read_parquet(only(folder, files[values["from"]]))
-        predicted = frame["prediction" if name == "tuned" else name]
+        predicted = frame[{"tuned": "prediction", "tuned_flattered": "flattered"}.get(name, name)]
         pooled = values["pooled"]
         assert pooled["mae"]["value"] == pytest.approx(mean_absolute_error(frame["popularity"], predicted), abs=1e-12)
         mape = mean_absolute_percentage_error(frame["popularity"], predicted)
@@ -235,7 +236,7 @@ def test_killed_in_adapt_and_in_tune_it_ends_as_if_it_were_not(finished: tuple[P
     assert last.returncode == 0, last.stderr
     after = metrics_of(folder)
     assert set(after["variants"]) == set(before["variants"])
-    for name in set(after["variants"]) - {"tuned"}:  # a resumed sweep draws anew
+    for name in set(after["variants"]) - {"tuned", "tuned_flattered"}:  # a resumed sweep draws anew
         same = before["variants"][name]["pooled"]["mae"]["value"]
         assert after["variants"][name]["pooled"]["mae"]["value"] == pytest.approx(same, rel=1e-6)
     tuned = before["variants"]["tuned"]["pooled"]["mae"]

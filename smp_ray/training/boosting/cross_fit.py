@@ -1,11 +1,13 @@
 """Growing the models of all folds together, round by round, judged by the mean of their objectives.
 
 `Lockstep` is what a trial, a baseline and a variant of the ablation share; `fit` makes the final model of as many
-rounds. One number of rounds is chosen for all folds, as `lgb.cv` does, because the final model, trained on all posts,
-has no posts left to stop early by and is given that number.
+rounds. One number of rounds is chosen for it by all folds, as `lgb.cv` does, because the final model, trained on all
+posts, has no posts left to stop early by. What is reported of a fold has the number that the other folds choose:
+chosen by the fold itself it would flatter.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,15 +41,33 @@ def check_labels(labels: Sequence[np.ndarray], objective: Objective) -> None:
             )
 
 
+@dataclass
+class Nested:
+    """What the other folds choose for one fold.
+
+    Attributes:
+        objective: lowest mean objective of the others so far (without early stopping: the latest one).
+        rounds: its number of rounds.
+        prediction: float64 (validation posts,) of this fold at that round.
+    """
+
+    objective: float = float("inf")
+    rounds: int = 0
+    prediction: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+
 class Lockstep:
     """One model a fold, grown together.
 
+    Predictions that are kept are copies, not a model cut short: LightGBM's dart goes on changing the weights of earlier
+    trees.
+
     Attributes:
         rounds: rounds grown.
-        best: lowest mean objective so far (without early stopping: the latest one).
+        best: lowest mean objective of all folds so far (without early stopping: the latest one).
         best_round: its number of rounds.
-        best_predictions: float64 (validation posts,) a fold, of that round. They are copies, not a model cut short:
-            LightGBM's dart goes on changing the weights of earlier trees.
+        best_predictions: float64 (validation posts,) a fold, of that round.
+        nested: the same a fold, by the other folds alone. Of one fold only there are no others: it is its own choice.
     """
 
     def __init__(self, models: Sequence[Growing], folds: Sequence[FoldData], objective: Objective) -> None:
@@ -55,6 +75,10 @@ class Lockstep:
         self.rounds = self.best_round = 0
         self.best = float("inf")
         self.best_predictions: list[np.ndarray] = []
+        self.nested = [Nested() for _ in folds]
+        count = len(folds)
+        # Times the objectives of all folds: the mean of the others, to which a fold's own adds exactly 0.
+        self._others = (1 - np.eye(count)) / (count - 1) if count > 1 else np.ones((1, 1))
 
     def run(self, max_rounds: int, early_stopping_rounds: int | None) -> Iterator[float]:
         """Grow until there is no better mean for `early_stopping_rounds` rounds (None: all rounds, the last counts).
@@ -67,15 +91,19 @@ class Lockstep:
             # 40 columns, 1.4 % for 25,000 and 100.
             predictions = [model.grow() for model in self._models]
             self.rounds += 1
-            mean = self._mean(predictions)
-            if mean < self.best or early_stopping_rounds is None:
+            objectives, last_counts = self._objectives(predictions), early_stopping_rounds is None
+            mean = float(objectives.mean())
+            if mean < self.best or last_counts:
                 self.best, self.best_round = mean, self.rounds
                 self.best_predictions = [values.copy() for values in predictions]
+            for place, others in enumerate((self._others @ objectives).tolist()):
+                if others < self.nested[place].objective or last_counts:
+                    self.nested[place] = Nested(others, self.rounds, predictions[place].copy())
             yield mean
             if early_stopping_rounds is not None and self.rounds - self.best_round >= early_stopping_rounds:
                 return
 
-    def _mean(self, predictions: Sequence[np.ndarray]) -> float:
+    def _objectives(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
         means = []
         with np.errstate(over="ignore", invalid="ignore"):
             for fold, values in zip(self._folds, predictions, strict=True):
@@ -84,13 +112,16 @@ class Lockstep:
                 means.append(errors.mean())
         if not np.isfinite(means).all():
             raise SmpRayError(f"predictions are not finite after round {self.rounds}")
-        return float(np.mean(means))
+        return np.array(means)
 
     def out_of_fold(self, posts: int) -> np.ndarray:
-        """The best round's predictions, float64 (posts,), at the posts' places in `Splits`; NaN for all others."""
+        """Each fold's predictions at the round that the others choose, float64 (posts,).
+
+        At the posts' places in `Splits`; NaN for all others.
+        """
         prediction = np.full(posts, np.nan)
-        for fold, values in zip(self._folds, self.best_predictions, strict=True):
-            prediction[fold.validation_positions] = values
+        for fold, nested in zip(self._folds, self.nested, strict=True):
+            prediction[fold.validation_positions] = nested.prediction
         return prediction
 
     def metrics(self) -> dict[str, Any]:
@@ -123,6 +154,24 @@ def cross_fit(
     for _ in lockstep.run(rounds or settings.max_rounds, stopping):
         pass
     return lockstep
+
+
+def after_rounds(
+    predictor: Predictor, fold: FoldData, params: Mapping[str, Any], settings: TuneConfig, rounds: Collection[int]
+) -> dict[int, np.ndarray]:
+    """One fold's predictions after each of some numbers of rounds, as `Lockstep` has them, to the last bit.
+
+    Returns:
+        float64 (validation posts,) by the number of rounds.
+    """
+    complete = predictor.complete(params, settings.objective, settings.seed, settings.cpus_per_trial)
+    growing = predictor.begin(prepare_folds(predictor, [fold], complete)[0], complete)
+    found = {}
+    for grown in range(1, max(rounds) + 1):
+        prediction = growing.grow()
+        if grown in rounds:
+            found[grown] = prediction.copy()
+    return found
 
 
 def fit(predictor: Predictor, matrix: Matrix, popularity: np.ndarray, params: dict[str, Any], rounds: int) -> Growing:

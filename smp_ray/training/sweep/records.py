@@ -20,9 +20,10 @@ class TrialRecord:
             or `failed`.
         objective: mean over the folds of the objective at the best round; None: failed.
         rounds: the best round.
+        nested: for each fold, the best round by the other folds alone: their mean `objective` there, and `rounds`.
         rounds_trained: all rounds, those after the best one included.
-        metrics: `src`, `mae` and `mape` of all out-of-fold predictions together.
-        folds: `fold`, `posts`, `src`, `mae` and `mape` of each fold.
+        metrics: `src`, `mae` and `mape` of all out-of-fold predictions together, at the best round.
+        folds: `fold`, `posts`, `src`, `mae` and `mape` of each fold, at the best round.
         started_after_seconds: from the start of the sweep; an interrupted sweep's clock stands still.
     """
 
@@ -32,6 +33,7 @@ class TrialRecord:
     objective: float | None = None
     rounds: int = 0
     rounds_trained: int = 0
+    nested: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, float | None] = field(default_factory=dict)
     folds: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0

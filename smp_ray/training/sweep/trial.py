@@ -75,6 +75,6 @@ class FoldTrial(tune.Trainable):
 def _report(grown: Lockstep, pace: float, status: str) -> dict[str, Any]:
     record = {
         "status": status, "objective": grown.best, "rounds": grown.best_round, "rounds_trained": grown.rounds,
-        **grown.metrics(),
+        "nested": [{"objective": one.objective, "rounds": one.rounds} for one in grown.nested], **grown.metrics(),
     }  # fmt: skip
     return {OBJECTIVE: grown.best, PROGRESS: grown.rounds * pace, RECORD: record}

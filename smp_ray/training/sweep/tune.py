@@ -1,7 +1,9 @@
 """The tune stage: sweep, out-of-fold predictions of the best trials, and the final models.
 
-The artefact holds `trials.parquet` (a row a trial), `out_of_fold.parquet`, `model/` and `trials/` (see `records`), from
-which an interrupted sweep goes on. Models are stored in the predictor's own text; LightGBM's is read without smp_ray:
+The artefact holds `trials.parquet` (a row a trial), `out_of_fold.parquet` (`prediction`, chosen for each fold by the
+others, and `flattered`, chosen by all), `model/` and `trials/` (see `records`), from which an interrupted sweep goes
+on. The final models, `trials_used` in the details and `trials` of `columns.json`, are chosen by all folds. Models are
+stored in the predictor's own text; LightGBM's is read without smp_ray:
 
     booster = lightgbm.Booster(model_file="model/model-0.txt")
     columns = json.load(open("model/columns.json"))["columns"]
@@ -29,17 +31,19 @@ from smp_ray.store.join import locate
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.boosting.cross_fit import check_labels, cross_fit, fit
+from smp_ray.training.boosting.cross_fit import check_labels
 from smp_ray.training.boosting.registry import find
-from smp_ray.training.matrix.matrix import FoldData, Matrix, load_final, load_folds
+from smp_ray.training.matrix.matrix import Matrix, load_final, load_folds
 from smp_ray.training.out_of_fold import write_out_of_fold
-from smp_ray.training.splits import load_splits
+from smp_ray.training.splits import Splits, load_splits
+from smp_ray.training.sweep.choice import Picked, averaged, by_all_folds, by_other_folds, flattered, refit
 from smp_ray.training.sweep.records import TrialRecord, clock, read_records
 from smp_ray.training.sweep.sweep import run_sweep, trials_at_once
 from smp_ray.training.sweep.trial import SweepTask
 
-#: The tuned model's name in metrics and tables.
-TUNED = "tuned"
+#: The tuned model's name in metrics and tables, and that of what it would seem to be worth.
+TUNED, FLATTERED = "tuned", "tuned_flattered"
+_CAUTION = "its trials and rounds were chosen on the folds that it is judged on; for comparison with `tuned` alone"
 
 
 def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
@@ -58,20 +62,17 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     resumed = len(records)
     task = SweepTask(predictor, settings, ray.remote(num_cpus=0.5)(load_folds).remote(workspace, matrix, folds))
     run_sweep(task, workspace, folder, records, concurrency)
-    ranked = sorted((r.objective, r.number) for r in records.values() if r.objective is not None)
-    if not ranked:
+    chosen = by_all_folds(records, settings.models)
+    if not chosen:
         workspace.delete_dir(folder, "trials")  # without their records, the next run tries them again
         raise SmpRayError(f"tune: all {len(records)} trials failed, the first with: {records[min(records)].error}")
-    chosen = [records[number] for _, number in ranked[: settings.models]]
     every, row_ids, training = load_final(workspace, matrix)
     final, popularity = every.rows(training), folds.popularity[locate(row_ids[training], folds.row_ids)]
-    shared, labels, cpus = ray.put(final), ray.put(popularity), run.session.cpus_of(settings.cpus_per_trial)
-    train = ray.remote(num_cpus=cpus)(_train)
-    running = [train.remote(task, task.folds, record, shared, labels, len(folds.row_ids)) for record in chosen]
-    predictions, texts = zip(*run.session.gather(running, Reporter("final models", "models")), strict=True)
+    nested = by_other_folds(records, settings.models, folds.count)
+    predictions, texts = _refit(run, task, records, chosen, nested, (final, popularity), folds)
     fragments = [
         write_table(workspace, f"{folder}/trials.parquet", trials_table(records, settings.space, folds.count)),
-        write_out_of_fold(workspace, folder, folds, {"prediction": np.mean(predictions, axis=0)}),
+        write_out_of_fold(workspace, folder, folds, predictions),
     ]
     counts: dict[str, int] = dict(Counter(record.status for record in records.values()))
     best = chosen[0]
@@ -80,31 +81,45 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
         "objective": settings.objective,
         "best": {"trial": best.number, "value": best.objective, "rounds": best.rounds, "params": best.params},
         "trials_used": [record.number for record in chosen],
+        "nested": [asdict(one) for one in nested],
         "trials_resumed": resumed,
         "concurrency": concurrency,
         "sweep_seconds": clock(records),
         "models": write_models(workspace, f"{folder}/model", final, settings.objective, chosen, texts),
-        "variants": {TUNED: {"column": "prediction"}},
-        "against_earlier": True,
+        "variants": {TUNED: {"column": "prediction"}, FLATTERED: {"column": "flattered", "caution": _CAUTION}},
+        "against_earlier": [TUNED],
+        "pairs": [[TUNED, FLATTERED]],
     }
     by_status = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     kept = f", {resumed} of them kept from an interrupted run" if resumed else ""
     note = (
         f"{len(records)} trials ({by_status}{kept}), "
-        f"best {settings.objective.upper()} {best.objective:.4f} by trial {best.number} after {best.rounds} rounds"
+        f"lowest {settings.objective.upper()} {best.objective:.4f} by trial {best.number} after {best.rounds} rounds"
     )
     return Made(rows=len(records), counts=counts, fragments=fragments, details=details, note=note)
 
 
-def _train(
-    task: SweepTask, folds: list[FoldData], record: TrialRecord, matrix: Matrix, popularity: np.ndarray, posts: int
-) -> tuple[np.ndarray, str]:
-    """A trial's out-of-fold predictions, as they were in the sweep, and its model of all training posts as text."""
-    predictor, settings, params = task.predictor, task.settings, {**task.settings.params, **record.params}
-    crossed = cross_fit(predictor, folds, params, settings, record.rounds)
-    params = predictor.complete(params, settings.objective, settings.seed, settings.cpus_per_trial)
-    final = fit(predictor, matrix, popularity, params, record.rounds)
-    return crossed.out_of_fold(posts), final.text()
+def _refit(
+    run: Run,
+    task: SweepTask,
+    records: Mapping[int, TrialRecord],
+    chosen: Sequence[TrialRecord],
+    nested: Sequence[Picked],
+    final: tuple[Matrix, np.ndarray],
+    splits: Splits,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Out-of-fold predictions by the name of their column, and the final models of the chosen trials as text."""
+    all_folds = flattered(chosen, splits.count)
+    wanted = sorted({*all_folds, *nested})
+    others = sorted({one.trial for one in wanted} - {record.number for record in chosen})
+    shared: Any = ray.put(final)
+    tasks = [*((record, shared) for record in chosen), *((records[number], None) for number in others)]
+    train = ray.remote(num_cpus=run.session.cpus_of(task.settings.cpus_per_trial))(refit)
+    running = [train.remote(task, task.folds, record, wanted, own) for record, own in tasks]
+    parts, texts = zip(*run.session.gather(running, Reporter("final models", "trials")), strict=True)
+    found = {one: prediction for part in parts for one, prediction in part.items()}
+    columns = {"prediction": averaged(nested, found, splits), "flattered": averaged(all_folds, found, splits)}
+    return columns, list(texts[: len(chosen)])
 
 
 def write_models(
@@ -136,8 +151,8 @@ def trials_table(records: Mapping[int, TrialRecord], space: Mapping[str, SearchR
     """One row a trial, in order of their numbers.
 
     Columns: trial, status, `param_<name>` for each searched parameter, objective, rounds, mae, mape, src (of all
-    out-of-fold predictions together; null where undefined or failed), `<metric>_fold_<k>`, seconds,
-    started_after_seconds, error.
+    out-of-fold predictions together; null where undefined or failed), `<metric>_fold_<k>`, `others_objective_<k>` and
+    `others_rounds_<k>` (what the folds other than k choose by, see `records`), seconds, started_after_seconds, error.
     """
     schema = {"trial": pa.int32(), "status": pa.string()}
     for name, range_ in space.items():
@@ -145,12 +160,17 @@ def trials_table(records: Mapping[int, TrialRecord], space: Mapping[str, SearchR
         schema[f"param_{name}"] = pa.infer_type([_stored(value, range_) for value in allowed])
     schema |= {"objective": pa.float64(), "rounds": pa.int32()}
     scores = [*METRICS, *(f"{metric}_fold_{fold}" for metric in METRICS for fold in range(folds))]
-    schema |= dict.fromkeys((*scores, "seconds", "started_after_seconds"), pa.float64()) | {"error": pa.string()}
+    schema |= dict.fromkeys(scores, pa.float64())
+    for fold in range(folds):
+        schema |= {f"others_objective_{fold}": pa.float64(), f"others_rounds_{fold}": pa.int32()}
+    schema |= dict.fromkeys(("seconds", "started_after_seconds"), pa.float64()) | {"error": pa.string()}
     lines = []
     for number, record in sorted(records.items()):
         line = {**asdict(record), **record.metrics, "trial": number, "rounds": record.rounds or None}
         line |= {f"param_{name}": _stored(record.params[name], range_) for name, range_ in space.items()}
         line |= {f"{metric}_fold_{fold['fold']}": fold[metric] for fold in record.folds for metric in METRICS}
+        for fold, one in enumerate(record.nested):
+            line |= {f"others_{name}_{fold}": value for name, value in one.items()}
         lines.append(line)
     return pa.Table.from_pylist(lines, pa.schema(schema))
 

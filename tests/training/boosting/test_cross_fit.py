@@ -14,7 +14,8 @@ import pytest
 
 from smp_ray.config import TuneConfig
 from smp_ray.errors import DataError, SmpRayError
-from smp_ray.training.boosting.cross_fit import Lockstep, cross_fit, fit, prepare_folds
+from smp_ray.training.boosting.base import Growing
+from smp_ray.training.boosting.cross_fit import Lockstep, after_rounds, cross_fit, fit, prepare_folds
 from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.matrix.matrix import FoldData
 from tests.training.fold_data import POSTS, small_folds, small_matrix, small_splits
@@ -70,30 +71,83 @@ def test_lockstep_is_lightgbms_own_cross_validation(patience: int | None) -> Non
 
 
 @pytest.mark.parametrize("given", [BAGGED, DART])
-def test_predictions_are_those_of_the_best_round(given: dict[str, Any]) -> None:
+def test_predictions_are_those_of_the_round_that_the_other_folds_choose(given: dict[str, Any]) -> None:
     params = LIGHTGBM.complete(given, "mae", seed=1, threads=1)
     lockstep, _ = run(prepare_folds(LIGHTGBM, small_folds(), params), params, 150, 8)
     assert 0 < lockstep.best_round < lockstep.rounds  # later rounds were grown, and changed dart's earlier trees
     prediction = lockstep.out_of_fold(POSTS)
     for fold, data in enumerate(small_folds()):
-        expected = single_model(fold, params, lockstep.best_round).predict(data.validation.values)
-        np.testing.assert_allclose(prediction[data.validation_positions], expected, rtol=0, atol=1e-12)
+        nested, best = lockstep.nested[fold], lockstep.best_predictions[fold]
+        for values, rounds in ((prediction[data.validation_positions], nested.rounds), (best, lockstep.best_round)):
+            expected = single_model(fold, params, rounds).predict(data.validation.values)
+            np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
+        # What the sweep publishes: as many rounds again, from the record, to the last bit.
+        wanted = {nested.rounds, lockstep.best_round}
+        again = after_rounds(LIGHTGBM, data, given, TuneConfig(seed=1), wanted)
+        assert set(again) == wanted
+        np.testing.assert_array_equal(again[nested.rounds], nested.prediction)
+        np.testing.assert_array_equal(again[lockstep.best_round], best)
     assert np.isnan(prediction[:40]).all()
     assert np.isfinite(prediction[40:]).all()
-    # What the sweep publishes: as many rounds again, from the record, to the last bit.
     again = crossed(given, lockstep.best_round, seed=1)
-    np.testing.assert_array_equal(again.out_of_fold(POSTS), prediction)
     assert again.best == lockstep.best
+    assert {one.rounds for one in again.nested} == {lockstep.best_round}  # nothing is chosen where rounds are given
+
+
+class Drawn(Growing):
+    """Predicts anew in every round, whatever the labels are."""
+
+    def __init__(self, posts: int, seed: int) -> None:
+        self.posts, self.rng = posts, np.random.default_rng(seed)
+
+    def grow(self) -> np.ndarray:
+        return 8 + self.rng.normal(size=self.posts)
+
+    def text(self) -> str:
+        return ""
+
+
+def drawn(folds: list[FoldData], seed: int = 0) -> Lockstep:
+    """Folds that `Drawn` models have gone through, to the same end whatever the labels are."""
+    models = [Drawn(len(fold.validation_popularity), 10 * seed + fold.fold) for fold in folds]
+    lockstep = Lockstep(models, folds, "mae")
+    list(lockstep.run(60, 60))
+    return lockstep
+
+
+@pytest.mark.parametrize("fold", range(3))
+def test_a_folds_labels_have_no_say_in_its_rounds(fold: int) -> None:
+    folds = small_folds()
+    before = drawn(folds)
+    labels = np.random.default_rng(7).permutation(folds[fold].validation_popularity) * 3
+    folds[fold] = replace(folds[fold], validation_popularity=labels)
+    after = drawn(folds)
+    assert after.best != before.best
+    own, others = (before.nested[fold], after.nested[fold]), [at for at in range(3) if at != fold]
+    assert (own[0].rounds, own[0].objective) == (own[1].rounds, own[1].objective)
+    np.testing.assert_array_equal(own[0].prediction, own[1].prediction)
+    assert all(after.nested[at].objective != before.nested[at].objective for at in others)
+    # Each is the lowest mean of the others over the rounds.
+    curves = np.array([[np.abs(one.validation_popularity - values).mean() for values in rounds]
+                       for one, rounds in zip(folds, grown(folds), strict=True)])  # fmt: skip
+    for at, nested in enumerate(after.nested):
+        means = np.delete(curves, at, axis=0).mean(axis=0)
+        assert (nested.rounds, nested.objective) == (1 + means.argmin(), pytest.approx(means.min(), abs=1e-12))
+
+
+def grown(folds: list[FoldData]) -> list[list[np.ndarray]]:
+    """What `Drawn` predicts for each fold, round by round."""
+    models = [Drawn(len(fold.validation_popularity), fold.fold) for fold in folds]
+    return [[model.grow() for _ in range(60)] for model in models]
 
 
 def test_mape_is_exact_and_refuses_a_label_of_zero() -> None:
     result, folds = crossed({}, objective="mape"), small_folds()
     prediction = result.out_of_fold(POSTS)
     shares = [
-        np.mean(np.abs(fold.validation_popularity - prediction[fold.validation_positions])
-                / fold.validation_popularity)
-        for fold in folds
-    ]  # fmt: skip
+        np.mean(np.abs(fold.validation_popularity - values) / fold.validation_popularity)
+        for fold, values in zip(folds, result.best_predictions, strict=True)
+    ]
     assert result.best == pytest.approx(np.mean(shares), abs=1e-12)
     assert [fold["mape"] for fold in result.metrics()["folds"]] == pytest.approx(shares, abs=1e-12)
     assert np.nanmax(np.abs(crossed({}).out_of_fold(POSTS) - prediction)) > 0.01

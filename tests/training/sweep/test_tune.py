@@ -104,7 +104,7 @@ def test_trial_0_is_lightgbm_with_its_own_settings(tuned: tuple[Config, Manifest
         assert first[f"param_{name}"] == range_.nearest(LightGBM.defaults[name])
 
 
-def test_the_best_trials_are_what_is_published(tuned: tuple[Config, Manifest]) -> None:
+def test_the_best_trials_are_the_final_models_and_the_flattered_variant(tuned: tuple[Config, Manifest]) -> None:
     config, manifest = tuned
     trials, best = trials_of(config), manifest.details["best"]
     chosen = trials.sort_values(["objective", "trial"])[:2]
@@ -118,12 +118,40 @@ def test_the_best_trials_are_what_is_published(tuned: tuple[Config, Manifest]) -
         params = {"max_bin": 63, **{name: row[f"param_{name}"] for name in SPACE}}
         rounds = row["rounds"] if row["status"] == "stopped" else None
         found = cross_fit(LightGBM(), small_folds(), params, config.training.tune, rounds)
-        prediction = found.out_of_fold(POSTS)
+        prediction = np.full(POSTS, np.nan)
+        for fold, values in zip(small_folds(), found.best_predictions, strict=True):
+            prediction[fold.validation_positions] = values
         assert (found.best_round, found.best) == (row["rounds"], row["objective"])
         pooled = score(splits.popularity[splits.judged], prediction[splits.judged])
         assert {name: row[name] for name in pooled} == pytest.approx(pooled, abs=1e-12)
         expected.append(prediction)
-    np.testing.assert_array_equal(stored["prediction"], np.mean(expected, axis=0))
+    np.testing.assert_array_equal(stored["flattered"], np.mean(expected, axis=0))
+
+
+def test_what_is_reported_of_a_fold_was_chosen_by_the_others(tuned: tuple[Config, Manifest]) -> None:
+    config, manifest = tuned
+    trials, nested = trials_of(config), pd.DataFrame(manifest.details["nested"])
+    stored = pq.read_table(folder_of(config) / "out_of_fold.parquet").to_pandas()
+    expected = np.full(POSTS, np.nan)
+    for fold, data in enumerate(small_folds()):
+        objective, rounds = f"others_objective_{fold}", f"others_rounds_{fold}"
+        chosen = trials.sort_values([objective, "trial"])[:2]
+        own = nested[nested["fold"] == fold]
+        assert own["trial"].tolist() == chosen["trial"].tolist()
+        assert own["rounds"].tolist() == chosen[rounds].tolist()
+        found = []
+        for row in chosen.to_dict("records"):
+            params = {"max_bin": 63, **{name: row[f"param_{name}"] for name in SPACE}}
+            crossed = cross_fit(LightGBM(), small_folds(), params, config.training.tune, row[rounds])
+            found.append(crossed.best_predictions[fold])
+            means = [one["mae"] for one in crossed.metrics()["folds"] if one["fold"] != fold]
+            assert row[objective] == pytest.approx(np.mean(means), abs=1e-12)
+        expected[data.validation_positions] = np.mean(found, axis=0)
+    np.testing.assert_array_equal(stored["prediction"], expected)
+    assert not np.array_equal(stored["prediction"], stored["flattered"], equal_nan=True)
+    assert {name: facts["column"] for name, facts in manifest.details["variants"].items()} == {
+        "tuned": "prediction", "tuned_flattered": "flattered",
+    }  # fmt: skip
 
 
 def test_the_model_needs_lightgbm_alone(tuned: tuple[Config, Manifest]) -> None:
