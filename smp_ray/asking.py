@@ -60,7 +60,7 @@ def score_command(
     compare: Annotated[bool, typer.Option("--compare", help="rank the posts as candidates for one")] = False,
     where: Annotated[
         list[str] | None,
-        typer.Option("--config", metavar="KEY=VALUE", help="where models lie here: features.clip.model=/models/clip"),
+        typer.Option("--config", metavar="KEY=VALUE", help="where models lie here, as --set elsewhere: models=/models"),
     ] = None,
     workspace: WorkspaceOption = None,
     debug: DebugOption = False,

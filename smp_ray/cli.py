@@ -15,7 +15,8 @@ import typer
 import smp_ray.asking  # noqa: F401  (adds its commands)
 from smp_ray.config import build_config, load_config
 from smp_ray.demo import tour
-from smp_ray.pipeline import ALL, STAGES, compact, export, open_run, plan, run_stages
+from smp_ray.operations import compact, plan
+from smp_ray.pipeline import ALL, STAGES, export, open_run, run_stages
 from smp_ray.progress import say
 from smp_ray.ray_session import ray_session
 from smp_ray.run import Run

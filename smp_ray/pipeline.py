@@ -9,23 +9,18 @@ from pydantic import BaseModel
 
 from smp_ray.config import ADAPTED, Config, embeddings, external_data, matrix_families, matrix_groups
 from smp_ray.errors import ConfigError, SmpRayError
-from smp_ray.features.forecast import Figures, Forecast, forecast, read_figures, write_figures
-from smp_ray.features.placement import place
 from smp_ray.features.store_stage import FeatureStage
-from smp_ray.progress import Reporter, say
+from smp_ray.progress import Reporter
 from smp_ray.ray_session import RaySession
-from smp_ray.resources import nodes_of
 from smp_ray.run import Run
 from smp_ray.sources import ingest
 from smp_ray.sources.piece import VERSION
 from smp_ray.stage import Stage, bring_all
-from smp_ray.store.compact import compact as rewrite
-from smp_ray.store.compact import is_interrupted, is_scattered
 from smp_ray.store.export import as_it_is, export_folder, is_folder
 from smp_ray.store.export import export as write_export
 from smp_ray.store.lease import holding
 from smp_ray.store.manifest import Made, Manifest
-from smp_ray.store.reader import family_of
+from smp_ray.store.workspace import Place, writing
 from smp_ray.training.examples import POSTS
 
 
@@ -134,6 +129,12 @@ STAGES: tuple[Stage, ...] = (
         show="smp_ray.training.measure:show",
     ),
     Stage(
+        "bundle", "All that was learned as one file, which scores posts elsewhere.", "smp_ray.predictor.pack:make",
+        folder="predictor",
+        reads=("gather", "splits", "adapt", "matrix", "tune", "calibrate"), uses=("evaluate",), labels=True,
+        families=_matrix_parts, settings=lambda config: config.features.model_dump(mode="json"),
+    ),
+    Stage(
         "report", "The HTML report of what is there: report/index.html opens offline, report/*.csv has its numbers.",
         "smp_ray.report.write:write_report", reads=("ingest", "features"), alone=True,
         uses=("splits", "adapt", "matrix", "baselines", "tune", "predict", "ablate", "evaluate"),
@@ -164,69 +165,39 @@ def run_stages(run: Run, names: Sequence[str] = ALL) -> None:
         bring_all(run, names)
 
 
-def compact(run: Run) -> None:
-    """Rewrite, one after the other, the families that lie in many small files; the workspace is held meanwhile.
-
-    Raises:
-        SmpRayError: the posts are not committed for these settings.
-        WorkspaceError: another process is writing to the workspace.
-    """
-    with holding(run.workspace):
-        posts = run.artefact("ingest")
-        if not isinstance(posts, Manifest):
-            raise SmpRayError("compact: the posts are not committed for these settings; run `smp-ray ingest` first")
-        found = [run.workspace.manifest(key.folder, key.fingerprint) for key in run.families.values()]
-        scattered = [manifest for manifest in found if manifest and is_scattered(manifest)]
-        for manifest in scattered:
-            name, before = family_of(manifest), len(manifest.fragments)
-            if is_interrupted(run.workspace, manifest):
-                say(f"{name}: left as it is: a pass was interrupted; run `smp-ray features` with its --retry first")
-                continue
-            say(f"{name}: {before:,} fragments → {len(rewrite(run.workspace, posts, manifest).fragments):,}")
-        if not scattered:
-            say("compact: nothing to do, no family lies in many small files")
-
-
-def plan(run: Run, posts: int | None = None, profile: int | None = None, figures: str | None = None) -> Forecast:
-    """What the feature pass would take where it would run: on `ray.cluster`, else on what Ray has here.
-
-    Args:
-        run: its posts are ingested for a profile.
-        posts: for how many; None: as many as are ingested, a million where none are.
-        profile: posts that are computed at first to measure each step; None: by the figures, else by rough numbers.
-        figures: JSON file of figures: read, or with `profile` written.
-
-    Raises:
-        ConfigError: no plan fits, or the figures cannot be read.
-    """
-    measured = Figures()
-    if profile is not None:
+def ingested(run: Run, bring: bool = True) -> Manifest | None:
+    """The posts of a run, brought up to date where `bring` says so; None where they are not committed."""
+    if bring:
         run_stages(run, ["ingest"])
-    there = None if posts and profile is None else run.artefact("ingest")  # a plan needs no data at hand
-    if profile is not None and isinstance(there, Manifest):
-        with holding(run.workspace):
-            measured = resolve_name("smp_ray.features.profile:profile")(run, there, profile)
-        if figures is not None:
-            write_figures(measured, figures)
-    elif figures is not None:
-        measured = read_figures(figures)
-    config = run.config
-    remote = any("://" in str(value) for value in (config.workspace, *config.source.model_dump().values()))
-    nodes = nodes_of(config.ray.cluster) if config.ray.cluster else run.session.nodes()
-    placed = place(config.features, tuple(config.features.sections), nodes, remote)
-    return forecast(placed, measured, posts or (there.rows if isinstance(there, Manifest) else 1_000_000))
+    found = run.artefact("ingest")
+    return found if isinstance(found, Manifest) else None
+
+
+def computed(run: Run) -> dict[str, Manifest]:
+    """The feature store of a run, brought up to date: a manifest a family."""
+    run_stages(run, ["features"])
+    found = run.artefact("features")
+    assert isinstance(found, dict)
+    return found
 
 
 def pack(run: Run, out: str) -> dict[str, Any]:
-    """Bring the predictor of a configuration up to date and write it as one file; returns its card.
+    """Bring the predictor of a configuration up to date, and copy its file; returns its card.
 
     Raises:
         ConfigError: `out` does not end in .predictor.
+        WorkspaceError: it cannot be written.
     """
     if not out.split("?")[0].endswith(".predictor"):
         raise ConfigError(f"--out: found {out}, allowed: a name that ends in .predictor")
-    run_stages(run, ["calibrate", "evaluate"])
-    return dict(resolve_name("smp_ray.predictor.pack:pack")(run, out))
+    run_stages(run, ["evaluate", "bundle"])
+    found = run.artefact("bundle")
+    assert isinstance(found, Manifest)
+    place = Place.open(out)
+    with writing(out):
+        place.filesystem.create_dir(place.root.rpartition("/")[0] or ".", recursive=True)
+        place.write(run.workspace.read(found.details["file"]))
+    return dict(found.details["card"])
 
 
 def export(run: Run, out: str) -> int:

@@ -15,7 +15,7 @@ import yaml
 
 from smp_ray.config import Config, build_config
 from smp_ray.errors import ConfigError, one_line
-from smp_ray.pipeline import open_run, run_stages
+from smp_ray.pipeline import computed, ingested, open_run
 from smp_ray.predictor.drafts import aligned
 from smp_ray.predictor.scoring import Predictor, past_of
 from smp_ray.ray_session import ray_session
@@ -67,15 +67,15 @@ def score_source(
         folder = workspace or stack.enter_context(tempfile.TemporaryDirectory(prefix="smp_ray-"))
         config = _config(predictor, source, folder, ray)
         run = open_run(config, stack.enter_context(ray_session(config.ray, debug)))
-        run_stages(run, ["ingest"])
-        if workspace is None and _posts(run).rows > FEW:
-            config = _config(predictor, source, f"{out.split('?')[0]}.work", ray)
-            run = open_run(config, run.session)
-            run_stages(run, ["ingest"])
-        elif workspace is None:
-            return _written(out, predictor, _few(run, predictor), _past(run), level, explain)
-        run_stages(run, ["features"])
-        return _written(out, predictor, _many(run), _past(run), level, explain)
+        manifest = _posts(run)
+        if workspace is None and manifest.rows <= FEW:
+            pieces = iter_posts(run.workspace, manifest, None, FEW)
+            return _written(out, predictor, map(predictor.features, pieces), _past(run, manifest), level, explain)
+        if workspace is None:
+            run = open_run(_config(predictor, source, f"{out.split('?')[0]}.work", ray), run.session)
+            manifest = _posts(run)
+        tables = wide(run.workspace, manifest, list(computed(run).values()))
+        return _written(out, predictor, tables, _past(run, manifest), level, explain)
 
 
 def source_of(config: Config, posts: str) -> dict[str, Any]:
@@ -107,27 +107,16 @@ def _config(predictor: Predictor, source: dict[str, Any], workspace: str, ray: d
 
 
 def _posts(run: Run) -> Manifest:
-    found = run.artefact("ingest")
-    assert isinstance(found, Manifest)
+    found = ingested(run)
+    assert found is not None
     return found
 
 
-def _past(run: Run) -> Past:
+def _past(run: Run, posts: Manifest) -> Past:
     """All posts as part of their users' past: 24 bytes each."""
-    pieces = iter_posts(run.workspace, _posts(run), ["user_id", "posted_at"], PIECE)
+    pieces = iter_posts(run.workspace, posts, ["user_id", "posted_at"], PIECE)
     users, times, unknown = (np.concatenate(c) for c in zip(*(vars(past_of(p)).values() for p in pieces), strict=True))
     return Past.of(users, times, unknown)
-
-
-def _few(run: Run, predictor: Predictor) -> Iterator[pa.Table]:
-    for piece in iter_posts(run.workspace, _posts(run), None, FEW):
-        yield predictor.features(piece)
-
-
-def _many(run: Run) -> Iterator[pa.Table]:
-    store = run.artefact("features")
-    assert isinstance(store, dict)
-    return wide(run.workspace, _posts(run), list(store.values()))
 
 
 def _written(out: str, predictor: Predictor, tables: Iterator[pa.Table], past: Past, level: float, explain: int) -> int:

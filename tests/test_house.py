@@ -38,7 +38,7 @@ FLOORS = (
     ("report",),
     ("upkeep",),
     ("pipeline",),
-    ("shell", "score"),
+    ("operations", "shell", "score"),
     ("asking",),
     ("cli",),
 )

@@ -19,9 +19,8 @@ from smp_ray.training.boosting.cross_fit import fit
 from smp_ray.training.boosting.registry import find
 from smp_ray.training.matrix.matrix import Matrix, load_final
 from smp_ray.training.matrix.text import FROM_ALL, FROM_TEXT
-from smp_ray.training.out_of_fold import read_out_of_fold
+from smp_ray.training.out_of_fold import TUNED, read_out_of_fold
 from smp_ray.training.splits import load_splits
-from smp_ray.training.sweep.tune import TUNED
 
 #: The level that is held against the labels.
 LEVEL = 0.9

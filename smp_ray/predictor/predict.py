@@ -23,9 +23,8 @@ from smp_ray.store.wide import PIECE, wide
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.examples import user_hashes
 from smp_ray.training.matrix.past import Past, seconds
-from smp_ray.training.out_of_fold import read_out_of_fold
+from smp_ray.training.out_of_fold import TUNED, read_out_of_fold
 from smp_ray.training.splits import load_splits
-from smp_ray.training.sweep.tune import TUNED
 
 SUBMISSION_VERSION = "VERSION 1.2"
 TEST = "test"

@@ -22,6 +22,8 @@ from smp_ray.store.workspace import Workspace
 from smp_ray.training.splits import Splits
 
 _FILE = "out_of_fold.parquet"
+#: The variant of the sweep that counts.
+TUNED = "tuned"
 
 
 def write_out_of_fold(

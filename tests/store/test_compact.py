@@ -13,7 +13,8 @@ import pytest
 from smp_ray.config import build_config
 from smp_ray.errors import SmpRayError
 from smp_ray.families.perplexity import Perplexity
-from smp_ray.pipeline import compact, export, open_run, run_stages
+from smp_ray.operations import compact
+from smp_ray.pipeline import export, open_run, run_stages
 from smp_ray.ray_session import RaySession
 from smp_ray.run import Run
 from smp_ray.schema import KEYS

@@ -34,7 +34,7 @@ from smp_ray.store.workspace import Workspace
 from smp_ray.training.boosting.cross_fit import check_labels
 from smp_ray.training.boosting.registry import find
 from smp_ray.training.matrix.matrix import Matrix, load_final, load_folds
-from smp_ray.training.out_of_fold import write_out_of_fold
+from smp_ray.training.out_of_fold import TUNED, write_out_of_fold
 from smp_ray.training.splits import Splits, load_splits
 from smp_ray.training.sweep.choice import Picked, averaged, by_all_folds, by_other_folds, flattered, refit
 from smp_ray.training.sweep.records import TrialRecord, clock, read_records
@@ -42,7 +42,7 @@ from smp_ray.training.sweep.sweep import run_sweep, trials_at_once
 from smp_ray.training.sweep.trial import SweepTask
 
 #: The tuned model's name in metrics and tables, and that of what it would seem to be worth.
-TUNED, FLATTERED = "tuned", "tuned_flattered"
+FLATTERED = "tuned_flattered"
 _CAUTION = "its trials and rounds were chosen on the folds that it is judged on; for comparison with `tuned` alone"
 
 
