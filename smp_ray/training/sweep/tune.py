@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from smp_ray.config import Choice, SearchRange
+from smp_ray.config import CPUS_PER_TRIAL, Choice, SearchRange
 from smp_ray.errors import SmpRayError
 from smp_ray.evaluation.metrics import METRICS
 from smp_ray.progress import Reporter
@@ -65,8 +65,8 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     chosen = [records[number] for _, number in ranked[: settings.models]]
     every, row_ids, training = load_final(workspace, matrix)
     final, popularity = every.rows(training), folds.popularity[locate(row_ids[training], folds.row_ids)]
-    shared, labels, cpus = ray.put(final), ray.put(popularity), run.session.cpus_of(settings.cpus_per_trial)
-    train = ray.remote(num_cpus=cpus)(_train)
+    shared, labels = ray.put(final), ray.put(popularity)
+    train = ray.remote(num_cpus=run.session.cpus_of(settings.cpus_per_trial, CPUS_PER_TRIAL))(_train)
     running = [train.remote(task, task.folds, record, shared, labels, len(folds.row_ids)) for record in chosen]
     predictions, texts = zip(*run.session.gather(running, Reporter("final models", "models")), strict=True)
     fragments = [
