@@ -32,7 +32,7 @@ from smp_ray.shell import (
     opened,
     print_json,
     print_summary,
-    read_cluster,
+    with_cluster,
 )
 from smp_ray.starting_config import write_starting_config
 from smp_ray.store.lease import holding
@@ -128,7 +128,7 @@ def plan_command(
 ) -> None:
     """Where each actor of the feature pass goes, how fast it will be, what it takes, and what would make it faster."""
     with errors(debug):
-        loaded = load_config(config, [*(sets or ()), *read_cluster(cluster)], workspace)
+        loaded = with_cluster(load_config(config, sets, workspace), cluster)
         with opened(loaded, debug) as run:
             for line in plan(run, posts, profile, figures).lines():
                 typer.echo(line)

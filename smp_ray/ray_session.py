@@ -91,21 +91,20 @@ class RaySession:
         )
         del os.environ["RAY_API_SERVER_ADDRESS"]
 
-    def cpus_of(self, threads: float) -> float:
+    def cpus_of(self, threads: float, setting: str = "") -> float:
         """Logical CPUs that a task of so many busy threads must ask for.
 
         A local Ray has more logical CPUs than cores, so that many light tasks fit; heavy ones would crowd the cores.
-        A SmpRayError where no node of a cluster has so many: Ray would wait in silence.
+        A SmpRayError where no node of a cluster has so many, as Ray would wait in silence; it names the `setting`, if
+        one says how many.
         """
         nodes = self.nodes()
         if self.address is None:
             return threads * max(1.0, nodes[0].cpus / nodes[0].cores)
         largest = max((node.cpus for node in nodes), default=threads)
         if threads > largest:
-            raise SmpRayError(
-                f"a task takes {threads:g} CPUs, but the largest node has {largest:g}; "
-                "lower training.tune.cpus_per_trial"
-            )
+            advice = f"lower {setting}" if setting else "it needs a larger one"
+            raise SmpRayError(f"a task takes {threads:g} CPUs, but the largest node has {largest:g}; {advice}")
         return threads
 
     @property

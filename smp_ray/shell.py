@@ -9,16 +9,18 @@ from typing import Annotated
 
 import typer
 import yaml
+from pydantic import ValidationError
 from rich.table import Table
 
 from smp_ray import __version__
-from smp_ray.config import Config
+from smp_ray.config import Config, RayConfig
 from smp_ray.errors import ConfigError, SmpRayError, one_line
 from smp_ray.pipeline import open_run
 from smp_ray.progress import console, say
 from smp_ray.ray_session import ray_session
 from smp_ray.run import Run
 from smp_ray.schema import STATUSES
+from smp_ray.section import problem_lines
 from smp_ray.stage import status
 
 app = typer.Typer(
@@ -84,15 +86,17 @@ def opened(config: Config, debug: bool, retry: Sequence[str] | None = None, keep
         yield open_run(config, session, tuple(retry or ()), keep)
 
 
-def read_cluster(path: str | None) -> list[str]:
-    """A file of node groups as the setting that it stands for."""
+def with_cluster(config: Config, path: str | None) -> Config:
+    """The configuration with a file's node groups, if there is one, as `ray.cluster`."""
     if path is None:
-        return []
+        return config
     try:
-        groups = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        groups = RayConfig(cluster=yaml.safe_load(Path(path).read_text(encoding="utf-8"))).cluster
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"--cluster {path}: {one_line(error, 200)}") from None
-    return [f"ray.cluster={json.dumps(groups)}"]
+    except ValidationError as error:
+        raise ConfigError("\n".join(problem_lines(error, RayConfig, f"--cluster {path}", {}))) from None
+    return config.model_copy(update={"ray": config.ray.model_copy(update={"cluster": groups})})
 
 
 def print_json(run: Run) -> bool:

@@ -3,7 +3,7 @@
 from smp_ray.config.features_section import FeaturesConfig, ImagesConfig
 from smp_ray.config.ray_section import NodeGroup, RayConfig
 from smp_ray.config.report_section import CleaningConfig
-from smp_ray.config.sweep_section import Choice, FloatRange, IntRange, SearchRange, TuneConfig
+from smp_ray.config.sweep_section import CPUS_PER_TRIAL, Choice, FloatRange, IntRange, SearchRange, TuneConfig
 from smp_ray.config.training_section import LIGHTGBM, PREDICTORS, AdapterConfig, MatrixConfig, SplitConfig
 from smp_ray.config.whole import (
     Config,

@@ -92,6 +92,10 @@ class AshaConfig(Section):
     reduction_factor: float = Field(2.0, gt=1, description="one in this many goes on from rung to rung")
 
 
+#: The key, for messages: how many CPUs a trial, a baseline or a variant of the ablation takes.
+CPUS_PER_TRIAL = "training.tune.cpus_per_trial"
+
+
 class TuneConfig(Section):
     """The sweep: Ray Tune with Optuna's TPE and ASHA."""
 

@@ -14,6 +14,7 @@ from obstore.store import GCSStore, S3Store
 from smp_ray.config import ImagesConfig
 from smp_ray.errors import ConfigError
 from smp_ray.fetch.outcome import Refused, Unavailable, too_large
+from smp_ray.store.address import endpoint
 
 
 class Buckets:
@@ -67,12 +68,10 @@ def _opened(uri: str, timeout_s: float) -> tuple[str, Any]:
     """The bucket that a config's URI names, and its client, which tries once: trying again is the fetcher's."""
     parts = urlsplit(uri)
     options = dict(parse_qsl(parts.query))
-    endpoint = options.get("endpoint_override")
-    if endpoint and "://" not in endpoint:
-        endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
+    server = endpoint(options)
     given: dict[str, Any] = {
         "client_options": {
-            "allow_http": bool(endpoint and endpoint.startswith("http://")),
+            "allow_http": bool(server and server.startswith("http://")),
             "timeout": f"{timeout_s}s",
             "connect_timeout": f"{timeout_s / 2}s",
         },
@@ -80,11 +79,11 @@ def _opened(uri: str, timeout_s: float) -> tuple[str, Any]:
     }
     if options.get("anonymous") == "true":
         given["skip_signature"] = True
-    if endpoint:
-        given["endpoint" if parts.scheme == "s3" else "base_url"] = endpoint
+    if server:
+        given["endpoint" if parts.scheme == "s3" else "base_url"] = server
     if "region" in options:
         given["region"] = options["region"]
-    elif parts.scheme == "s3" and not endpoint and not {"AWS_REGION", "AWS_DEFAULT_REGION"} & os.environ.keys():
+    elif parts.scheme == "s3" and not server and not {"AWS_REGION", "AWS_DEFAULT_REGION"} & os.environ.keys():
         with suppress(OSError):  # it says itself what is wrong, when it is asked
             given["region"] = pafs.resolve_s3_region(parts.netloc)
     try:

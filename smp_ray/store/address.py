@@ -1,5 +1,6 @@
 """Addresses (URIs) carry no credentials: what is configured is stored in manifests, printed and logged."""
 
+from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlsplit
 
 _SECRET = ("key", "secret", "token", "password", "signature", "credential")
@@ -22,6 +23,12 @@ def without_query(uri: str) -> str:
     """A URI for a message, without what stands before its host and in its query."""
     scheme, _, rest = uri.partition("://")
     return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+
+
+def endpoint(options: Mapping[str, str]) -> str | None:
+    """The server that the query of an address names, `https://…` unless told otherwise; None: the cloud's own."""
+    named = options.get("endpoint_override") or None
+    return named if named is None or "://" in named else f"{options.get('scheme', 'https')}://{named}"
 
 
 def masked(uri: str) -> str:

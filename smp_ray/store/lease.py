@@ -27,6 +27,7 @@ from obstore.store import S3Store
 
 from smp_ray.errors import WorkspaceError, one_line
 from smp_ray.progress import say
+from smp_ray.store.address import endpoint
 from smp_ray.store.workspace import RETRIES, Workspace, writing
 
 LEASE = "lease.json"
@@ -114,14 +115,13 @@ class _S3Lease:
     def __init__(self, workspace: Workspace) -> None:
         address = urlsplit(workspace.uri)
         options = {name: values[-1] for name, values in parse_qs(address.query).items()}
-        endpoint = options.get("endpoint_override")
-        scheme = options.get("scheme", "https")
-        where: Any = {"endpoint": endpoint if "://" in endpoint else f"{scheme}://{endpoint}"} if endpoint else {}
+        server = endpoint(options)
+        where: Any = {"endpoint": server} if server else {}
         self._store: Any = S3Store(
             address.netloc,
             prefix=address.path.strip("/") or None,
             region=options.get("region") or workspace.filesystem.region,
-            client_options={"allow_http": scheme == "http"},
+            client_options={"allow_http": bool(server and server.startswith("http://"))},
             retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=20)},
             **where,
         )

@@ -14,7 +14,7 @@ import numpy as np
 import optuna
 import ray
 
-from smp_ray.config import ADAPTED, METADATA, Config, TuneConfig, embeddings
+from smp_ray.config import ADAPTED, CPUS_PER_TRIAL, METADATA, Config, TuneConfig, embeddings
 from smp_ray.families.registry import columns_of
 from smp_ray.progress import Reporter
 from smp_ray.run import Run
@@ -68,7 +68,8 @@ def ablate(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     workspace, config, folds = run.workspace, run.config, load_splits(run.workspace, splits)
     wanted = variants(tuple(matrix.details["families"]))
     shared = ray.remote(num_cpus=0.5)(load_folds).remote(workspace, matrix, folds)
-    task = ray.remote(num_cpus=run.session.cpus_of(config.training.tune.cpus_per_trial))(_variant)
+    cpus = run.session.cpus_of(config.training.tune.cpus_per_trial, CPUS_PER_TRIAL)
+    task = ray.remote(num_cpus=cpus)(_variant)
     # Those of most columns first, so that no core is left with a long one at the end.
     ordered = sorted(wanted, key=lambda name: -len(wanted[name]))
     running = [task.remote(shared, wanted[name], config, len(folds.row_ids)) for name in ordered]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import ray
 
-from smp_ray.config import LIGHTGBM, Config
+from smp_ray.config import CPUS_PER_TRIAL, LIGHTGBM, Config
 from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.workspace import Workspace
@@ -53,7 +53,8 @@ def baselines(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made
     """Compute and store the configured baselines' out-of-fold predictions."""
     names, folds = run.config.training.baselines, load_splits(run.workspace, splits)
     simple = {"mean": mean_prediction, "user_mean": user_mean_prediction}
-    train = ray.remote(num_cpus=run.session.cpus_of(run.config.training.tune.cpus_per_trial))(_train)
+    cpus = run.session.cpus_of(run.config.training.tune.cpus_per_trial, CPUS_PER_TRIAL)
+    train = ray.remote(num_cpus=cpus)(_train)
     shared, every = ray.put(folds), list(range(folds.count))
     # dart's folds do not wait for each other, so each is a task of its own.
     parts = {"lightgbm_default": [every], "ncku_dart": [[fold] for fold in every]}

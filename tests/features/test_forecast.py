@@ -83,6 +83,8 @@ def test_a_hundred_gpus_are_planned_within_seconds_and_nothing_is_started(tmp_pa
     cluster.write_text("- {cpus: none}\n")
     refused = CliRunner().invoke(app, call)
     assert refused.exit_code == 2
+    line = f"--cluster {cluster}: cluster.0.cpus: found 'none', allowed: a valid number"
+    assert line in refused.output
 
 
 def command(*arguments: str) -> str:

@@ -12,7 +12,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 
-from smp_ray.config import TuneConfig
+from smp_ray.config import CPUS_PER_TRIAL, TuneConfig
 from smp_ray.errors import SmpRayError
 from smp_ray.progress import Reporter, polled
 from smp_ray.resources import Node
@@ -72,7 +72,7 @@ def trials_at_once(settings: TuneConfig, nodes: Sequence[Node]) -> int:
     fit = sum(node.threads // settings.cpus_per_trial for node in nodes)
     if not fit:
         raise SmpRayError(
-            f"training.tune.cpus_per_trial is {settings.cpus_per_trial}, but the largest node has "
+            f"{CPUS_PER_TRIAL} is {settings.cpus_per_trial}, but the largest node has "
             f"{max((node.threads for node in nodes), default=0)} CPUs; set it lower"
         )
     return min(fit, settings.max_concurrent or fit, settings.trials)

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from smp_ray.config import Choice, SearchRange
+from smp_ray.config import CPUS_PER_TRIAL, Choice, SearchRange
 from smp_ray.errors import SmpRayError
 from smp_ray.evaluation.metrics import METRICS
 from smp_ray.progress import Reporter
@@ -114,7 +114,7 @@ def _refit(
     others = sorted({one.trial for one in wanted} - {record.number for record in chosen})
     shared: Any = ray.put(final)
     tasks = [*((record, shared) for record in chosen), *((records[number], None) for number in others)]
-    train = ray.remote(num_cpus=run.session.cpus_of(task.settings.cpus_per_trial))(refit)
+    train = ray.remote(num_cpus=run.session.cpus_of(task.settings.cpus_per_trial, CPUS_PER_TRIAL))(refit)
     running = [train.remote(task, task.folds, record, wanted, own) for record, own in tasks]
     parts, texts = zip(*run.session.gather(running, Reporter("final models", "trials")), strict=True)
     found = {one: prediction for part in parts for one, prediction in part.items()}
