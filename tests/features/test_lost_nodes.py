@@ -44,7 +44,8 @@ def frame(config: Path) -> pd.DataFrame:
 
 def processes(root: int, name: str) -> list[psutil.Process]:
     found = psutil.Process(root).children(recursive=True)
-    return [child for child in found if any(name in part for part in child.cmdline())]
+    running = [child for child in found if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in running if any(name in part for part in child.cmdline())]
 
 
 @pytest.fixture
