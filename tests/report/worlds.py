@@ -13,14 +13,15 @@ import pyarrow as pa
 from PIL import Image
 
 from smp_ray.config import Config, build_config
+from smp_ray.models.adapter import AdapterBank, BankShape
 from smp_ray.ray_session import RaySession
 from smp_ray.report.write import write_report
 from smp_ray.run import Run
-from smp_ray.store.join import vector_column
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
-from tests.training.worlds import World
+from smp_ray.training.adapter.rows import ADAPTERS
+from tests.training.worlds import WIDTH, World
 
 SCRIPT = "<script>alert(1)</script>"
 LINK = '<b>bold</b> <a href="javascript:alert(2)">click</a> <img src=x onerror=alert(3)>'
@@ -105,14 +106,12 @@ def _train(written: Written) -> None:
     rng = np.random.default_rng(1)
     prediction = np.where(labelled, labels, 6.0) + rng.normal(size=len(ids))
     written.out_of_fold = prediction
-    vectors = {"adapted_image": world.image[:, ::-1], "adapted_title": world.title[:, ::-1]}
-    adapted = {name: vector_column(values.astype(np.float16)) for name, values in vectors.items()}
     keys = {"row_id": ids, "post_id": world.columns["post_id"]}
-    split = pa.table({**keys, "fold": pa.array(folds, pa.int16())}).filter(pa.array(labelled))
+    known = {"user_id": world.columns["user_id"], "popularity": pa.array(world.columns["popularity"], pa.float64())}
+    split = pa.table({**keys, **known, "fold": pa.array(folds, pa.int16())}).filter(pa.array(labelled))
     frame = pa.table(
         {
-            **keys, "user_id": world.columns["user_id"], "split": world.columns["split"],
-            "popularity": pa.array(world.columns["popularity"], pa.float64()),
+            **keys, **known, "split": world.columns["split"],
             "fold": pa.array([int(f) if known else None for f, known in zip(folds, labelled, strict=True)], pa.int16()),
             "prediction": prediction, "source": np.where(labelled, "out_of_fold", "model").tolist(),
         }
@@ -122,8 +121,8 @@ def _train(written: Written) -> None:
     groups = {"user_photo_count": "metadata", "title_perplexity": "perplexity"}
     details: dict[str, Any] = {"columns": groups, "families": ["metadata", "perplexity"], "levels": {"final": {}}}
     written.used = {
-        "splits": _commit(workspace, "splits", {"splits": split}, config={"kind": "user"}),
-        "adapt": written.add_family("adapted", adapted, ["ok"] * len(ids)),
+        "splits": _commit(workspace, "splits", {"splits": split}, config={"kind": "user", "folds": 3}),
+        "adapt": _adapt(workspace),
         "matrix": _commit(workspace, "matrix", {"final": matrix}, details=details),
         "predict": _commit(
             workspace, "predict", {"predictions": frame},
@@ -134,6 +133,14 @@ def _train(written: Written) -> None:
         "tune": _tune(workspace, values, labels, labelled),
     }  # fmt: skip
     workspace.write_json(_metrics(labelled, world), "metrics.json")
+
+
+def _adapt(workspace: Workspace) -> Manifest:
+    """Adapters that have learned nothing yet."""
+    bank = AdapterBank(BankShape(3, 3, WIDTH, 4, 4, 0.6, 0.6, 4))
+    workspace.write(bank.to_bytes(), "adapt", "key", ADAPTERS)
+    details = {"embeddings": ["clip_image", "clip_title"]}
+    return _commit(workspace, "adapt", {}, details=details, config={"seed": 0})
 
 
 def _tune(workspace: Workspace, values: dict[str, np.ndarray], labels: np.ndarray, labelled: np.ndarray) -> Manifest:
