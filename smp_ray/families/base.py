@@ -79,6 +79,7 @@ class Measure:
             "" keeps the measure out of both.
         largest, smallest: headings of the posts at either end, in the gallery.
         falling: what it means if the measure falls with popularity, for the summary.
+        claim: what the paper claims, where it is that the measure falls with popularity.
     """
 
     label: str
@@ -88,6 +89,7 @@ class Measure:
     largest: str = ""
     smallest: str = ""
     falling: str = ""
+    claim: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def _similarity(one: str, other: str, topic: str = "inconsistency") -> Column:
         largest=f"Most consistent {one} and {other}",
         smallest=f"Least consistent {one} and {other}",
         falling="so the two disagree more in popular posts",
+        claim="Image and text disagree more in popular posts" if topic else "",
     )
     return Column(f"similarity_{one}_{other}", pa.float32(), group="similarity", measure=measure)
 

@@ -38,6 +38,7 @@ class Perplexity(Family):
                 topic="text quality",
                 largest="Most perplexing titles",
                 smallest="Least perplexing titles",
+                claim="Unpopular posts have poor text, popular ones carefully written text",
             ),
         ),
         Column("title_mean_nll", pa.float32(), group="perplexity"),

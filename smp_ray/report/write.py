@@ -9,6 +9,7 @@ from plotly.offline import get_plotlyjs
 from smp_ray.evaluation.bootstrap import interval
 from smp_ray.report import wording
 from smp_ray.report.adaptation import adaptation
+from smp_ray.report.claims import claims
 from smp_ray.report.gallery import gallery
 from smp_ray.report.head import head
 from smp_ray.report.inputs import Inputs
@@ -49,8 +50,8 @@ def _page(inputs: Inputs) -> str:
         "prediction": prediction(inputs), "sweep": sweep(inputs), "posts": gallery(inputs),
     }  # fmt: skip
     return templates().get_template("page.html.jinja").render(
-        head=head(inputs), sections=sections, posts=len(inputs.frame), settings=inputs.config.report,
-        labelled=inputs.labelled, measures=inputs.measures, plotly=get_plotlyjs(),
+        head=head(inputs), claims=claims(inputs), sections=sections, posts=len(inputs.frame),
+        settings=inputs.config.report, labelled=inputs.labelled, measures=inputs.measures, plotly=get_plotlyjs(),
     )  # fmt: skip
 
 
