@@ -92,8 +92,9 @@ class Stage:
     def find(self, run: Run) -> Artefact | None:
         """The committed artefact of this configuration, or None."""
         if self.kept and run.keep:
-            earlier = [made for made in run.workspace.manifests(self.place) if made.config == self.settings(run.config)]
-            return earlier[-1] if earlier else None
+            settings, parts = self.settings(run.config), set(self.families(run.config) if self.families else ())
+            earlier = [made for made in run.workspace.manifests(self.place) if made.config == settings]
+            return next((made for made in reversed(earlier) if parts <= set(made.details["contents"])), None)
         key = self.key(run) if self.wanted(run.config) else None
         if key is None:
             return None
