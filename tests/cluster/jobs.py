@@ -97,7 +97,8 @@ def assert_agree(config: Path, folder: Path, *workspaces: str) -> None:
             place: value if isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-6)
             for place, value in flat(metrics[0]).items()
         }
-        assert {place: value for place, value in flat(found).items() if value != expected.get(place)} == {}
+        other = {place: value for place, value in flat(found).items() if value != expected.get(place)}
+        assert not other, {place: (value, expected.get(place)) for place, value in list(other.items())[:5]}
         assert flat(found).keys() == expected.keys()
 
 

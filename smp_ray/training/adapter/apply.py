@@ -59,7 +59,12 @@ class Adapters:
         adapter = np.full(len(place), MEAN_OF_FOLDS)
         adapter[place >= 0] = self.assigned[place[place >= 0]]
         tensors = (torch.from_numpy(values).float() for values in given.values())
-        image, title, prediction = self._bank.apply_to(torch.from_numpy(adapter), *tensors)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # more add up in another order, and trees would split on the last digit
+        try:
+            image, title, prediction = self._bank.apply_to(torch.from_numpy(adapter), *tensors)
+        finally:
+            torch.set_num_threads(threads)
         has_image, has_title = given["has_image"], given["has_title"]
         columns = [
             vector_column(image.numpy().astype(np.float16), ~has_image),
