@@ -11,7 +11,7 @@ import pandas as pd
 from smp_ray.analysis.intervals import OVERALL, WITHIN_USERS
 from smp_ray.config import ADAPTED
 from smp_ray.evaluation.bootstrap import interval
-from smp_ray.families.registry import columns_of
+from smp_ray.families.registry import columns_of, families
 from smp_ray.report.inputs import Inputs
 
 HOLDS, REVERSED, UNCLEAR, UNKNOWN = "holds", "the other way round", "not clear here", "not measured here"
@@ -40,8 +40,9 @@ def judged(value: float | None, low: float | None, high: float | None, sign: int
 def _measures(inputs: Inputs) -> list[tuple[str, str, str, str, str]]:
     """Claims that a measure falls with popularity: of each claim, the first measure that has values."""
     found = inputs.published.get("correlations")
+    measures = {name: column.measure for name, column in columns_of(families()).items() if column.measure is not None}
     rows: dict[str, tuple[str, str, str, str, str]] = {}
-    for name, measure in inputs.measures.items():
+    for name, measure in measures.items():
         if not measure.claim or rows.get(measure.claim, ("", UNKNOWN))[1] != UNKNOWN:
             continue
         said, effects = UNKNOWN, {OVERALL: _NONE, WITHIN_USERS: _NONE}
@@ -52,14 +53,15 @@ def _measures(inputs: Inputs) -> list[tuple[str, str, str, str, str]]:
                 effects[scope] = interval(value, low, high, digits=2, signed=True)
                 said = judged(value, low, high, sign=-1) if scope == OVERALL else said
         how = f"Spearman correlation of the {measure.label} with popularity; the claim is that it falls"
-        rows[measure.claim] = (measure.claim, said, effects[OVERALL], effects[WITHIN_USERS], how)
+        if said != UNKNOWN or measure.claim not in rows:
+            rows[measure.claim] = (measure.claim, said, effects[OVERALL], effects[WITHIN_USERS], how)
     return list(rows.values())
 
 
 def _groups(inputs: Inputs) -> list[tuple[str, str, str, str, str]]:
     """Claims that groups of columns make predictions better."""
     pairs = [] if inputs.metrics is None else inputs.metrics["differences"]
-    columns = columns_of(inputs.store).values()
+    columns = columns_of(families()).values()
     measured = dict.fromkeys(c.group for c in columns if c.measure is not None and c.measure.claim and c.group)
     rows = []
     for group in (ADAPTED, *measured):
@@ -70,7 +72,7 @@ def _groups(inputs: Inputs) -> list[tuple[str, str, str, str, str]]:
         said, effect, how = UNKNOWN, _NONE, "the ablation has no such pair"
         if pair is not None:
             said = judged(**pair["mae"], sign=-1)
-            effect = f"MAE {interval(**pair['mae'], signed=True)}, SRC {interval(**pair['src'], signed=True)}"
+            effect = f"MAE {interval(**pair['mae'], signed=True)}"
             how = f"`{pair['variant']}` against `{pair['reference']}`, out of fold"
         words = "Features adapted to popularity" if group == ADAPTED else f"The group {group}"
         rows.append((f"{words} {'help' if group == ADAPTED else 'helps'} to predict", said, effect, _NONE, how))
