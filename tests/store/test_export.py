@@ -27,16 +27,16 @@ from smp_ray.store.workspace import Place, Workspace
 
 SLOW = """
 import sys, time
-from smp_ray.store import export
+from smp_ray.store import export, wide
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.workspace import Workspace
-pieces = export.iter_posts
+pieces = wide.iter_posts
 def slowly(*arguments):
     for piece in pieces(*arguments):
         yield piece
         print("a piece", flush=True)
         time.sleep(600)
-export.iter_posts = slowly
+wide.iter_posts = slowly
 name, rows, out = sys.argv[2:]
 posts = Manifest("ingest", "x", {}, fragments=[Fragment(name, int(rows), 1)] * 2)
 export.export(Workspace.open(sys.argv[1]), posts, [], out)
