@@ -55,7 +55,7 @@ def test_after_five_changes_only_what_the_last_needs_is_left(session: RaySession
     unpublished.write_bytes(b"a finished file")
     note = {"families": {name: key.fingerprint for name, key in run.families.items()}}
     (folder / PASSES / "interrupted" / PASS_NOTE).write_text(json.dumps(note))
-    posts, store, splits = run.artefact("ingest"), run.artefact("features"), run.artefact("splits")
+    posts, store = run.artefact("ingest"), run.artefact("features")
     assert isinstance(store, dict)
     kept = {"workspace.json", "lease.json", "mine.txt", f"{PASSES}/interrupted/data/part.parquet"}
     kept |= {f"{PASSES}/interrupted/{PASS_NOTE}"}
@@ -63,7 +63,7 @@ def test_after_five_changes_only_what_the_last_needs_is_left(session: RaySession
     kept |= {f"{PASSES}/{Path(path).parts[2]}/{PASS_NOTE}" for path in kept if path.startswith(PASSES)}
     kept |= {f"{manifest.stage}/{manifest.fingerprint}/manifest.json" for manifest in store.values()}
     kept |= {path for path in files_of(folder) if path.startswith("world/")}  # raw data is no artefact
-    for manifest in (posts, splits):
+    for manifest in (posts, run.artefact("gather"), run.artefact("splits")):
         inside = f"{manifest.stage}/{manifest.fingerprint}/"
         kept |= {path for path in files_of(folder) if path.startswith(inside)}
         kept |= {fragment.path for fragment in manifest.fragments}
