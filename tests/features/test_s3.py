@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from smp_ray.config import load_config
@@ -41,8 +42,9 @@ def frame(config: Path, name: str) -> pd.DataFrame:
 
 
 def recorded(workspace: Workspace) -> int:
-    """Files that are finished: an object appears when it is whole."""
-    return sum(info.path.endswith(".parquet") for info in workspace.files(PASSES))
+    """Files with posts that are finished: an object appears when it is whole."""
+    files = [info.path for info in workspace.files(PASSES) if info.path.endswith(".parquet")]
+    return sum(pq.read_metadata(path, filesystem=workspace.filesystem).num_rows > 0 for path in files)
 
 
 @pytest.mark.slow
