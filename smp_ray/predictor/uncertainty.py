@@ -53,18 +53,21 @@ class Uncertainty:
     def of(cls, residuals: np.ndarray, sizes: np.ndarray, users: np.ndarray, seed: int = 0) -> Uncertainty:
         """From out-of-fold residuals and their sizes, float64 (posts,), by users, int64 (posts,)."""
         median = float(np.median(np.abs(residuals)))
-        scores = residuals / bounded(sizes, median)
+        sizes = bounded(sizes, median)
+        scores = residuals / sizes
         grid = np.linspace(0, 1, GRID)
         first, second = pairs(users, seed)
-        sizes = bounded(sizes, median)
         apart = np.abs(residuals[first] - residuals[second]) / np.hypot(sizes[first], sizes[second])
         return cls(np.quantile(scores, grid).tolist(), np.quantile(apart, grid).tolist(), len(residuals), median)
 
     def interval(self, prediction: np.ndarray, sizes: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bound at a level (0.9: nine of ten labels lie between), float64 (posts,) each."""
+        """Lower and upper bound at a level (0.9: nine of ten labels lie between), float64 (posts,) each.
+
+        `sizes` are as the model says them.
+        """
         tail = max((1 - level) / 2 - 1 / (self.posts + 1), 0.0)  # as many labels as conformal prediction asks for
         low, high = np.interp([tail, 1 - tail], np.linspace(0, 1, GRID), self.scores)
-        sizes = bounded(sizes, self.median)
+        sizes = self.sized(sizes)
         return prediction + sizes * low, prediction + sizes * high
 
     def sized(self, sizes: np.ndarray) -> np.ndarray:
@@ -72,9 +75,9 @@ class Uncertainty:
         return bounded(sizes, self.median)
 
     def apart(self, sizes: np.ndarray, other: np.ndarray, level: float) -> np.ndarray:
-        """Half the width of the interval of a difference between posts of one user, float64 (n,)."""
+        """Half the width of the interval of a difference between posts of one user, float64 (n,), of their `sized`."""
         width = np.interp(level, np.linspace(0, 1, GRID), self.differences)
-        return np.asarray(width * np.hypot(bounded(sizes, self.median), bounded(other, self.median)))
+        return np.asarray(width * np.hypot(sizes, other))
 
 
 def bounded(sizes: np.ndarray, median: float) -> np.ndarray:

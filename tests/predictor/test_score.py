@@ -122,6 +122,9 @@ def test_reasons_add_up_and_candidates_are_ranked(trained: tuple[Path, pd.DataFr
     assert (ranked["prediction"].diff().dropna() <= 0).all()
     assert ((ranked["behind_low"] > 0) == ranked["clear"]).all()
     assert ranked["behind"][0] == 0
+    best, others = ranked["typical_error"][0], ranked["typical_error"][1:]
+    half = (ranked["behind_high"] - ranked["behind"])[1:] / np.hypot(best, others)
+    assert np.ptp(half) < 1e-9  # as wide as the two typical errors say
     wide = predictor.score(as_frame(TESTED), level=0.99)
     assert ((wide["high"] - wide["low"]) >= (scores["high"] - scores["low"])).all()
 

@@ -70,5 +70,8 @@ def test_posts_of_one_user_differ_less_than_posts_of_any_two() -> None:
     strangers = Uncertainty.of(residuals, sizes, np.arange(len(users)))
     one = np.ones(1)
     assert own.apart(one, one, 0.9)[0] < 0.9 * strangers.apart(one, one, 0.9)[0]
-    share = np.mean(np.abs(residuals[first] - residuals[second]) <= own.apart(sizes[first], sizes[second], 0.9))
+    share = np.mean(
+        np.abs(residuals[first] - residuals[second])
+        <= own.apart(own.sized(sizes[first]), own.sized(sizes[second]), 0.9)
+    )
     assert share == pytest.approx(0.9, abs=0.02)
