@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import yaml
@@ -17,7 +16,8 @@ from smp_ray.config import Config, build_config
 from smp_ray.errors import ConfigError, one_line
 from smp_ray.pipeline import computed, ingested, open_run
 from smp_ray.predictor.drafts import aligned
-from smp_ray.predictor.scoring import Predictor, past_of
+from smp_ray.predictor.fitted import past_of
+from smp_ray.predictor.scoring import Predictor
 from smp_ray.ray_session import ray_session
 from smp_ray.run import Run
 from smp_ray.sources.table import TABLE_COLUMNS
@@ -68,14 +68,17 @@ def score_source(
         config = _config(predictor, source, folder, ray)
         run = open_run(config, stack.enter_context(ray_session(config.ray, debug)))
         manifest = _posts(run)
+        tables: Iterator[pa.Table]
         if workspace is None and manifest.rows <= FEW:
-            pieces = iter_posts(run.workspace, manifest, None, FEW)
-            return _written(out, predictor, map(predictor.features, pieces), _past(run, manifest), level, explain)
-        if workspace is None:
-            run = open_run(_config(predictor, source, f"{out.split('?')[0]}.work", ray), run.session)
-            manifest = _posts(run)
-        tables = wide(run.workspace, manifest, list(computed(run).values()))
-        return _written(out, predictor, tables, _past(run, manifest), level, explain)
+            tables = map(predictor.features, iter_posts(run.workspace, manifest, None, FEW))
+        else:
+            if workspace is None:
+                run = open_run(_config(predictor, source, f"{out.split('?')[0]}.work", ray), run.session)
+                manifest = _posts(run)
+            tables = wide(run.workspace, manifest, list(computed(run).values()))
+        keys = iter_posts(run.workspace, manifest, ["user_id", "posted_at"], PIECE)
+        past = predictor.packed.fitted.past.joined(past_of(keys))
+        return _written(out, predictor, tables, past, level, explain)
 
 
 def source_of(config: Config, posts: str) -> dict[str, Any]:
@@ -110,13 +113,6 @@ def _posts(run: Run) -> Manifest:
     found = ingested(run)
     assert found is not None
     return found
-
-
-def _past(run: Run, posts: Manifest) -> Past:
-    """All posts as part of their users' past: 24 bytes each."""
-    pieces = iter_posts(run.workspace, posts, ["user_id", "posted_at"], PIECE)
-    users, times, unknown = (np.concatenate(c) for c in zip(*(vars(past_of(p)).values() for p in pieces), strict=True))
-    return Past.of(users, times, unknown)
 
 
 def _written(out: str, predictor: Predictor, tables: Iterator[pa.Table], past: Past, level: float, explain: int) -> int:

@@ -16,10 +16,18 @@ from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter.apply import Adapters
 from smp_ray.training.boosting.base import Model
 from smp_ray.training.boosting.registry import find
+from smp_ray.training.examples import user_hashes
 from smp_ray.training.matrix.columns import columns_from
 from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.matrix import Matrix
-from smp_ray.training.matrix.past import Past
+from smp_ray.training.matrix.past import Past, seconds
+
+
+def past_of(tables: Iterable[pa.Table]) -> Past:
+    """Posts, at least one table of them, as part of their users' past, popularity unknown: 24 bytes each."""
+    found = [(user_hashes(table["user_id"]), seconds(table["posted_at"])) for table in tables]
+    users, times = (np.concatenate(column) for column in zip(*found, strict=True))
+    return Past.of(users, times, np.full(len(users), np.nan))
 
 
 @dataclass(frozen=True)
@@ -63,13 +71,12 @@ class Fitted:
             models=[predictor.load(workspace.read(path).decode()) for path in tuned.details["models"]],
         )
 
-    def matrix(self, tables: Iterable[pa.Table], beside: Past | None = None) -> Matrix:
-        """The matrix of posts that were not learned from; `beside` are the posts among which they count as well.
+    def matrix(self, tables: Iterable[pa.Table], past: Past) -> Matrix:
+        """The matrix of posts that were not learned from; `past` is what counts as their users' past.
 
         Raises:
             DataError: columns are not as they were when the encoder was fitted.
         """
-        past = self.past if beside is None else self.past.joined(beside)
         # As it was fitted: more threads add up in another order.
         with threadpool_limits(1):
             columns = columns_from(tables, self.families, self.groups, past, self.adapters, self.delay_days)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from smp_ray.config import external_data
-from smp_ray.predictor.fitted import Fitted
+from smp_ray.predictor.fitted import Fitted, past_of
 from smp_ray.run import Run
 from smp_ray.schema import POSTS
 from smp_ray.store.join import locate
@@ -21,8 +21,6 @@ from smp_ray.store.parquet import PartWriter
 from smp_ray.store.reader import iter_posts
 from smp_ray.store.wide import PIECE, wide
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.examples import user_hashes
-from smp_ray.training.matrix.past import Past, seconds
 from smp_ray.training.out_of_fold import TUNED, read_out_of_fold
 from smp_ray.training.splits import load_splits
 
@@ -54,11 +52,9 @@ def predict(
     counts: Counter[str] = Counter()
     scores: list[dict[str, object]] = []
     fitted = Fitted.of(workspace, run.config, splits, adapted, matrix, tuned)
-    others = _others(workspace, posts, folds.row_ids)
-    predicted = _predicted(workspace, posts, store, fitted, folds.row_ids, others)
+    predicted = _predicted(workspace, posts, store, fitted, folds.row_ids)
     with PartWriter(workspace, f"{folder}/predictions.parquet", SCHEMA) as writer:
-        for table, prediction in predicted:
-            place = locate(table["row_id"].to_numpy(), folds.row_ids)
+        for table, place, prediction in predicted:
             learned = place >= 0
             prediction[learned] = out_of_fold[place[learned]]
             source = np.where(~learned, "model", np.where(np.isfinite(prediction), "out_of_fold", "trains_only"))
@@ -84,33 +80,24 @@ def predict(
     )
 
 
+#: What the sources are called in the note.
 _SAID = {"out_of_fold": "posts out of fold", "trains_only": "that only train", "model": "by the model"}
 
 
-def _others(workspace: Workspace, posts: Manifest, learned: np.ndarray) -> Past:
-    """The posts that were not learned from, as part of their users' past: 24 bytes each."""
-    users, times = [], []
-    for table in iter_posts(workspace, posts, ["row_id", "user_id", "posted_at"], PIECE):
-        table = table.filter(pa.array(locate(table["row_id"].to_numpy(), learned) < 0))
-        users.append(user_hashes(table["user_id"]))
-        times.append(seconds(table["posted_at"]))
-    every = np.concatenate(users)
-    return Past.of(every, np.concatenate(times), np.full(len(every), np.nan))
-
-
 def _predicted(
-    workspace: Workspace,
-    posts: Manifest,
-    store: dict[str, Manifest],
-    fitted: Fitted,
-    learned: np.ndarray,
-    others: Past,
-) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """Pieces of the posts table with predictions, float64 (posts,), NaN for those that were learned from."""
+    workspace: Workspace, posts: Manifest, store: dict[str, Manifest], fitted: Fitted, learned: np.ndarray
+) -> Iterator[tuple[pa.Table, np.ndarray, np.ndarray]]:
+    """Pieces of the posts table, where each post is among those that were `learned` from (-1: it is not), predictions.
+
+    Predictions are float64 (posts,), NaN of what was learned from.
+    """
+    keys = iter_posts(workspace, posts, ["row_id", "user_id", "posted_at"], PIECE)
+    others = (table.filter(pa.array(locate(table["row_id"].to_numpy(), learned) < 0)) for table in keys)
+    past = fitted.past.joined(past_of(others))
     known = [name for name in SCHEMA.names if name in POSTS.names]
     for table in wide(workspace, posts, [store[name] for name in fitted.families]):
-        new = locate(table["row_id"].to_numpy(), learned) < 0
+        place = locate(table["row_id"].to_numpy(), learned)
         prediction = np.full(len(table), np.nan)
-        if new.any():
-            prediction[new] = fitted.predict(fitted.matrix([table.filter(pa.array(new))], others))
-        yield table.select(known), prediction
+        if (place < 0).any():
+            prediction[place < 0] = fitted.predict(fitted.matrix([table.filter(pa.array(place < 0))], past))
+        yield table.select(known), place, prediction

@@ -17,10 +17,10 @@ from smp_ray.features.steps import Here
 from smp_ray.predictor import reasons
 from smp_ray.predictor.calibrate import sizes_of
 from smp_ray.predictor.drafts import posts_of
+from smp_ray.predictor.fitted import past_of
 from smp_ray.predictor.unpack import Packed, unpack
 from smp_ray.progress import say
-from smp_ray.training.examples import user_hashes
-from smp_ray.training.matrix.past import Past, seconds
+from smp_ray.training.matrix.past import Past
 
 #: Level of an interval, if none is asked for.
 LEVEL = 0.9
@@ -91,14 +91,15 @@ class Predictor:
             ModelError: a model is missing here, or is another one.
         """
         table = posts_of(posts, self.packed.schema, tuple(self.packed.contents.families), self.once)
-        return self.judge(self.features(table), past_of(table), level, explain)
+        past = self.packed.fitted.past.joined(past_of([table]))
+        return self.judge(self.features(table), past, level, explain)
 
-    def judge(self, wide: pa.Table, beside: Past | None, level: float = LEVEL, explain: int = 0) -> pd.DataFrame:
-        """As `score`, of wide rows with the predictor's columns; `beside` are the posts among which they count."""
+    def judge(self, wide: pa.Table, past: Past, level: float = LEVEL, explain: int = 0) -> pd.DataFrame:
+        """As `score`, of wide rows with the predictor's columns; `past` is what counts as their users' past."""
         if not 0 < level < 1:
             raise ConfigError(f"--level: found {level}, allowed: between 0 and 1, as 0.9")
         fitted, families = self.packed.fitted, tuple(self.packed.contents.families)
-        matrix = fitted.matrix([wide], beside)
+        matrix = fitted.matrix([wide], past)
         prediction = fitted.predict(matrix)
         sizes = sizes_of(self.packed.sizes, matrix, prediction)
         low, high = self.packed.contents.uncertainty.interval(prediction, sizes, level)
@@ -150,12 +151,6 @@ class Predictor:
     def _here(self) -> Here:
         keys = list(self.keys().values())
         return Here(self.config.images, keys, "cpu", None, self.once)
-
-
-def past_of(posts: pa.Table) -> Past:
-    """Posts as part of their users' past, their popularity unknown."""
-    times = seconds(posts["posted_at"])
-    return Past.of(user_hashes(posts["user_id"]), times, np.full(len(times), np.nan))
 
 
 def _difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,7 @@ class Past:
 
     def to_bytes(self) -> bytes:
         """As a safetensors file."""
-        return save(vars(self))
+        return save(self._arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Past:
@@ -59,19 +60,34 @@ class Past:
 
     def joined(self, other: Past) -> Past:
         """All posts of both."""
-        both = (np.concatenate([getattr(self, name), getattr(other, name)]) for name in vars(self))
-        return Past.of(*both)
+        return Past.of(*(np.concatenate([values, getattr(other, name)]) for name, values in self._arrays.items()))
+
+    @property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {"users": self.users, "times": self.times, "popularity": self.popularity}
+
+    @cached_property
+    def _keys(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Users and times, each once and sorted, and a sorted number of both for each post."""
+        names, codes = np.unique(self.users, return_inverse=True)
+        distinct, ranks = np.unique(self.times, return_inverse=True)
+        return names, distinct, codes.astype(np.int64) * (len(distinct) + 1) + ranks
+
+    @cached_property
+    def _known(self) -> tuple[Past, np.ndarray]:
+        """The posts whose popularity is known, and sums of it and its square up to each, from each user's first on."""
+        known = np.isfinite(self.popularity)
+        past = Past(*(values[known] for values in self._arrays.values()))
+        labels = pd.DataFrame({1: past.popularity, 2: past.popularity**2})
+        # No sum depends, to the last bit, on what is later.
+        return past, np.vstack([np.zeros((1, 2)), labels.groupby(past.users, sort=False).cumsum().to_numpy()])
 
     def before(self, users: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First and last + 1 of the user's posts before a moment, int64 (n,) each: positions in the arrays."""
         first = np.searchsorted(self.users, users, side="left")
-        # Ranks instead of times, so that user and time make one sorted key.
-        distinct = np.unique(self.times)
-        rank, own = np.searchsorted(distinct, times, side="left"), np.searchsorted(distinct, self.times)
-        names, codes = np.unique(self.users, return_inverse=True)
-        code = np.searchsorted(names, users)
-        step = len(distinct) + 1
-        last = np.searchsorted(codes.astype(np.int64) * step + own, code.astype(np.int64) * step + rank, side="left")
+        names, distinct, keys = self._keys
+        code, rank = np.searchsorted(names, users), np.searchsorted(distinct, times, side="left")
+        last = np.searchsorted(keys, code.astype(np.int64) * (len(distinct) + 1) + rank, side="left")
         there = (code < len(names)) & (names[np.minimum(code, len(names) - 1)] == users) if len(names) else code < 0
         there &= np.isfinite(times)
         return np.where(there, first, 0), np.where(there, np.maximum(last, first), 0)
@@ -83,12 +99,8 @@ class Past:
 
     def history(self, users: np.ndarray, times: np.ndarray, delay_days: float) -> Mapping[str, np.ndarray]:
         """`HISTORY_COLUMNS`, float64 (n,), of posts whose popularity was known `delay_days` after they were posted."""
-        known = np.isfinite(self.popularity)
-        past = Past(self.users[known], self.times[known], self.popularity[known])
+        past, sums = self._known
         first, last = past.before(users, times - delay_days * _DAY)
-        # From each user's first post on, so that a sum depends, to the last bit, on nothing that is later.
-        labels = pd.DataFrame({1: past.popularity, 2: past.popularity**2})
-        sums = np.vstack([np.zeros((1, 2)), labels.groupby(past.users, sort=False).cumsum().to_numpy()])
         count, three = last - first, np.maximum(first, last - 3)
         some, latest = np.where(count > 0, count, np.nan), np.where(count > 0, last, 0)
         mean, square = sums[latest].T / some
