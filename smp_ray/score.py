@@ -20,8 +20,7 @@ from smp_ray.predictor.fitted import past_of
 from smp_ray.predictor.scoring import Predictor
 from smp_ray.ray_session import ray_session
 from smp_ray.run import Run
-from smp_ray.sources.table import TABLE_COLUMNS
-from smp_ray.sources.table_files import table_columns
+from smp_ray.sources.table import TableSource, table_like
 from smp_ray.store.export import check_file_name, write_file
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.reader import iter_posts
@@ -39,7 +38,6 @@ def score_source(
     level: float,
     explain: int = 0,
     workspace: str | None = None,
-    ray: dict[str, Any] | None = None,
     debug: bool = False,
 ) -> int:
     """Score all posts of a table or dataset into the Parquet file `out`; returns how many.
@@ -53,7 +51,6 @@ def score_source(
         explain: reasons for each post.
         workspace: where features are kept; a run that is broken off goes on there. None: of at most `FEW` posts
             nothing is kept, and more go to `<out>.work`.
-        ray: the `ray` section.
         debug: whether Ray's own log is shown.
 
     Raises:
@@ -65,7 +62,7 @@ def score_source(
     source = source_of(predictor.config, posts)
     with ExitStack() as stack:
         folder = workspace or stack.enter_context(tempfile.TemporaryDirectory(prefix="smp_ray-"))
-        config = _config(predictor, source, folder, ray)
+        config = _config(predictor, source, folder)
         run = open_run(config, stack.enter_context(ray_session(config.ray, debug)))
         manifest = _posts(run)
         tables: Iterator[pa.Table]
@@ -73,7 +70,8 @@ def score_source(
             tables = map(predictor.features, iter_posts(run.workspace, manifest, None, FEW))
         else:
             if workspace is None:
-                run = open_run(_config(predictor, source, f"{out.split('?')[0]}.work", ray), run.session)
+                name, mark, options = out.partition("?")
+                run = open_run(_config(predictor, source, f"{name}.work{mark}{options}"), run.session)
                 manifest = _posts(run)
             tables = wide(run.workspace, manifest, list(computed(run).values()))
         keys = iter_posts(run.workspace, manifest, ["user_id", "posted_at"], PIECE)
@@ -83,7 +81,6 @@ def score_source(
 
 def source_of(config: Config, posts: str) -> dict[str, Any]:
     """The `source` section that reads `posts`, see `score_source`."""
-    trained = config.source.model_dump(mode="json")
     if posts.endswith((".yaml", ".yml")):
         try:
             raw = yaml.safe_load(Path(posts).read_text(encoding="utf-8"))
@@ -92,21 +89,14 @@ def source_of(config: Config, posts: str) -> dict[str, Any]:
         if not isinstance(raw, dict) or not isinstance(raw.get("source"), dict):
             raise ConfigError(f"{posts}: has no section `source`")
         return dict(raw["source"])
-    if trained["kind"] != "table" and Path(posts).is_dir():
-        return {**trained, "path": posts}
-    there = table_columns(posts)
-    mapping = trained["columns"] if trained["kind"] == "table" else {}
-    own = {name: name for name in there if name in TABLE_COLUMNS or name.startswith("user_")}
-    columns = {name: column for name, column in mapping.items() if column in there} or own
-    if "post_id" not in columns:
-        needed = mapping.get("post_id", "post_id")
-        raise ConfigError(f"{posts}: has no column {needed}; it has {', '.join(there[:20]) or 'none'}")
-    return {"kind": "table", "path": posts, "columns": columns}
+    if not isinstance(config.source, TableSource) and Path(posts).is_dir():
+        return {**config.source.model_dump(mode="json"), "path": posts}
+    return table_like(posts, config.source)
 
 
-def _config(predictor: Predictor, source: dict[str, Any], workspace: str, ray: dict[str, Any] | None) -> Config:
-    raw = {**predictor.config.model_dump(mode="json", exclude={"ray"}), "source": source, "workspace": workspace}
-    return build_config({**raw, **({"ray": ray} if ray else {})}, name="score")
+def _config(predictor: Predictor, source: dict[str, Any], workspace: str) -> Config:
+    raw = predictor.config.model_dump(mode="json", exclude={"ray": {"env"}})
+    return build_config({**raw, "source": source, "workspace": workspace}, name="score")
 
 
 def _posts(run: Run) -> Manifest:

@@ -14,10 +14,11 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from smp_ray.errors import ConfigError
 from smp_ray.sources import values as read
 from smp_ray.sources.base import Intake, RawPost, Reader, SourceSettings
 from smp_ray.sources.location import Location, files_identity, inside
-from smp_ray.sources.table_files import Format, table_files, table_rows
+from smp_ray.sources.table_files import Format, table_columns, table_files, table_rows
 from smp_ray.store.address import masked
 from smp_ray.store.workspace import Workspace
 
@@ -90,6 +91,23 @@ class TableSource(SourceSettings):
     def open(self, workspace: Workspace) -> TableReader:
         """See `SourceSettings.open`."""
         return TableReader(self, workspace)
+
+
+def table_like(path: str, other: SourceSettings) -> dict[str, Any]:
+    """The section that reads a table with the columns of another source, or named as those of the posts table.
+
+    Raises:
+        ConfigError: it has no column of ids.
+        DataError: it cannot be read.
+    """
+    there = table_columns(path)
+    mapping = other.columns if isinstance(other, TableSource) else {}
+    own = {name: name for name in there if name in TABLE_COLUMNS or name.startswith("user_")}
+    columns = {name: column for name, column in mapping.items() if column in there} or own
+    if "post_id" not in columns:
+        needed = mapping.get("post_id", "post_id")
+        raise ConfigError(f"{path}: has no column {needed}; it has {', '.join(there[:20]) or 'none'}")
+    return {"kind": "table", "path": path, "columns": columns}
 
 
 class TableReader(Reader):
