@@ -12,16 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from smp_ray.config import matrix_families, matrix_groups
 from smp_ray.families.keys import FamilyKey
 from smp_ray.families.registry import find
 from smp_ray.predictor import unpack
 from smp_ray.predictor.calibrate import load_sizes
-from smp_ray.predictor.fitted import Fitted
 from smp_ray.predictor.uncertainty import Uncertainty
-from smp_ray.predictor.unpack import Contents, content_of
+from smp_ray.predictor.unpack import Contents
 from smp_ray.run import Run
-from smp_ray.store.manifest import Made, Manifest, git_commit, library_versions
+from smp_ray.store.manifest import Made, Manifest, content_of, git_commit, library_versions
 from smp_ray.training.adapter.rows import ADAPTERS
+from smp_ray.training.boosting.registry import find as find_predictor
 from smp_ray.training.examples import POSTS, example_pieces
 from smp_ray.training.measure import METRICS_FILE
 from smp_ray.training.splits import load_splits
@@ -57,16 +58,16 @@ def make(
     if adapted is not None:
         files[unpack.ADAPTERS] = read(adapted.stage, adapted.fingerprint, ADAPTERS)
         embeddings = tuple(adapted.details["embeddings"])
-    fitted = Fitted.of(run.workspace, run.config, splits, adapted, matrix, tuned)
-    tables = example_pieces(run.workspace, gathered, (POSTS, *fitted.families))
-    files[unpack.COLUMNS] = _without_rows(next(tables))
-    keys = _with_inputs(run.families, fitted.families)
+    families = matrix_families(run.config)
+    files[unpack.COLUMNS] = _without_rows(next(example_pieces(run.workspace, gathered, (POSTS, *families))))
+    keys = _with_inputs(run.families, families)
+    model = find_predictor(tuned.details["predictor"]).load(files["model-0.txt"].decode())
     measured = run.workspace.read_json(METRICS_FILE) if any(used.values()) else None
     contents = Contents(
-        config=_config(run, keys), predictor=tuned.details["predictor"], groups=fitted.groups,
-        delay_days=fitted.delay_days,
+        config=_config(run, keys), predictor=tuned.details["predictor"], groups=matrix_groups(run.config),
+        delay_days=run.config.training.matrix.history_delay_days,
         families={name: {"fingerprint": key.fingerprint, "model": key.model} for name, key in keys.items()},
-        embeddings=embeddings, columns=fitted.models[0].columns,
+        embeddings=embeddings, columns=model.columns,
         sizing=load_sizes(files[unpack.SIZES].decode()).columns,
         uncertainty=Uncertainty(**calibrated.details["uncertainty"]),
         card=_card(run, gathered, splits, calibrated, measured),

@@ -7,7 +7,6 @@ types of the columns that posts had), `adapters.safetensors`, `encoder.safetenso
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import zipfile
@@ -25,7 +24,8 @@ from smp_ray.errors import DataError, WorkspaceError, one_line
 from smp_ray.predictor.calibrate import load_sizes
 from smp_ray.predictor.fitted import Fitted
 from smp_ray.predictor.uncertainty import Uncertainty
-from smp_ray.store.workspace import Place, asked_again
+from smp_ray.store.manifest import content_of
+from smp_ray.store.workspace import Place
 from smp_ray.training.adapter.apply import Adapters
 from smp_ray.training.boosting.base import Model
 from smp_ray.training.boosting.registry import find
@@ -37,7 +37,7 @@ FACTS, COLUMNS, ADAPTERS, SIZES = "predictor.json", "columns.parquet", "adapters
 ENCODER, PAST = "encoder.safetensors", "past.safetensors"
 _NAMES = re.compile(rf"{FACTS}|{COLUMNS}|{ADAPTERS}|{ENCODER}|{PAST}|{SIZES}|model-\d{{1,3}}\.txt")
 #: Bytes that all files of a predictor may have together, and `predictor.json` alone.
-MOST_BYTES, MOSTFACTS = 8 * 2**30, 64 * 2**20
+MOST_BYTES, MOST_FACTS = 8 * 2**30, 64 * 2**20
 
 
 class Contents(BaseModel):
@@ -93,7 +93,7 @@ def unpack(path: str) -> Packed:
     """
     place = Place.open(path)
     try:
-        files = _extracted(asked_again(lambda: place.read()))
+        files = _extracted(place.read())
         contents = Contents.model_validate_json(files.pop(FACTS))
         told = {name: (len(data), content_of(data)) for name, data in files.items()}
         if other := sorted(name for name in {*told, *contents.files} if told.get(name) != contents.files.get(name)):
@@ -124,7 +124,7 @@ def _extracted(archive: bytes) -> dict[str, bytes]:
         if strange := [name for name in names if not _NAMES.fullmatch(name) or names.count(name) > 1]:
             raise DataError(f"found {strange[0][:100]!r} in it")
         sizes = {entry.filename: entry.file_size for entry in entries}
-        if sum(sizes.values()) > MOST_BYTES or sizes.get(FACTS, 0) > MOSTFACTS:
+        if sum(sizes.values()) > MOST_BYTES or sizes.get(FACTS, 0) > MOST_FACTS:
             raise DataError(f"{sum(sizes.values()):,} bytes are too many")
         found = {}
         for entry in entries:
@@ -150,8 +150,3 @@ def _loaded(contents: Contents, files: Mapping[str, bytes]) -> Packed:
         raise DataError("it has no model")
     schema = pq.read_schema(pa.BufferReader(files[COLUMNS]))
     return Packed(contents, schema, fitted, load_sizes(files[SIZES].decode(), contents.sizing))
-
-
-def content_of(data: bytes) -> str:
-    """A hash of a file."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

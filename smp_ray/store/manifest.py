@@ -82,6 +82,11 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def content_of(data: bytes) -> str:
+    """32 hexadecimal digits of what a file holds."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 @cache
 def library_versions() -> dict[str, str]:
     """Versions of this package and of the libraries that the numbers depend on."""

@@ -5,7 +5,6 @@ go start nothing again, as little as features that are computed anew and come ou
 files of `PIECE` rows for the posts table and for each family, row by row alike.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 from smp_ray.errors import DataError
 from smp_ray.run import Run
 from smp_ray.schema import KEYS
-from smp_ray.store.manifest import Made, Manifest
+from smp_ray.store.manifest import Made, Manifest, content_of, fingerprint
 from smp_ray.store.parquet import in_turn, read_table, write_table
 from smp_ray.store.wide import PIECE, wide
 from smp_ray.store.workspace import Workspace
@@ -38,20 +37,21 @@ def gather(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest]) -
     if most is not None:
         sample = _sample(run.workspace, posts, most)
     pieces = wide(run.workspace, posts, list(store.values()), keep=partial(_kept, sample=sample))
-    fragments, hashes, labels = [], {name: hashlib.blake2b(digest_size=8) for name in (POSTS, *store)}, []
+    fragments, labels = [], []
+    hashes: dict[str, list[str]] = {name: [] for name in (POSTS, *store)}
     own = {name: [*KEYS.names, *manifest.details["columns"]] for name, manifest in store.items()}
     others = {column for columns in own.values() for column in columns if column not in KEYS.names}
     for number, table in enumerate(_of_equal_size(pieces)):
         labels.append(table["popularity"].to_numpy())
-        for name, hashed in hashes.items():
+        for name, parts in hashes.items():
             columns = own.get(name, [column for column in table.column_names if column not in others])
             path = f"{folder}/{name}-{number:05d}.parquet"
             fragments.append(write_table(run.workspace, path, table.select(columns)))
-            hashed.update(run.workspace.read(path))
+            parts.append(content_of(run.workspace.read(path)))
     check_labels(np.concatenate([np.zeros(0), *labels]))
     rows = sum(map(len, labels))
     note = f"{rows:,} labelled posts" + ("" if sample is None else " (a sample: training.max_labelled)")
-    contents = {name: hashed.hexdigest() for name, hashed in hashes.items()}
+    contents = {name: fingerprint(parts) for name, parts in hashes.items()}
     return Made(rows=rows, fragments=fragments, details={"contents": contents}, note=note)
 
 

@@ -4,7 +4,6 @@
 judged by what was trained without it; fold -1 (the first block of a `time` split) only trains.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from smp_ray.errors import DataError
 from smp_ray.evaluation.bootstrap import user_codes
 from smp_ray.run import Run
 from smp_ray.schema import POSTS
-from smp_ray.store.manifest import Made, Manifest
+from smp_ray.store.manifest import Made, Manifest, content_of
 from smp_ray.store.parquet import read_table, write_table
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.examples import POSTS as LABELLED
@@ -78,7 +77,7 @@ def make_splits(run: Run, folder: str, posts: Manifest) -> Made:
     table = labelled.drop_columns(["posted_at"]).append_column(SCHEMA.field("fold"), pa.array(folds)).cast(SCHEMA)
     users = len(np.unique(user_codes(table["user_id"])))
     fragment = write_table(run.workspace, f"{folder}/{_FILE}", table)
-    content = hashlib.blake2b(run.workspace.read(fragment.path), digest_size=8).hexdigest()
+    content = content_of(run.workspace.read(fragment.path))
     return Made(
         rows=table.num_rows,
         counts={f"fold {n}" if n >= 0 else "trains only": int((folds == n).sum()) for n in np.unique(folds)},
