@@ -98,32 +98,22 @@ def _with_pictures(table: pa.Table, data: Any, status: Any, error: Any) -> pa.Ta
 
 
 class Here:
-    """All families of few posts, in this process; the models are loaded once.
+    """All families of few posts, in this process on its CPU; the models are loaded once.
 
     Args:
         images: the section of the config.
         keys: of the families, in the order in which they are computed.
-        device: "cpu", or "cuda" for those that may run there.
-        threads: torch's on a CPU; None: its own choice.
         tell: says a line to the user.
 
     Raises:
         ModelError: a model cannot be loaded, or is not the one of the key.
     """
 
-    def __init__(
-        self,
-        images: ImagesConfig,
-        keys: Sequence[FamilyKey],
-        device: str,
-        threads: int | None,
-        tell: Callable[[str], None],
-    ) -> None:
+    def __init__(self, images: ImagesConfig, keys: Sequence[FamilyKey], tell: Callable[[str], None]) -> None:
         self._names = [key.family for key in keys]
         self._fetch = FetchStep(images, keys)
         self._decode = decode_step(images, tuple(keys))
-        on = {key.family: device if key.pinned.num_gpus != 0 else "cpu" for key in keys}
-        self._steps = [family_step(key, on[key.family], threads, tell) for key in keys]
+        self._steps = [family_step(key, "cpu", None, tell) for key in keys]  # with as many threads as torch takes
 
     def __call__(self, posts: pa.Table) -> pa.Table:
         """Wide rows (see `store.wide`) of posts, in their order."""

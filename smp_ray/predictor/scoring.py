@@ -61,14 +61,18 @@ class Predictor:
         """Data, users, period, split, metrics with intervals, versions, license."""
         return self.packed.contents.card
 
-    def keys(self, on_gpu: bool = False) -> dict[str, FamilyKey]:
-        """The families that it needs, each with the very model that it was trained with.
+    def keys(self) -> dict[str, FamilyKey]:
+        """The families that it needs, each with the very model that it was trained with; found out once.
 
         Raises:
             ModelError: a model is missing here, or is another one.
         """
+        return self._keys
+
+    @cached_property
+    def _keys(self) -> dict[str, FamilyKey]:
         features = self.config.features
-        keys = family_keys(features.sections, features.images.limits, lambda _: on_gpu, self.config.models)
+        keys = family_keys(features.sections, features.images.limits, lambda _: False, self.config.models)
         for name, wanted in self.packed.contents.families.items():
             if keys[name].fingerprint != wanted["fingerprint"]:
                 raise ModelError(f"{name}: {_difference(wanted['model'], keys[name].model)}")
@@ -149,8 +153,7 @@ class Predictor:
 
     @cached_property
     def _here(self) -> Here:
-        keys = list(self.keys().values())
-        return Here(self.config.images, keys, "cpu", None, self.once)
+        return Here(self.config.images, list(self.keys().values()), self.once)
 
 
 def _difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
