@@ -91,7 +91,7 @@ def score_command(
 
 
 def candidates(images: list[str], titles: list[str], sets: list[str]) -> pd.DataFrame:
-    """One post, or one for each of several titles or pictures, with the columns of `posts.posts_of`.
+    """One post, or one for each of several titles or pictures, with the columns of `drafts.posts_of`.
 
     Raises:
         ConfigError: neither picture nor title, or titles and pictures that do not go together.

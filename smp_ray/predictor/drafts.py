@@ -55,7 +55,7 @@ def posts_of(frame: pd.DataFrame, schema: pa.Schema, families: Sequence[str], te
     images = _read(frame[given[IMAGE]], IMAGE, READINGS[IMAGE]) if IMAGE in given else [None] * len(frame)
     addresses = [None if isinstance(image, bytes) else _address(image) for image in images]
     columns["image_uri"] = pa.array(addresses, pa.string())
-    table = pa.table({field.name: columns[field.name] for field in own if field.name in columns})
+    table = pa.table({field.name: columns[field.name] for field in own})
     held = [image if isinstance(image, bytes) else None for image in images]
     return table.append_column("image_bytes", pa.array(held, POSTS.field("image_bytes").type))
 

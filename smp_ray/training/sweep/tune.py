@@ -66,8 +66,8 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     if not chosen:
         workspace.delete_dir(folder, "trials")  # without their records, the next run tries them again
         raise SmpRayError(f"tune: all {len(records)} trials failed, the first with: {records[min(records)].error}")
-    every, row_ids, training = load_final(workspace, matrix)
-    final, popularity = every.rows(training), folds.popularity[locate(row_ids[training], folds.row_ids)]
+    final, row_ids, _ = load_final(workspace, matrix)
+    popularity = folds.popularity[locate(row_ids, folds.row_ids)]
     nested = by_other_folds(records, settings.models, folds.count)
     predictions, texts = _refit(run, task, records, chosen, nested, (final, popularity), folds)
     fragments = [
