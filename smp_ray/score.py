@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +58,24 @@ def score_source(
     check_file_name(out)
     predictor.keys()  # before anything is read
     source = source_of(predictor.config, posts)
-    with ExitStack() as stack:
-        folder = workspace or stack.enter_context(tempfile.TemporaryDirectory(prefix="smp_ray-"))
-        config = _config(predictor, source, folder)
-        run = open_run(config, stack.enter_context(ray_session(config.ray, debug)))
+    name, mark, options = out.partition("?")
+    config = _config(predictor, source, workspace or f"{name}.work{mark}{options}")
+    with ray_session(config.ray, debug) as session:
+        run = open_run(config, session)
+        ours = workspace is None and not run.workspace.exists()
         manifest = _posts(run)
+        few = workspace is None and manifest.rows <= FEW
         tables: Iterator[pa.Table]
-        if workspace is None and manifest.rows <= FEW:
+        if few:
             tables = map(predictor.features, iter_posts(run.workspace, manifest, None, FEW))
         else:
-            if workspace is None:
-                name, mark, options = out.partition("?")
-                run = open_run(_config(predictor, source, f"{name}.work{mark}{options}"), run.session)
-                manifest = _posts(run)
             tables = wide(run.workspace, manifest, list(computed(run).values()))
         keys = iter_posts(run.workspace, manifest, ["user_id", "posted_at"], PIECE)
         past = predictor.packed.fitted.past.joined(past_of(keys))
-        return _written(out, predictor, tables, past, level, explain)
+        count = _written(out, predictor, tables, past, level, explain)
+        if few and ours:
+            run.workspace.delete_dir()
+        return count
 
 
 def source_of(config: Config, posts: str) -> dict[str, Any]:
@@ -106,12 +105,12 @@ def _posts(run: Run) -> Manifest:
 
 
 def _written(out: str, predictor: Predictor, tables: Iterator[pa.Table], past: Past, level: float, explain: int) -> int:
-    rows = 0
+    families, rows = tuple(predictor.packed.contents.families), 0
 
     def scored() -> Iterator[pa.Table]:
         nonlocal rows
         for table in tables:
-            known = aligned(table, predictor.packed.schema, predictor.once)
+            known = aligned(table, predictor.packed.schema, families, predictor.once)
             frame: pd.DataFrame = predictor.judge(known, past, level, explain)
             rows += len(frame)
             yield pa.Table.from_pandas(frame, preserve_index=False)

@@ -39,8 +39,7 @@ def posts_of(frame: pd.DataFrame, schema: pa.Schema, families: Sequence[str], te
     Raises:
         DataError: a value cannot be read.
     """
-    features = {field.name for family in families for field in find(family).fields()}
-    own = [field for field in schema if field.name not in features]
+    own = _own(schema, families)
     given = {str(name): name for name in frame.columns}
     described = {field.name for field in own} - {"row_id", "split", "popularity", "image_uri", "post_id"}
     said(described - given.keys(), given.keys() - described - {IMAGE, "post_id", "popularity"}, tell)
@@ -60,19 +59,33 @@ def posts_of(frame: pd.DataFrame, schema: pa.Schema, families: Sequence[str], te
     return table.append_column("image_bytes", pa.array(held, POSTS.field("image_bytes").type))
 
 
-def aligned(table: pa.Table, schema: pa.Schema, tell: Callable[[str], None]) -> pa.Table:
-    """A table with the columns that a predictor knows, in their types; what it lacks is null, and said."""
-    there = set(table.column_names)
-    own = {"row_id", "post_id", "split", "popularity"}
-    said(set(schema.names) - there - own, there - set(schema.names) - {"image_bytes"}, tell)
-    columns = []
-    for field in schema:
+def aligned(table: pa.Table, schema: pa.Schema, families: Sequence[str], tell: Callable[[str], None]) -> pa.Table:
+    """Wide rows with the posts' columns that a predictor knows, in their types; what they lack is null, and said.
+
+    The columns of `families` stay as they were computed. A DataError where a column is of another type.
+    """
+    own, features = _own(schema, families), _features(families)
+    names, there = {field.name for field in own}, set(table.column_names) - features
+    said(names - there - {"row_id", "post_id", "split", "popularity"}, there - names - {"image_bytes"}, tell)
+    columns = {}
+    for field in own:
         try:
             column = table[field.name].cast(field.type) if field.name in there else pa.nulls(len(table), field.type)
         except pa.ArrowException as error:
             raise DataError(f"{field.name}: {error}; the predictor knows it as {field.type}") from None
-        columns.append(column)
-    return pa.table(columns, schema=schema)
+        columns[field.name] = column
+    computed = {name: table[name] for name in table.column_names if name in features}
+    return pa.table(columns | computed)
+
+
+def _features(families: Sequence[str]) -> set[str]:
+    return {field.name for family in families for field in find(family).fields()}
+
+
+def _own(schema: pa.Schema, families: Sequence[str]) -> list[pa.Field]:
+    """What of wide rows are columns of the posts themselves."""
+    features = _features(families)
+    return [field for field in schema if field.name not in features]
 
 
 def said(lacking: set[str], unknown: set[str], tell: Callable[[str], None]) -> None:

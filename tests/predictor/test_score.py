@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -26,6 +27,7 @@ from smp_ray.cli import app
 from smp_ray.demo import MODELS
 from smp_ray.errors import ConfigError, DataError, ModelError
 from smp_ray.pipeline import open_run, pack, run_stages
+from smp_ray.predictor.drafts import aligned
 from smp_ray.predictor.scoring import Predictor
 from smp_ray.ray_session import RaySession
 from smp_ray.score import score_source
@@ -149,6 +151,16 @@ def test_the_command_ranks_titles(trained: tuple[Path, pd.DataFrame]) -> None:
         assert said in " ".join(done.output.split()), done.output
 
 
+def test_columns_of_families_that_others_read_stay() -> None:
+    """The captions that CLIP reads are no column of the matrix; the columns of the posts are those of the training."""
+    told: list[str] = []
+    wide = pa.table({"post_id": ["a"], "colour": ["red"], "caption": ["a boat"], "caption_status": ["ok"]})
+    schema = pa.schema([("post_id", pa.string()), ("title", pa.string()), ("clip_status", pa.string())])
+    found = aligned(wide, schema, ("caption", "clip"), told.append)
+    assert found.to_pylist() == [{"post_id": "a", "title": None, "caption": "a boat", "caption_status": "ok"}]
+    assert [line.rpartition(": ")[2] for line in told] == ["title", "colour"]
+
+
 def test_candidates() -> None:
     frame = candidates(["a.jpg"], ["one", "two"], ["user_id=u", "x=a=b"])
     assert frame.to_dict("list") == {
@@ -252,6 +264,7 @@ def test_a_source_of_ones_own(trained: tuple[Path, pd.DataFrame], tmp_path: Path
     )
     predictor = Predictor.load(str(path), tell=lambda line: None)
     assert score_source(predictor, str(source), str(tmp_path / "out.parquet"), 0.9) == 12
+    assert not (tmp_path / "out.parquet.work").exists()  # of few posts nothing is kept
     found = pd.read_parquet(tmp_path / "out.parquet")["prediction"]
     np.testing.assert_allclose(found, expected["prediction"], atol=1e-6)
     pd.DataFrame({"title": ["a"]}).to_csv(tmp_path / "nameless.csv")
