@@ -32,7 +32,6 @@ from smp_ray.training.boosting.registry import find
 from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.past import Past
 
-SUFFIX = ".predictor"
 FACTS, COLUMNS, ADAPTERS, SIZES = "predictor.json", "columns.parquet", "adapters.safetensors", "sizes.txt"
 ENCODER, PAST = "encoder.safetensors", "past.safetensors"
 _NAMES = re.compile(rf"{FACTS}|{COLUMNS}|{ADAPTERS}|{ENCODER}|{PAST}|{SIZES}|model-\d{{1,3}}\.txt")
