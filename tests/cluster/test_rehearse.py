@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -56,20 +55,6 @@ def starts(workspace: Workspace) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_job_agrees_with_a_local_run(rehearsal: Rehearsal, local: str, tmp_path: Path) -> None:
-    workspace = rehearsal.bucket.address("agrees")
-    submitted = job(rehearsal, workspace)
-    assert submitted.wait() == "SUCCEEDED", submitted.log
-    assert_agree(CONFIG, tmp_path, local, workspace)
-    # No node has so many CPUs, though all together have.
-    sets = ("training.tune.cpus_per_trial=5", "training.baselines=[lightgbm_default]")
-    refused = job(rehearsal, workspace, *(word for one in sets for word in ("--set", one)))
-    assert refused.wait() == "FAILED"
-    line = "Error: a task takes 5 CPUs, but the largest node has 4; lower training.tune.cpus_per_trial"
-    assert refused.log.strip().splitlines()[-1] == line
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("what", ["config", "dataset", "bucket", "endpoint", "credentials"])
 def test_what_cannot_work_ends_soon_with_one_line(rehearsal: Rehearsal, what: str) -> None:
     workspace, config, before, options = rehearsal.bucket.address(what), CONFIG, (), ()
@@ -100,7 +85,9 @@ def test_what_cannot_work_ends_soon_with_one_line(rehearsal: Rehearsal, what: st
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_nodes_that_are_killed_in_three_stages(rehearsal: Rehearsal, local: str, tmp_path: Path) -> None:
+def test_a_job_agrees_with_a_local_run_though_nodes_are_killed_in_three_stages(
+    rehearsal: Rehearsal, local: str, tmp_path: Path
+) -> None:
     address = rehearsal.bucket.address("nodes")
     submitted, workspace = job(rehearsal, address), Workspace.open(address)
     for process, *file in (FEATURES, ADAPT, TUNE):
@@ -109,11 +96,16 @@ def test_nodes_that_are_killed_in_three_stages(rehearsal: Rehearsal, local: str,
     assert submitted.wait() == "SUCCEEDED", submitted.log
     assert_agree(CONFIG, tmp_path, local, address)
     assert len(starts(workspace)) == 2
+    # No node has so many CPUs, though all together have.
+    sets = ("training.tune.cpus_per_trial=5", "training.baselines=[lightgbm_default]")
+    refused = job(rehearsal, address, *(word for one in sets for word in ("--set", one)))
+    assert refused.wait() == "FAILED"
+    line = "Error: a task takes 5 CPUs, but the largest node has 4; lower training.tune.cpus_per_trial"
+    assert refused.log.strip().splitlines()[-1] == line
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not os.environ.get("SMP_RAY_REHEARSE"), reason="takes some six minutes; SMP_RAY_REHEARSE=1 runs it")
 def test_a_killed_driver_goes_on_when_submitted_again_though_s3_fails_every_fifth_time(
     rehearsal: Rehearsal, local: str, tmp_path: Path
 ) -> None:

@@ -95,7 +95,7 @@ def command(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_sample_runs_as_fast_as_planned(tmp_path: Path) -> None:
     figures, workspace = tmp_path / "figures.json", ["--workspace", str(tmp_path / "run")]
     config = ["configs/demo.yaml", *workspace, "--set", "source.posts=1000"]

@@ -1,6 +1,6 @@
 """SIGKILL at a random moment: of the driver, of a worker, of the ledger, of one of two nodes. Every post exactly once.
 
-`SMP_RAY_KILLS` is how many passes are killed, three by default: all kinds but the raylet, which jobs lose elsewhere.
+`SMP_RAY_KILLS` is how many passes are killed, one of each kind by default.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.features.conftest import command
 from tests.features.test_faults import LIMIT, assert_every_post_once, wait_for, write_config, written
 
 KINDS = ("driver", "worker", "ledger", "raylet")
-KILLS = int(os.environ.get("SMP_RAY_KILLS", 3))
+KILLS = int(os.environ.get("SMP_RAY_KILLS", len(KINDS)))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def cluster() -> Iterator[Rehearsal]:
         yield rehearsal
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", range(KILLS))
 def test_killed_at_random(number: int, tmp_path: Path, unbroken: pd.DataFrame, request: pytest.FixtureRequest) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from cluster.rehearse import Node, Rehearsal
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 420
-#: Nodes with so many GPUs in all; `SMP_RAY_GPUS=1` tries all of them, in some ten minutes.
+#: Nodes with so many GPUs in all.
 GPUS = {
     1: [Node(4, 1)],
     2: [Node(4, 1)] * 2,
@@ -46,9 +45,9 @@ def exported(folder: Path, env: dict[str, str], *settings: str) -> pd.DataFrame:
     return pd.read_parquet(folder / "out.parquet")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("gpus", GPUS if os.environ.get("SMP_RAY_GPUS") else [2])
+@pytest.mark.parametrize("gpus", GPUS)
 def test_every_planned_actor_works(gpus: int, tmp_path: Path) -> None:
     settings = ["features.placement=spread"]  # three models and one that needs no GPU
     with Rehearsal(GPUS[gpus]) as cluster:

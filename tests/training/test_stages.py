@@ -178,7 +178,7 @@ def test_the_model_loads_without_this_project(finished: tuple[Path, str]) -> Non
     assert np.corrcoef(found, popularity)[0, 1] > 0.7
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_same_on_an_object_store(finished: tuple[Path, str], bucket: str) -> None:
     folder, _ = finished
     uri = bucket.format("run")

@@ -181,7 +181,7 @@ with ray_session(RayConfig()) as session:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_three_times_at_random_it_ends_with_all_adapters(tmp_path: Path, session: RaySession) -> None:
     workspace = Workspace.open(str(tmp_path))
     root = Path(__file__).parents[3]

@@ -277,7 +277,7 @@ def main(workspace: str) -> None:
         run_tune(config, session)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_sweep_killed_three_times_ends_with_all_trials_and_none_twice(tmp_path: Path, session: RaySession) -> None:
     config, chance = config_of(tmp_path, **SLOW), random.Random(0)
     known: dict[Path, int] = {}
