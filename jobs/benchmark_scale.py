@@ -54,13 +54,15 @@ def write_posts(folder: Path, posts: int) -> None:
         pq.write_table(pa.table(columns, names=names), folder / f"part-{number:05d}.parquet")
 
 
-def install_family(folder: Path) -> None:
-    """The family as an installed package of a folder of the path."""
-    record = folder / "letters-1.0.dist-info"
-    record.mkdir(parents=True)
-    (folder / "letters_family.py").write_text(FAMILY)
-    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: letters\nVersion: 1.0\n")
-    (record / "entry_points.txt").write_text("[smp_ray.families]\nletters = letters_family:Letters\n")
+def install_family(folder: Path, module: str, code: str, family: str) -> dict[str, str]:
+    """A family (`name = module:Class`) as an installed package of a folder, and the environment that finds it."""
+    record = folder / f"{module}-1.0.dist-info"
+    record.mkdir(parents=True, exist_ok=True)
+    (folder / f"{module}.py").write_text(code)
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (record / "entry_points.txt").write_text(f"[smp_ray.families]\n{family}\n")
+    path = [str(folder), str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def measure(folder: Path, posts: int) -> None:
@@ -109,10 +111,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="smp_ray_scale_") as name:
             folder = Path(name)
             write_posts(folder / "posts", posts)
-            install_family(folder / "site")
-            path = [str(folder / "site"), str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+            env = install_family(folder / "site", "letters_family", FAMILY, "letters = letters_family:Letters")
             command = [sys.executable, __file__, "--posts", str(posts), "--folder", name]
-            subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(path)})
+            subprocess.run(command, check=True, env=env)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.matrix.build import aligned
 from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import Encoder, encode
+from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.matrix import FoldData, load_folds
 from smp_ray.training.splits import Splits, divide, load_splits
 from tests.training.runs import brought
@@ -57,7 +57,7 @@ def judged(columns: Columns, splits: Splits) -> Estimate:
     for fold in range(FOLDS):
         popularity, users, training = aligned(columns.row_ids, splits, fold)
         encoder = Encoder(MatrixConfig(pca_dimensions=4, text_dimensions=4), 0)
-        matrix = encode(encoder, columns, training, popularity, users)
+        matrix = encoder.fit_transform(columns, training, popularity, users)
         held = splits.validation(fold)
         folds.append(
             FoldData(fold, matrix.rows(training), splits.popularity[training], matrix.rows(held),

@@ -17,7 +17,7 @@ from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.lightgbm import LightGBM
 from smp_ray.training.matrix.build import aligned
 from smp_ray.training.matrix.columns import Columns
-from smp_ray.training.matrix.encoder import Encoder, encode
+from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.matrix import FoldData
 from smp_ray.training.splits import Splits, load_splits
 from tests.training.runs import brought, run_with
@@ -47,7 +47,7 @@ def fold_data(columns: Columns, splits: Splits) -> list[FoldData]:
     folds = []
     for fold in range(splits.count):
         popularity, users, training = aligned(columns.row_ids, splits, fold)
-        matrix = encode(Encoder(MatrixConfig(), 0), columns, training, popularity, users)
+        matrix = Encoder(MatrixConfig(), 0).fit_transform(columns, training, popularity, users)
         folds.append(
             FoldData(fold, matrix.rows(training), popularity[training], matrix.rows(~training),
                      popularity[~training], np.flatnonzero(~training))

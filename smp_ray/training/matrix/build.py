@@ -21,7 +21,7 @@ from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter.apply import Adapters
 from smp_ray.training.examples import POSTS, example_pieces
 from smp_ray.training.matrix.columns import Columns, columns_from
-from smp_ray.training.matrix.encoder import Encoder, encode
+from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.matrix import Matrix
 from smp_ray.training.splits import Splits, load_splits
 
@@ -78,23 +78,22 @@ def _encode_part(
     settings = config.training
     encoder = Encoder(settings.matrix, settings.split.seed)
     popularity, users, training = aligned(columns.row_ids, splits, fold)
-    name = "final"
+    part, name = training, "final"
     if fold is not None:
-        name = f"fold-{fold}"
         part = training | np.isin(columns.row_ids, splits.row_ids[splits.validation(fold)])
-        columns, training, popularity, users = columns.rows(part), training[part], popularity[part], users[part]
-    matrix = encode(encoder, columns, training, popularity, users)
+        name = f"fold-{fold}"
+    matrix = encoder.fit_transform(columns, training, popularity, users).rows(part)
     if fold is None:
         workspace.write(encoder.to_bytes(), folder, ENCODER_FILE)
         workspace.write(columns.past.to_bytes(), folder, PAST_FILE)
-    table = {"row_id": columns.row_ids, "post_id": columns.post_ids, "training": training}
+    table = {"row_id": columns.row_ids[part], "post_id": columns.post_ids[part], "training": training[part]}
     table |= dict(zip(matrix.names, np.ascontiguousarray(matrix.values.T), strict=True))
     return {
         "name": name,
         "fragment": write_table(workspace, f"{folder}/{name}.parquet", pa.table(table)),
         "columns": dict(zip(matrix.names, matrix.families, strict=True)),
         "levels": {column: list(texts) for column, texts in matrix.levels.items()},
-        "warnings": suspicious(matrix.rows(training), popularity[training]) if fold is None else [],
+        "warnings": suspicious(matrix, popularity[part]) if fold is None else [],
     }
 
 

@@ -118,6 +118,7 @@ def columns_from(
         if TEXT in groups:
             counts.append(hashed_counts(texts_of(own)))
     every = pa.concat_tables(pieces)
+    pieces.clear()
     row_ids, post_ids, users, times = (every[key].to_numpy() for key in ("row_id", "post_id", "user", "posted"))
     found = Columns(row_ids, post_ids, Past.of(users, times, as_float(every["popularity"])))
     past = found.past if past is None else past
@@ -128,6 +129,7 @@ def columns_from(
             found.put(HISTORY, name, values)
     for name, group in group_of.items():
         found.add(group, name, every[name])
+        every = every.drop_columns([name])  # what is copied is given up, or vectors would be there twice
     if counts:
         found.counts = {name: sparse.vstack([part[name] for part in counts], format="csr") for name in counts[0]}
     return found

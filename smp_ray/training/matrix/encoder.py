@@ -25,9 +25,9 @@ FACTS = "smp_ray.encoder"
 #: Categories of a column that LightGBM gets as such; a column with more is given by its counts alone.
 MOST_CATEGORIES = 1000
 #: Posts that PCA is fitted on at most; the subspace of more is the same within its noise.
-MOST_FITTED = 200_000
+MOST_FITTED = 50_000
 #: Posts whose vectors are projected at once.
-PIECE = 100_000
+PIECE = 20_000
 
 
 @dataclass
@@ -52,29 +52,19 @@ class Encoder:
     widths: dict[str, int] = field(default_factory=dict)
     arrays: dict[str, Any] = field(default_factory=dict)
 
-    def fit_transform(self, columns: Columns, popularity: np.ndarray, users: np.ndarray) -> Matrix:
-        """Fit on training posts; their matrix, with predictions from text by models that saw neither post nor user.
+    def fit_transform(
+        self, columns: Columns, training: np.ndarray, popularity: np.ndarray, users: np.ndarray
+    ) -> Matrix:
+        """The matrix of all posts, by what is fitted here on the `training` ones, bool (posts,).
 
-        `popularity` is float64 (posts,), `users` int64 (posts,).
+        `popularity` is float64 (posts,), `users` int64 (posts,): both are read of the training posts alone. These get
+        predictions from text by models that saw neither post nor user. No vector is copied, but for the fit of a PCA.
         """
-        self.families = dict(columns.families)
-        self.numbers = informative(columns.numbers)
-        for name, values in columns.categories.items():
-            counts = occurrences(values)
-            if len(counts) + (sum(counts.values()) < len(values)) > 1:
-                self.counts[name] = counts
-        for name, vectors in columns.vectors.items():
-            if vectors.size and (present := np.flatnonzero(~np.isnan(vectors[:, 0]))).size > 1:
-                self.widths[name] = vectors.shape[1]
-                if self.settings.embeddings == "pca" or name.startswith("user_"):
-                    self._fit_pca(name, vectors, present)
-        built, numbers = self._built(columns)
-        texts: Arrays = {}
-        if columns.counts:
-            size = self.settings.text_dimensions
-            fitted, texts = fit_texts(columns.counts, numbers, popularity, users, size, self.seed)
-            self.arrays |= fitted
-        return self._matrix(built, texts)
+        # More threads add up in another order, and the SVD's fifth digit would depend on how many there happen to be.
+        with threadpool_limits(1):
+            self._fit(columns, np.flatnonzero(training))
+            built, numbers = self._built(columns)
+            return self._matrix(built, self._fitted_texts(columns.counts, numbers, training, popularity, users))
 
     def transform(self, columns: Columns) -> Matrix:
         """The matrix of other posts, at least one.
@@ -134,6 +124,44 @@ class Encoder:
         values = np.stack([values for _, values in every.values()], axis=1, dtype=np.float32, casting="same_kind")
         return Matrix(values, tuple(every), tuple(family for family, _ in every.values()), self._levels)
 
+    def _fit(self, columns: Columns, training: np.ndarray) -> None:
+        """All but the texts, on the posts at these positions."""
+        self.families = dict(columns.families)
+        self.numbers = informative({name: values[training] for name, values in columns.numbers.items()})
+        for name, values in columns.categories.items():
+            counts = occurrences(values[training])
+            if len(counts) + (sum(counts.values()) < len(training)) > 1:
+                self.counts[name] = counts
+        for name, vectors in columns.vectors.items():
+            if vectors.size and (present := training[~np.isnan(vectors[training, 0])]).size > 1:
+                self.widths[name] = vectors.shape[1]
+                if self.settings.embeddings == "pca" or name.startswith("user_"):
+                    self._fit_pca(name, vectors, present)
+
+    def _fitted_texts(
+        self,
+        counts: Mapping[str, Any],
+        numbers: np.ndarray,
+        training: np.ndarray,
+        popularity: np.ndarray,
+        users: np.ndarray,
+    ) -> Arrays:
+        if not counts:
+            return {}
+        learned = {name: values[training] for name, values in counts.items()}
+        size = self.settings.text_dimensions
+        fitted, own = fit_texts(learned, numbers[training], popularity[training], users[training], size, self.seed)
+        self.arrays |= fitted
+        if training.all():
+            return own
+        others = encode_texts(
+            self.arrays, {name: values[~training] for name, values in counts.items()}, numbers[~training]
+        )
+        found = {name: np.empty(len(training), np.float32) for name in own}
+        for name, values in found.items():
+            values[training], values[~training] = own[name], others[name]
+        return found
+
     def _fit_pca(self, name: str, vectors: np.ndarray, present: np.ndarray) -> None:
         from sklearn.decomposition import PCA
 
@@ -155,24 +183,6 @@ class Encoder:
         starts = range(0, len(vectors), PIECE)
         pieces = [(vectors[start : start + PIECE].astype(np.float32) - mean) @ components.T for start in starts]
         return np.concatenate(pieces), "pc"
-
-
-def encode(
-    encoder: Encoder, columns: Columns, training: np.ndarray, popularity: np.ndarray, users: np.ndarray
-) -> Matrix:
-    """The matrix of all posts, by an encoder that is fitted here on the `training` ones, bool (posts,).
-
-    Labels and users, see `Encoder.fit_transform`, are read of the training posts only.
-    """
-    # More threads add up in another order, and the SVD's fifth digit would depend on how many a worker happens to get.
-    with threadpool_limits(1):
-        learned = encoder.fit_transform(columns.rows(training), popularity[training], users[training])
-        if training.all():
-            return learned
-        values = np.empty((len(columns), len(learned.names)), dtype=np.float32)
-        values[training] = learned.values
-        values[~training] = encoder.transform(columns.rows(~training)).values
-    return replace(learned, values=values)
 
 
 def occurrences(values: np.ndarray) -> dict[str, int]:

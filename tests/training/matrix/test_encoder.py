@@ -54,7 +54,7 @@ def unseen(folder: Path) -> Columns:
 def fitted(folder: Path, **settings: object) -> Encoder:
     world, columns = rich(folder)
     encoder = Encoder(MatrixConfig.model_validate(settings), 0)
-    encoder.fit_transform(columns, world.popularity, world.user_numbers)
+    encoder.fit_transform(columns, np.ones(len(columns), bool), world.popularity, world.user_numbers)
     return encoder
 
 

@@ -18,6 +18,7 @@ from smp_ray.store.parquet import write_table
 from smp_ray.training.ablate import comparisons, variants
 from smp_ray.training.matrix.columns import Columns
 from smp_ray.training.matrix.encoder import Encoder
+from smp_ray.training.matrix.matrix import Matrix
 from tests.training.runs import run_with
 from tests.training.worlds import World, gathered, world_config
 
@@ -43,6 +44,11 @@ class Toy(Family):
     def compute(self, *inputs: list[Any]) -> dict[str, Any]:
         """Never called: the tests write the columns themselves."""
         raise NotImplementedError
+
+
+def fitted(world: World, columns: Columns) -> Matrix:
+    every = np.ones(len(columns), bool)
+    return Encoder(MatrixConfig(), 0).fit_transform(columns, every, world.popularity, world.user_numbers)
 
 
 @pytest.fixture
@@ -92,7 +98,7 @@ def test_a_family_from_outside(tmp_path: Path) -> None:
     assert "toy_note" not in columns.families
     assert {columns.families[name] for name in ("toy_count", "toy_flag", "toy_kind")} == {"toy"}
     assert (columns.families["toy_vector"], columns.families["toy_surprise"]) == ("toys", "perplexity")
-    matrix = Encoder(MatrixConfig(), 0).fit_transform(columns, world.popularity, world.user_numbers)
+    matrix = fitted(world, columns)
     assert matrix.levels["toy_kind"] == ("kind 0", "kind 1", "kind 2")
     assert {"toy_kind", "toy_kind_posts", "toy_count", "toy_flag"} == set(matrix.only(("toy",)).names)
 
@@ -102,8 +108,7 @@ def test_its_categories_stay_out_of_the_text_group(tmp_path: Path) -> None:
     """What a group of the posts table's own is worth must not depend on a family beside it."""
     world = World(tmp_path)
     own, other = (
-        Encoder(MatrixConfig(), 0).fit_transform(with_toy(world, groups)[0], world.popularity, world.user_numbers)
-        for groups in (("metadata", "text"), ("metadata", "text", "toy"))
+        fitted(world, with_toy(world, groups)[0]) for groups in (("metadata", "text"), ("metadata", "text", "toy"))
     )
     assert np.array_equal(own.only(("text",)).values, other.only(("text",)).values, equal_nan=True)
 

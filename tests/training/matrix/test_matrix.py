@@ -17,7 +17,7 @@ from smp_ray.ray_session import RaySession
 from smp_ray.training.examples import POSTS, example_pieces
 from smp_ray.training.matrix.build import aligned, suspicious
 from smp_ray.training.matrix.columns import Columns, columns_from
-from smp_ray.training.matrix.encoder import Encoder, encode
+from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.matrix import Matrix, load_final, load_folds
 from smp_ray.training.splits import load_splits
 from tests.training.runs import brought, run_with
@@ -31,7 +31,7 @@ def loaded(world: World) -> Columns:
 
 def encoded(columns: Columns, world: World, training: np.ndarray, **settings: object) -> Matrix:
     encoder = Encoder(MatrixConfig.model_validate(settings), 0)
-    return encode(encoder, columns, training, world.popularity, world.user_numbers)
+    return encoder.fit_transform(columns, training, world.popularity, world.user_numbers)
 
 
 def column(matrix: Matrix, name: str) -> np.ndarray:
@@ -156,7 +156,7 @@ def test_stored_matrices(tmp_path: Path, session: RaySession) -> None:
         popularity, users, trains = aligned(splits.row_ids, splits, fold)
         pieces = example_pieces(world.workspace, examples, (POSTS, *stored))
         columns = columns_from(pieces, list(stored), GROUPS)
-        alone = encode(Encoder(config.training.matrix, 0), columns, trains, popularity, users)
+        alone = Encoder(config.training.matrix, 0).fit_transform(columns, trains, popularity, users)
         assert np.array_equal(alone.values[trains], data.training.values, equal_nan=True)
         assert data.training.levels == alone.levels
     assert (seen == 1).all()
