@@ -95,12 +95,18 @@ def measure(folder: Path, sets: list[str]) -> None:
     from smp_ray.pipeline import STAGES, open_run, run_stages
     from smp_ray.ray_session import ray_session
 
-    tune = {"trials": 2, "max_rounds": 60, "early_stopping_rounds": 30, "models": 1, "asha": None}
+    tune = {"trials": 2, "max_rounds": 20, "early_stopping_rounds": 20, "models": 1, "asha": None}
     raw = {
         "workspace": str(folder / "run"),
         "source": {"kind": "smpd_image", "path": str(folder / "data")},
         "features": {"families": ["made_up"]},
-        "training": {"tune": tune, "adapter": {"max_epochs": 3}, "resamples": 200, "ablation": {"candidates": 1}},
+        "training": {
+            "tune": tune,
+            "adapter": {"max_epochs": 3},
+            "resamples": 200,
+            "ablation": {"candidates": 1},
+            "baselines": ["mean", "user_mean", "lightgbm_default"],
+        },
     }
     config = build_config(raw, sets)
     print(f"{'stage':<10} {'seconds':>8} {'driver GB':>10} {'largest worker GB':>18} {'all GB':>8}", flush=True)

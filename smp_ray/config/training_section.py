@@ -62,6 +62,14 @@ class MatrixConfig(Section):
     text_dimensions: int = Field(32, ge=0, le=1024, description="TF-IDF reduced by truncated SVD; 0: none")
 
 
+class BoostingConfig(Section):
+    """How the final models are trained."""
+
+    workers: int = Field(
+        1, ge=1, le=1000, description="processes that train a final model together, each on a part of the posts"
+    )
+
+
 class AblationConfig(Section):
     """The ablation: every variant gets the same folds and the same candidate settings."""
 
@@ -90,6 +98,7 @@ class TrainingConfig(Section):
     matrix: MatrixConfig = MatrixConfig()
     predictor: Annotated[str, AfterValidator(_known)] = Field(LIGHTGBM, description="what `tune` searches and fits")
     tune: TuneConfig = TuneConfig()
+    boosting: BoostingConfig = BoostingConfig()
     baselines: tuple[Baseline, ...] = Field(("mean", "user_mean", "lightgbm_default", "ncku_dart"))
     ablation: AblationConfig = AblationConfig()
     resamples: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of users for the intervals")

@@ -1,5 +1,6 @@
 """One pass over the posts for all families that lack some: take over what earlier passes wrote, compute, publish."""
 
+import gc
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,10 +52,17 @@ def compute(
     say(f"features: {counted(todo)} to compute, of {posts.rows:,} posts")
     if any(0 < count < posts.rows for count in kept.values()):
         say(f"features: {counted(kept)} posts kept from before")
+    stats, gone = NOTHING, ""
     try:
-        stats = _compute(run, posts, keys, before, max(todo.values()), began) if any(todo.values()) else NOTHING
+        if any(todo.values()):
+            stats = _compute(run, posts, keys, before, max(todo.values()), began)
     except LostNodesError as error:
-        say(f"features: {error}")
+        gone = str(error)
+    if gone:
+        # Ray Data ends its actors by letting go of them. What the error remembers of the pass would keep them, and with
+        # them the GPUs that the next plan needs.
+        gc.collect()
+        say(f"features: {gone}")
         return compute(run, posts, manifests, missing, began)
     wall = time.monotonic() - began
     manifests |= _publish(run.workspace, keys, ended=True)

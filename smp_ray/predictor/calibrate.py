@@ -32,7 +32,7 @@ _FITTED = (FROM_TEXT, FROM_ALL, ADAPTED_PREDICTION)
 def calibrate(run: Run, folder: str, splits: Manifest, matrix: Manifest, tuned: Manifest) -> Made:
     """Learn the size of the out-of-fold residuals, and say what intervals made of it are worth."""
     workspace, folds = run.workspace, load_splits(run.workspace, splits)
-    final, row_ids, _ = load_final(workspace, matrix)
+    final, row_ids = load_final(workspace, matrix)
     judged = folds.judged
     predicted = read_out_of_fold(workspace, tuned, folds, TUNED)[judged]
     residuals, users, fold = folds.popularity[judged] - predicted, folds.users[judged], folds.folds[judged]

@@ -119,7 +119,7 @@ def _importance(inputs: Inputs) -> dict[str, Any]:
         return {}
     predictor = find(tuned.details["predictor"])
     models = [predictor.load(inputs.workspace.read(path).decode()) for path in tuned.details["models"]]
-    final, _, _ = load_final(inputs.workspace, matrix)
+    final, _ = load_final(inputs.workspace, matrix)
     count = max(min(inputs.config.report.shap_posts, _VISITS // max(sum(model.leaves() for model in models), 1)), 10)
     chosen = np.random.default_rng(inputs.config.report.seed).permutation(len(final.values))[:count]
     values = final.values[np.sort(chosen)]

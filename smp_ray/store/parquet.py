@@ -57,6 +57,17 @@ def read_table(workspace: Workspace, path: str, columns: Sequence[str] | None = 
         raise WorkspaceError(f"{full}: named by a manifest but not readable ({error}); delete the artefact") from None
 
 
+def read_rows(workspace: Workspace, path: str, part: int, parts: int) -> pa.Table:
+    """One of so many parts of a table of the workspace, of equal size and in order; of the others a batch is held."""
+    with pq.ParquetFile(workspace.path(path), filesystem=workspace.filesystem) as file:
+        start, stop = (file.metadata.num_rows * edge // parts for edge in (part, part + 1))
+        kept, first = [file.schema_arrow.empty_table()], 0
+        for batch in file.iter_batches():
+            own = batch.slice(max(0, start - first), max(0, stop - max(first, start)))
+            kept, first = [*kept, pa.Table.from_batches([own])], first + len(batch)
+        return pa.concat_tables(kept)
+
+
 class PartWriter:
     """Writes tables into one file, or into numbered files of a useful size; use as a context manager.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -100,8 +101,8 @@ def test_a_job_agrees_with_a_local_run_though_nodes_are_killed_in_three_stages(
     sets = ("training.tune.cpus_per_trial=5", "training.baselines=[lightgbm_default]")
     refused = job(rehearsal, address, *(word for one in sets for word in ("--set", one)))
     assert refused.wait() == "FAILED"
-    line = "Error: a task takes 5 CPUs, but the largest node has 4; lower training.tune.cpus_per_trial"
-    assert refused.log.strip().splitlines()[-1] == line
+    line = r"Error: a task takes 5 CPUs, but the largest node has [34]; lower training.tune.cpus_per_trial"
+    assert re.fullmatch(line, refused.log.strip().splitlines()[-1])
 
 
 @pytest.mark.thorough

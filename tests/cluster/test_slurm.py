@@ -94,7 +94,7 @@ ALONE = ["unshare", "--map-root-user", "--pid", "--net", "--mount", "--mount-pro
 PREPARE = "ip link set lo up && mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_for_real_on_one_node(tmp_path: Path) -> None:
     if subprocess.run([*ALONE, PREPARE], capture_output=True, check=False).returncode:
         pytest.skip("no namespaces here (unshare, ip): a run of its own Ray could stop others")

@@ -16,6 +16,7 @@ from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import read_table
 from smp_ray.training.adapter import rows
 from smp_ray.training.adapter.plan import adapter_count
+from smp_ray.training.ray_train import RUNS
 from smp_ray.training.splits import Splits, load_splits
 
 
@@ -38,7 +39,7 @@ def adapt(run: Run, folder: str, labelled: Manifest, splits: Manifest) -> Made:
     finite = history[np.isfinite(history["heldout_loss"])]
     best = finite.loc[finite.groupby("adapter")["heldout_loss"].idxmin(), ["adapter", "epoch", "heldout_mae"]]
     progress = run.workspace.read_json(folder, rows.PROGRESS)
-    for leftover in (rows.INPUT, rows.TRAIN):
+    for leftover in (rows.INPUT, RUNS):
         run.workspace.delete_dir(folder, leftover)
     details = {"embeddings": [image, title], "best": best.to_dict("records"), **progress}
     learned = f"held-out MAE {best['heldout_mae'].mean():.3f}" if len(best) else "no adapter learned anything"

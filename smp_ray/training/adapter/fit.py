@@ -4,9 +4,7 @@ One task writes the input and drives one `fit()`; each worker reads its shard th
 checkpoint every epoch.
 """
 
-import os
 import tempfile
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,13 +19,14 @@ import torch
 from ray.data.collate_fn import ArrowBatchCollateFn
 
 from smp_ray.config import AdapterConfig
-from smp_ray.errors import ConfigError, SmpRayError, WorkspaceError
+from smp_ray.errors import ConfigError, WorkspaceError
 from smp_ray.resources import Node, described
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter import rows
 from smp_ray.training.adapter.loop import BankTraining, Rows, Source, in_memory
 from smp_ray.training.adapter.plan import AdapterPlan, plan_adapters
+from smp_ray.training.ray_train import RUNS, failing, run_config
 from smp_ray.training.splits import Splits
 
 #: CPUs of a task that reads the input for a worker.
@@ -53,10 +52,6 @@ def train(
     streamed = kept if plan.rows > kept * scaling.num_workers else None
     name = folder.rpartition("/")[2]
     forget_what_ray_cannot_resume(workspace, folder, name)
-    # Every epoch's report waits for Ray Train to look at its workers: every 2 s, left to itself.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
-    # A lost node is survived in any case; to watch for its announcement costs another process.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     context = ray.data.DataContext.get_current()
     context.use_datasource_v2 = False  # the newer reader needs 10 s more for its first row
     context.enable_progress_bars = False
@@ -74,21 +69,10 @@ def train(
             execution_options=ray.data.ExecutionOptions(preserve_order=True),
         ),
         scaling_config=scaling,
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=workspace.path(folder, rows.TRAIN),
-            storage_filesystem=workspace.filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-        ),
+        run_config=run_config(workspace, folder, name, settings.max_failures),
     )
-    try:
+    with failing("the adapters' training, which goes on from its last epoch when it is run again,"):
         trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        failure = textwrap.shorten(str(error).strip().splitlines()[-1], 200)
-        raise SmpRayError(
-            f"the adapters' training stopped: {failure}; running again goes on from its last epoch"
-        ) from error
 
 
 def scaling_config(settings: AdapterConfig, nodes: Sequence[Node]) -> ray.train.ScalingConfig:
@@ -118,11 +102,11 @@ def forget_what_ray_cannot_resume(workspace: Workspace, folder: str, name: str) 
     Ray Train would refuse such a record in this run and in every later one.
     """
     try:
-        record = workspace.read_json(folder, rows.TRAIN, name, "checkpoint_manager_snapshot.json")
+        record = workspace.read_json(folder, RUNS, name, "checkpoint_manager_snapshot.json")
     except WorkspaceError:
         record = {}
     if record is not None and record.get("ray_version") != ray.__version__:
-        workspace.delete_dir(folder, rows.TRAIN)
+        workspace.delete_dir(folder, RUNS)
 
 
 def train_worker(

@@ -16,9 +16,9 @@ from smp_ray.store.parquet import PartWriter
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.examples import example_pieces
 
-#: What lies in the folder of a training, besides the data: the input and Ray Train's checkpoints, both deleted at the
-#: end, how far the epochs are, what they gave, and the trained adapters, written last.
-INPUT, TRAIN, PROGRESS = "input", "train", "progress.json"
+#: What lies in the folder of a training, besides the data: the input, deleted at the end, how far the epochs are, what
+#: they gave, and the trained adapters, written last.
+INPUT, PROGRESS = "input", "progress.json"
 HISTORY, ADAPTERS = "history.parquet", "adapters.safetensors"
 ADAPTED_PREDICTION = f"{ADAPTED}_prediction"
 #: What the adapters make of a post's embeddings.

@@ -70,14 +70,17 @@ class LightGBM(Predictor):
         self, training: Matrix, popularity: np.ndarray, validation: Matrix | None, params: dict[str, Any]
     ) -> tuple[lgb.Dataset, lgb.Dataset | None]:
         """Both parts in the bins of the training posts."""
-        binned = lgb.Dataset(
+        data = lgb.Dataset(
             training.values,
             label=popularity,
             # LightGBM takes no names with spaces or JSON's signs, so columns go by number; columns.json names them.
             feature_name=[f"column_{place}" for place in range(len(training.names))],
             categorical_feature=[training.names.index(name) for name in training.levels],
             params=params,
-        ).construct()
+        )
+        if validation is None and "machines" in params:
+            return data, None  # binned by all processes together, once the booster has connected them
+        binned = data.construct()
         if validation is None:
             return binned, None
         unused = np.zeros(len(validation.values))  # LightGBM asks for labels, and judges nothing
@@ -86,6 +89,10 @@ class LightGBM(Predictor):
     def begin(self, data: tuple[lgb.Dataset, lgb.Dataset | None], params: dict[str, Any]) -> Growing:
         """A booster of no trees."""
         return _Booster(*data, params)
+
+    def together(self, params: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Each process bins and counts its own posts, and they add up their histograms."""
+        return {**params, "tree_learner": "data_parallel", "pre_partition": True, **network}
 
     def load(self, text: str) -> Model:
         """From LightGBM's own text."""

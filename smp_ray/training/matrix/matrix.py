@@ -10,7 +10,7 @@ import numpy as np
 
 from smp_ray.store.join import locate
 from smp_ray.store.manifest import Manifest
-from smp_ray.store.parquet import read_table
+from smp_ray.store.parquet import read_rows, read_table
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.splits import Splits
 
@@ -73,13 +73,16 @@ def load_folds(
     return found
 
 
-def load_final(workspace: Workspace, manifest: Manifest) -> tuple[Matrix, np.ndarray, np.ndarray]:
-    """The matrix of all posts, fitted on all labelled ones; row ids int64 (posts,); which posts trained, bool."""
-    return _load(workspace, manifest, "final")
+def load_final(workspace: Workspace, manifest: Manifest, part: int = 0, parts: int = 1) -> tuple[Matrix, np.ndarray]:
+    """The matrix of all labelled posts, fitted on all, or one of so many parts of it; row ids int64 (posts,)."""
+    return _load(workspace, manifest, "final", part, parts)[:2]
 
 
-def _load(workspace: Workspace, manifest: Manifest, name: str) -> tuple[Matrix, np.ndarray, np.ndarray]:
-    table = read_table(workspace, manifest.file(f"{name}.parquet").path)
+def _load(
+    workspace: Workspace, manifest: Manifest, name: str, part: int = 0, parts: int = 1
+) -> tuple[Matrix, np.ndarray, np.ndarray]:
+    path = manifest.file(f"{name}.parquet").path
+    table = read_table(workspace, path) if parts == 1 else read_rows(workspace, path, part, parts)
     # A category or text column is there or not by what a fold's training posts hold, so each file has its own list.
     names = tuple(column for column in table.column_names if column not in ("row_id", "post_id", "training"))
     levels = {column: tuple(texts) for column, texts in manifest.details["levels"][name].items()}

@@ -59,17 +59,16 @@ def refit(
         Predictions as they were in the sweep, float64 (validation posts,) in the order of `Splits`, and the final
         model as text, empty without one.
     """
-    predictor, settings, params = task.predictor, task.settings, {**task.settings.params, **record.params}
+    predictor, settings = task.predictor, task.settings
     predictions: dict[Picked, np.ndarray] = {}
     for fold in folds:
         own = {one.rounds: one for one in wanted if (one.trial, one.fold) == (record.number, fold.fold)}
         order = np.argsort(fold.validation_positions)
-        found = after_rounds(predictor, fold, params, settings, own) if own else {}
+        found = after_rounds(predictor, fold, {**settings.params, **record.params}, settings, own) if own else {}
         predictions |= {own[rounds]: values[order] for rounds, values in found.items()}
     if final is None:
         return predictions, ""
-    params = predictor.complete(params, settings.objective, settings.seed, settings.cpus_per_trial)
-    return predictions, fit(predictor, *final, params, record.rounds).text()
+    return predictions, fit(predictor, *final, task.complete(record.params), record.rounds).text()
 
 
 def averaged(picked: Iterable[Picked], predictions: Mapping[Picked, np.ndarray], splits: Splits) -> np.ndarray:

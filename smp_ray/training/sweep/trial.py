@@ -1,7 +1,7 @@
 """One trial of the sweep: all folds under one set of parameters, in a Ray actor that keeps the data between trials."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,12 @@ class SweepTask:
     predictor: Predictor
     settings: TuneConfig
     folds: ray.ObjectRef[list[FoldData]]
+
+    def complete(self, searched: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters of a model with these of the space."""
+        settings = self.settings
+        params = {**settings.params, **searched}
+        return self.predictor.complete(params, settings.objective, settings.seed, settings.cpus_per_trial)
 
 
 class FoldTrial(tune.Trainable):
@@ -57,8 +63,7 @@ class FoldTrial(tune.Trainable):
 
     def _train(self, searched: dict[str, Any]) -> Iterator[dict[str, Any]]:
         predictor, settings, asha = self._task.predictor, self._task.settings, self._task.settings.asha
-        params, folds = {**settings.params, **searched}, ray.get(self._task.folds)
-        params = predictor.complete(params, settings.objective, settings.seed, settings.cpus_per_trial)
+        params, folds = self._task.complete(searched), ray.get(self._task.folds)
         if self._prepared is None:
             self._prepared = prepare_folds(predictor, folds, params)
         models = [predictor.begin(data, params) for data in self._prepared]

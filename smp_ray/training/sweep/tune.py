@@ -23,9 +23,10 @@ import pyarrow as pa
 import ray
 
 from smp_ray.config import CPUS_PER_TRIAL, Choice, SearchRange
-from smp_ray.errors import SmpRayError
+from smp_ray.errors import ConfigError, SmpRayError
 from smp_ray.evaluation.metrics import METRICS
 from smp_ray.progress import Reporter
+from smp_ray.resources import described
 from smp_ray.run import Run
 from smp_ray.store.join import locate
 from smp_ray.store.manifest import Made, Manifest
@@ -33,6 +34,7 @@ from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.boosting.cross_fit import check_labels
 from smp_ray.training.boosting.registry import find
+from smp_ray.training.boosting.together import Together
 from smp_ray.training.matrix.matrix import Matrix, load_final, load_folds
 from smp_ray.training.out_of_fold import TUNED, write_out_of_fold
 from smp_ray.training.splits import Splits, load_splits
@@ -57,6 +59,7 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     settings, predictor = run.config.training.tune, find(run.config.training.predictor)
     predictor.check(settings.space)
     workspace, folds = run.workspace, load_splits(run.workspace, splits)
+    together = _together(run, folder, matrix, folds)
     check_labels([folds.popularity[folds.validation(fold)] for fold in range(folds.count)], settings.objective)
     concurrency, records = trials_at_once(settings, run.session.nodes()), read_records(workspace, folder)
     resumed = len(records)
@@ -66,10 +69,11 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     if not chosen:
         workspace.delete_dir(folder, "trials")  # without their records, the next run tries them again
         raise SmpRayError(f"tune: all {len(records)} trials failed, the first with: {records[min(records)].error}")
-    final, row_ids, _ = load_final(workspace, matrix)
+    # Where several processes share it, nobody holds it whole; its columns are wanted in any case.
+    final, row_ids = load_final(workspace, matrix, 0, len(folds.row_ids) if together else 1)
     popularity = folds.popularity[locate(row_ids, folds.row_ids)]
     nested = by_other_folds(records, settings.models, folds.count)
-    predictions, texts = _refit(run, task, records, chosen, nested, (final, popularity), folds)
+    predictions, texts = _refit(run, task, records, chosen, nested, together or (final, popularity), folds)
     fragments = [
         write_table(workspace, f"{folder}/trials.parquet", trials_table(records, settings.space, folds.count)),
         write_out_of_fold(workspace, folder, folds, predictions),
@@ -105,21 +109,40 @@ def _refit(
     records: Mapping[int, TrialRecord],
     chosen: Sequence[TrialRecord],
     nested: Sequence[Picked],
-    final: tuple[Matrix, np.ndarray],
+    final: tuple[Matrix, np.ndarray] | Together,
     splits: Splits,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Out-of-fold predictions by the name of their column, and the final models of the chosen trials as text."""
-    all_folds = flattered(chosen, splits.count)
+    all_folds, predictor = flattered(chosen, splits.count), task.predictor
     wanted = sorted({*all_folds, *nested})
     others = sorted({one.trial for one in wanted} - {record.number for record in chosen})
-    shared: Any = ray.put(final)
+    shared: Any = None if isinstance(final, Together) else ray.put(final)
     tasks = [*((record, shared) for record in chosen), *((records[number], None) for number in others)]
     train = ray.remote(num_cpus=run.session.cpus_of(task.settings.cpus_per_trial, CPUS_PER_TRIAL))(refit)
     running = [train.remote(task, task.folds, record, wanted, own) for record, own in tasks]
     parts, texts = zip(*run.session.gather(running, Reporter("final models", "trials")), strict=True)
     found = {one: prediction for part in parts for one, prediction in part.items()}
     columns = {"prediction": averaged(nested, found, splits), "flattered": averaged(all_folds, found, splits)}
+    if isinstance(final, Together):
+        # In a task: Ray Train would replace this process's handler of Ctrl-C by one that ends with status 0.
+        train_together = ray.remote(num_cpus=0)(Together.fit)
+        fits = ((final, predictor, task.complete(record.params), record.rounds) for record in chosen)
+        return columns, [str(ray.get(train_together.remote(*one))) for one in fits]
     return columns, list(texts[: len(chosen)])
+
+
+def _together(run: Run, folder: str, matrix: Manifest, splits: Splits) -> Together | None:
+    """Who trains the final models where several processes do; a ConfigError where they cannot."""
+    settings, workers = run.config.training, run.config.training.boosting.workers
+    if workers == 1:
+        return None
+    setting = f"training.boosting.workers is {workers}"
+    if find(settings.predictor).together({}, {}) is None:
+        raise ConfigError(f"{setting}, but the predictor {settings.predictor} trains in one process")
+    cpus, nodes = run.session.cpus_of(settings.tune.cpus_per_trial, CPUS_PER_TRIAL), run.session.nodes()
+    if (room := sum(int(node.cpus // cpus) for node in nodes)) < workers:
+        raise ConfigError(f"{setting} with {cpus:g} CPUs each, but {room} fit into a cluster with {described(nodes)}")
+    return Together(run.workspace, folder, matrix, splits, workers, cpus)
 
 
 def write_models(

@@ -26,7 +26,8 @@ from smp_ray.ray_session import RaySession
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter.fit import forget_what_ray_cannot_resume
-from smp_ray.training.adapter.rows import ADAPTERS, HISTORY, PROGRESS, TRAIN
+from smp_ray.training.adapter.rows import ADAPTERS, HISTORY, PROGRESS
+from smp_ray.training.ray_train import RUNS
 from tests.training.adapter.adapt_world import World, make_world, trained
 
 #: Of the artefacts, in the workspace.
@@ -215,7 +216,7 @@ def test_killed_three_times_at_random_it_ends_with_all_adapters(tmp_path: Path, 
     [('{"ray_version": "' + ray.__version__ + '"}', True), ('{"ray_version": "1.0"}', False), ('{"ray_ver', False)],
 )
 def test_a_record_that_ray_could_not_read_is_no_dead_end(tmp_path: Path, record: str, kept: bool) -> None:
-    run = tmp_path / FOLDER / "key" / TRAIN / "key"
+    run = tmp_path / FOLDER / "key" / RUNS / "key"
     run.mkdir(parents=True)
     (run / "checkpoint_manager_snapshot.json").write_text(record)
     forget_what_ray_cannot_resume(Workspace.open(str(tmp_path)), f"{FOLDER}/key", "key")

@@ -220,7 +220,7 @@ def test_the_time_budget_ends_the_sweep_with_a_model(tmp_path: Path, session: Ra
     config = config_of(
         tmp_path,
         **{**SLOW, "max_rounds": 100_000, "early_stopping_rounds": 100_000, "trials": 1000},
-        time_budget_s=25.0,
+        time_budget_s=12.0,
     )
     manifest = run_tune(config, session)
     trials = trials_of(config)
