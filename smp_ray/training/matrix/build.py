@@ -13,6 +13,7 @@ import ray
 
 from smp_ray.config import Config, matrix_families, matrix_groups
 from smp_ray.evaluation.metrics import src
+from smp_ray.progress import Reporter
 from smp_ray.run import Run
 from smp_ray.store.join import locate
 from smp_ray.store.manifest import Made, Manifest
@@ -43,7 +44,8 @@ def build_matrix(run: Run, folder: str, labelled: Manifest, splits: Manifest, ad
     shared = ray.put(folds)
     encode_part = ray.remote(num_cpus=run.session.cpus_of(1))(_encode_part)
     wanted = (*range(folds.count), None)
-    parts = ray.get([encode_part.remote(columns, shared, fold, run.config, run.workspace, folder) for fold in wanted])
+    running = [encode_part.remote(columns, shared, fold, run.config, run.workspace, folder) for fold in wanted]
+    parts = run.session.gather(running, Reporter("matrix", "folds"))
     details = {
         "columns": {name: group for part in parts for name, group in part["columns"].items()},
         "levels": {part["name"]: part["levels"] for part in parts},
