@@ -1,4 +1,4 @@
-"""The commands that make a predictor one file, and that ask it about posts."""
+"""The commands that make a predictor one file, ask it about posts, and check what was made for a challenge."""
 
 from __future__ import annotations
 
@@ -40,6 +40,19 @@ def card_command(predictor: Annotated[str, _FILE], debug: DebugOption = False) -
 
     with errors(debug):
         typer.echo(yaml.safe_dump(unpack(predictor).contents.card, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@app.command("check")
+def check_command(
+    submission: Annotated[str, typer.Argument(metavar="SUBMISSION.json", help="as predict writes it")],
+    listed: Annotated[str, typer.Option("--covers", metavar="FILE.txt", help="a post a line: its id, or its picture")],
+    debug: DebugOption = False,
+) -> None:
+    """Check that a submission file of the SMP Challenge has a score for each of the posts that it should, once."""
+    from smp_ray.predictor.challenge import check_submission
+
+    with errors(debug):
+        say(f"{submission} covers all {check_submission(submission, listed):,} posts of {listed}")
 
 
 @app.command("score")

@@ -92,7 +92,7 @@ STAGES: tuple[Stage, ...] = (
         "matrix", "The columns that the predictor sees, encoded fold by fold.",
         "smp_ray.training.matrix.build:build_matrix", reads=("gather", "splits", "adapt"), families=_matrix_parts,
         settings=lambda config: {"groups": list(matrix_groups(config)), **_columns(config)},
-        labels=True, ray=True, version=3,
+        labels=True, ray=True, version=4,
     ),
     Stage(
         "baselines", "What the sweep is compared with, on the same folds.", "smp_ray.training.baselines:baselines",

@@ -73,7 +73,9 @@ SPACE = {
 }
 DRIVER = f"""
 import sys
+import pytest
 from smp_ray.config import PREDICTORS, build_config
+from smp_ray.errors import ConfigError
 from smp_ray.ray_session import ray_session
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.boosting.registry import find
@@ -83,10 +85,16 @@ import numpy as np
 
 tune = {{"trials": 4, "max_rounds": 12, "models": 1, "space": {SPACE!r}}}
 training = {{"predictor": "histograms", "tune": tune}}
-config = build_config({{"workspace": sys.argv[1], "source": {{"kind": "demo"}}, "training": training}})
+several = training | {{"boosting": {{"workers": 2}}}}
+config, refused = (
+    build_config({{"workspace": sys.argv[1], "source": {{"kind": "demo"}}, "training": one}})
+    for one in (training, several)
+)
 with ray_session(config.ray) as session:
-    workspace = Workspace.open(config.workspace)
-    tuned = brought(run_with(config, session, **commit_small(workspace)), "tune")
+    stored = commit_small(workspace := Workspace.open(config.workspace))
+    with pytest.raises(ConfigError, match="boosting.workers is 2, but the predictor histograms trains in one process"):
+        brought(run_with(refused, session, **stored), "tune")
+    tuned = brought(run_with(config, session, **stored), "tune")
 matrix, popularity = small_matrix()
 (path,) = tuned.details["models"]
 model = find("histograms").load(workspace.read(path).decode())
