@@ -102,8 +102,10 @@ def test_a_note_is_kept_once() -> None:
     assert ledger.snapshot()["notes"] == ["one", "two"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("placement", ["colocated", "spread"])
+@pytest.mark.parametrize(
+    "placement",
+    [pytest.param("colocated", marks=pytest.mark.slow), pytest.param("spread", marks=pytest.mark.thorough)],
+)
 def test_a_post_that_kills_costs_itself(placement: str, tmp_path: Path) -> None:
     posts = []
     for number in range(40):
