@@ -3,9 +3,10 @@
 import json
 import math
 from collections import Counter
-from pathlib import Path
 
 from smp_ray.errors import DataError, one_line
+from smp_ray.sources.json_files import text_lines
+from smp_ray.sources.location import Location, reading
 
 #: Ids that a message names at most.
 _NAMED = 3
@@ -21,10 +22,11 @@ def check_submission(submission: str, listed: str) -> int:
     Raises:
         DataError: what is missing, too much, twice or no number, or a file that cannot be read.
     """
-    lines = (line.strip().replace("\\", "/").rpartition("/")[2] for line in _text(listed).splitlines())
+    lines = (line.strip().replace("\\", "/").rpartition("/")[2] for line in text_lines(Location.open(listed), ""))
     wanted = {line.rpartition(".")[0] or line for line in lines if line}
     try:
-        found = [(str(one["post_id"]), one["popularity_score"]) for one in json.loads(_text(submission))["result"]]
+        with reading(submission), Location.open(submission).text("") as text:
+            found = [(str(one["post_id"]), one["popularity_score"]) for one in json.load(text)["result"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{submission}: no submission file of the challenge: {one_line(error)}") from error
     counts = Counter(post for post, _ in found)
@@ -47,10 +49,3 @@ def _some(posts: list[str]) -> str:
 
 def _finite(score: object) -> bool:
     return isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {one_line(error)}") from error

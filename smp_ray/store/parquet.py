@@ -43,29 +43,48 @@ def read_table(workspace: Workspace, path: str, columns: Sequence[str] | None = 
     Raises:
         WorkspaceError: the file that a manifest names is gone or torn.
     """
-    full = workspace.path(path)
 
-    def read() -> pa.Table:
-        # Half the requests of `pq.read_table`, which first asks what kind of path it is.
-        with pq.ParquetFile(full, filesystem=workspace.filesystem, pre_buffer=True) as file:
-            table = file.read(columns)
-            return table if columns is None else table.select(list(columns))
+    def read(file: pq.ParquetFile) -> pa.Table:
+        table = file.read(columns)
+        return table if columns is None else table.select(list(columns))
 
-    try:
-        return asked_again(read)
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise WorkspaceError(f"{full}: named by a manifest but not readable ({error}); delete the artefact") from None
+    # Half the requests of `pq.read_table`, which first asks what kind of path it is.
+    return _read(workspace, path, read, pre_buffer=True)
 
 
 def read_rows(workspace: Workspace, path: str, part: int, parts: int) -> pa.Table:
-    """One of so many parts of a table of the workspace, of equal size and in order; of the others a batch is held."""
-    with pq.ParquetFile(workspace.path(path), filesystem=workspace.filesystem) as file:
+    """One of so many parts of a table of the workspace, of equal size and in order; of those before a batch is held.
+
+    Raises:
+        WorkspaceError: as `read_table`.
+    """
+
+    def read(file: pq.ParquetFile) -> pa.Table:
         start, stop = (file.metadata.num_rows * edge // parts for edge in (part, part + 1))
         kept, first = [file.schema_arrow.empty_table()], 0
         for batch in file.iter_batches():
-            own = batch.slice(max(0, start - first), max(0, stop - max(first, start)))
-            kept, first = [*kept, pa.Table.from_batches([own])], first + len(batch)
+            kept.append(pa.Table.from_batches([batch.slice(max(0, start - first), max(0, stop - max(first, start)))]))
+            first += len(batch)
+            if first >= stop:
+                break
         return pa.concat_tables(kept)
+
+    return _read(workspace, path, read)
+
+
+def _read(
+    workspace: Workspace, path: str, read: Callable[[pq.ParquetFile], pa.Table], pre_buffer: bool = False
+) -> pa.Table:
+    full = workspace.path(path)
+
+    def attempt() -> pa.Table:
+        with pq.ParquetFile(full, filesystem=workspace.filesystem, pre_buffer=pre_buffer) as file:
+            return read(file)
+
+    try:
+        return asked_again(attempt)
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise WorkspaceError(f"{full}: named by a manifest but not readable ({error}); delete the artefact") from None
 
 
 class PartWriter:
