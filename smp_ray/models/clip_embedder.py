@@ -6,14 +6,15 @@ on its device). Pixels travel between them as uint8; scaling and normalising run
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from smp_ray.errors import ModelError
+from smp_ray.models.batches import TOKENS_A_BATCH, by_length
 from smp_ray.models.clip_source import clip_source
+from smp_ray.models.device import collected, onto
 from smp_ray.models.images import limit_aspect
 from smp_ray.models.loading import explained, prepare
 from smp_ray.models.settings import ClipSettings
@@ -92,7 +93,7 @@ class ClipEmbedder:
         import open_clip
         import torch
 
-        from smp_ray.models.clip_tower import shorten_last_block
+        from smp_ray.models.clip_tower import CutText, shorten_last_block
 
         self.device, self._dtype = prepare(settings.dtype, device, threads)
         self._batch_size = settings.batch_size
@@ -109,6 +110,7 @@ class ClipEmbedder:
             self._tokenizer = open_clip.get_tokenizer(**tokenizer_arguments)
         self._special_tokens = dict(getattr(self._tokenizer, "cache", {}))
         shorten_last_block(self._model.visual)
+        self._cut_text = CutText.of(self._model)
         self.width = clip_width(settings)
         self._context = int(getattr(self._tokenizer, "context_length", None) or 77)
         config = self._model.visual.preprocess_cfg
@@ -126,13 +128,14 @@ class ClipEmbedder:
         """
         import torch
 
-        def encoded(part: np.ndarray) -> torch.Tensor:
-            batch = torch.from_numpy(np.ascontiguousarray(part)).to(self.device)
-            images = batch.permute(0, 3, 1, 2).contiguous().to(torch.float32)
-            images = images.div_(255).sub_(self._mean).div_(self._std)
-            return self._model.encode_image(images.to(self._dtype))
-
-        return self._in_batches(encoded, pixels)
+        parts = [torch.zeros(0, self.width)]
+        with torch.inference_mode():
+            for start in range(0, len(pixels), self._batch_size):
+                part = torch.from_numpy(np.ascontiguousarray(pixels[start : start + self._batch_size]))
+                images = onto(part, self.device).permute(0, 3, 1, 2).contiguous().to(torch.float32)
+                images = images.div_(255).sub_(self._mean).div_(self._std)
+                parts.append(unit(self._model.encode_image(images.to(self._dtype))))
+            return collected(parts)
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
         """Embed texts of any length and script; what exceeds the model's context is cut by its tokenizer.
@@ -140,7 +143,21 @@ class ClipEmbedder:
         Returns:
             float32 of shape (n, width), each row of unit norm.
         """
-        return self._in_batches(lambda part: self._model.encode_text(self.tokenize(part).to(self.device)), texts)
+        import torch
+
+        if not texts:
+            return np.zeros((0, self.width), np.float32)
+        tokens, encode = self.tokenize(texts), self._cut_text or self._model.encode_text
+        lengths = np.full(len(texts), tokens.shape[1])
+        if self._cut_text is not None:
+            lengths = self._cut_text.lengths(tokens).numpy()
+        order, parts = [], []
+        with torch.inference_mode():
+            for rows in by_length(lengths, self._batch_size, TOKENS_A_BATCH[self.device.type]):
+                part = tokens[torch.from_numpy(rows), : int(lengths[rows].max())]
+                order.append(rows)
+                parts.append(unit(encode(onto(part, self.device))))
+            return collected(parts)[np.argsort(np.concatenate(order))]
 
     def tokenize(self, texts: list[str]) -> torch.Tensor:
         """Token ids of shape (n, context length), padded."""
@@ -151,16 +168,12 @@ class ClipEmbedder:
         tokens: torch.Tensor = self._tokenizer([shorten(text, self._context) for text in texts])
         return tokens
 
-    def _in_batches(self, encode: Callable[[Any], torch.Tensor], items: np.ndarray | list[str]) -> np.ndarray:
-        import torch
 
-        rows = [np.zeros((0, self.width), np.float32)]
-        with torch.inference_mode():
-            for start in range(0, len(items), self._batch_size):
-                embeddings = encode(items[start : start + self._batch_size])
-                # In float32 also where the model runs in half precision, so that the norm is 1 to float32 accuracy.
-                rows.append(torch.nn.functional.normalize(embeddings.float(), dim=-1).cpu().numpy())
-        return np.concatenate(rows)
+def unit(embeddings: torch.Tensor) -> torch.Tensor:
+    """Of unit norm, to float32 accuracy also where the model runs in half precision."""
+    import torch
+
+    return torch.nn.functional.normalize(embeddings.float(), dim=-1)
 
 
 def shorten(text: str, context_length: int) -> str:

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 
 from smp_ray.errors import ModelError
+from smp_ray.models.batches import TOKENS_A_BATCH, by_length
 from smp_ray.models.loading import explained, load_whole, prepare, pretrained
 from smp_ray.models.settings import LanguageModelSettings
 
 #: The folder of the model that comes with the project.
 EMBEDDED = "language_model"
-#: Padded tokens of one forward pass at most, by kind of device: bounds the activations. A CPU is fastest while they
-#: stay in its cache (measured with a model of 135 M parameters: 8,192 tokens at once take twice as long as 512).
-TOKENS_A_BATCH = {"cpu": 512, "cuda": 16_384}
 #: Logits of one forward pass at most: 256 MiB in float32, several times during the log-softmax.
 LOGITS_A_BATCH = 2**26
 #: Target where there is none.
@@ -64,25 +62,11 @@ class PerplexityScorer:
         tokens = [ids[: self.longest] for ids in encoded["input_ids"]]
         counts = np.array([len(ids) for ids in tokens], np.int32)
         sums = np.zeros(len(texts))
-        for rows in self._batches(counts):
+        # One more for the start token, but none for a text without tokens.
+        for rows in by_length(counts + (counts > 0), self._batch_size, self._tokens_a_batch):
             sums[rows] = self._negative_log_likelihood([tokens[row] for row in rows])
         with np.errstate(invalid="ignore"):
             return sums / np.where(counts > 0, counts, np.nan), counts
-
-    def _batches(self, counts: np.ndarray) -> list[np.ndarray]:
-        """Rows of similar length together, bounded by texts and by padded tokens."""
-        order = np.argsort(counts, kind="stable")
-        batches, start = [], int(np.searchsorted(counts[order], 1))
-        while start < len(order):
-            stop = start + 1
-            while stop < len(order) and stop - start < self._batch_size:
-                # Sorted ascending, so the next text is the longest of the batch; one more for the start token.
-                if (stop - start + 1) * (int(counts[order[stop]]) + 1) > self._tokens_a_batch:
-                    break
-                stop += 1
-            batches.append(order[start:stop])
-            start = stop
-        return batches
 
     def _negative_log_likelihood(self, tokens: list[list[int]]) -> np.ndarray:
         """Summed negative log-likelihood (float64) of each token list, none of them empty."""

@@ -96,15 +96,6 @@ def test_a_text_has_the_same_numbers_in_any_batch(folder, tmp_path, kind, monkey
     np.testing.assert_allclose(alone, means, rtol=1e-4)
 
 
-def test_batches_hold_every_row_once_within_the_budget(scorer):
-    counts = np.random.default_rng(0).integers(0, 64, 500)
-    batches = scorer._batches(counts)
-    rows = np.concatenate(batches)
-    assert sorted(rows) == np.flatnonzero(counts).tolist()
-    assert max(len(batch) for batch in batches) <= 4
-    assert scorer._batches(np.zeros(3, int)) == []
-
-
 def test_texts_without_tokens(scorer):
     means, counts = scorer.score(["", "a", ""])
     assert np.isnan(means[[0, 2]]).all()
