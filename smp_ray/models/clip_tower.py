@@ -1,8 +1,8 @@
 """Exact shortcuts for CLIP's transformers: what the embedding does not depend on is not computed.
 
 Images: a tower that is pooled at its class token throws the other tokens' outputs of its last block away, and nothing
-follows that would mix them in. There only keys and values need all tokens; query, attention output and MLP need one. For
-ViT-B-32 that saves 10/12 of one block of twelve, 7 % of all multiplications, and changes nothing but rounding.
+follows that would mix them in. There only keys and values need all tokens; query, attention output and MLP need one.
+For ViT-B-32 that saves 10/12 of one block of twelve, 7 % of all multiplications, and changes nothing but rounding.
 
 Texts: where no token sees a later one and the embedding is that of the end token, nothing after it counts. A title of
 ten tokens need not be computed at the full 77.
