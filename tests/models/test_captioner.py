@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
+from jobs.bench.random_weights import write_random_captioner
 from smp_ray.errors import ModelError
 from smp_ray.families.caption import CaptionSettings
 from smp_ray.models.captioner import Captioner, CaptionTransform, normalised
 from smp_ray.models.images import decode
 from tests.models import tiny_captioners
-from tests.models.random_weights import write_random_captioner
 from tests.models.tiny import photographs, pictures
 
 
@@ -165,7 +165,7 @@ def test_wrong_settings_end_in_one_line(model, words):
 
 
 def test_a_language_model_is_no_captioner(tmp_path):
-    from tests.models.random_weights import write_random_language_model
+    from jobs.bench.random_weights import write_random_language_model
 
     folder = write_random_language_model(tmp_path, "tiny")
     with pytest.raises(ModelError):

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from jobs.bench.random_weights import write_random_clip
 from smp_ray.errors import ModelError
 from smp_ray.families.clip import ClipSettings
 from smp_ray.models import clip_embedder as clip_module
 from smp_ray.models.clip_embedder import ClipEmbedder, ClipTransform, clip_width, shorten
 from smp_ray.models.images import decode, limit_aspect
-from tests.models.random_weights import write_random_clip
 from tests.models.tiny import HARD_TEXTS, photographs, pictures, write_clip_folder
 
 

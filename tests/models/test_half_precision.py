@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.bench.random_weights import write_random_captioner, write_random_language_model
 from smp_ray.families.caption import CaptionSettings
 from smp_ray.families.clip import ClipSettings
 from smp_ray.families.perplexity import PerplexitySettings
@@ -14,7 +15,6 @@ from smp_ray.models.clip_embedder import ClipEmbedder, ClipTransform
 from smp_ray.models.language_model import PerplexityScorer
 from smp_ray.models.loading import prepare
 from tests.models import tiny_captioners
-from tests.models.random_weights import write_random_captioner, write_random_language_model
 from tests.models.tiny import HARD_TEXTS, pictures, write_clip_folder
 
 HALVES = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

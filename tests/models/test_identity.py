@@ -193,7 +193,7 @@ class Block:
             raise ModuleNotFoundError("No module named 'ray'", name="ray")
 sys.meta_path.insert(0, Block())
 from smp_ray.models import captioner, clip_embedder, identity, images, language_model, loading
-from tests.models import random_weights
+from jobs.bench import random_weights
 from smp_ray.families.perplexity import PerplexitySettings
 folder = random_weights.write_random_language_model({str(folder)!r}, "tiny")
 means, counts = language_model.PerplexityScorer(PerplexitySettings(model=str(folder)), device="cpu").score(["a b"])

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from jobs.bench.random_weights import write_random_language_model
 from smp_ray.errors import ModelError
 from smp_ray.families.perplexity import PerplexitySettings
 from smp_ray.models import language_model as language_module
 from smp_ray.models.language_model import PerplexityScorer
-from tests.models.random_weights import write_random_language_model
 from tests.models.tiny import HARD_TEXTS
 
 

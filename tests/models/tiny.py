@@ -31,7 +31,7 @@ def write_clip_folder(folder: Path, own_tokenizer: bool = False, **preprocess: o
     import open_clip
     from safetensors.torch import save_file
 
-    from tests.models.random_weights import write_random_language_model
+    from jobs.bench.random_weights import write_random_language_model
 
     text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
     if own_tokenizer:

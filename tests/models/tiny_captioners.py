@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from tests.models import random_weights
+from jobs.bench import random_weights
 
 VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 VISION |= {"num_attention_heads": 2, "initializer_range": 0.5}

@@ -78,7 +78,8 @@ def write_random_language_model(folder: str | Path, size: Literal["gpt2", "tiny"
         model = GPT2LMHeadModel(GPT2Config(**settings))
     model.save_pretrained(folder)
     vocabulary, merges = _byte_pair_vocabulary(tokens)
-    GPT2Tokenizer(vocab=vocabulary, merges=merges).save_pretrained(folder)
+    make: Any = GPT2Tokenizer
+    make(vocab=vocabulary, merges=merges).save_pretrained(folder)
     return folder
 
 

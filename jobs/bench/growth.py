@@ -1,6 +1,6 @@
 """How rows a second and the driver's memory grow with the number of posts, from ingest to status.
 
-    python jobs/benchmark_scale.py --posts 100000 1000000
+    python -m jobs.bench.growth --posts 100000 1000000
 
 A table of posts without pictures in Parquet files of 100,000 each; one family that costs next to nothing (the letters
 of the title), so that what counts is everything around the models. Each number of posts runs in a process of its own.
@@ -61,7 +61,7 @@ def install_family(folder: Path, module: str, code: str, family: str) -> dict[st
     (folder / f"{module}.py").write_text(code)
     (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     (record / "entry_points.txt").write_text(f"[smp_ray.families]\n{family}\n")
-    path = [str(folder), str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(folder), str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 

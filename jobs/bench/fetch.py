@@ -1,6 +1,6 @@
 """Pictures a second, fetched, decoded and resized by two processes: smp_ray's fetcher beside img2dataset, in one run.
 
-    python jobs/benchmark_fetch.py --photographs FOLDER --img2dataset PYTHON
+    python -m jobs.bench.fetch --photographs FOLDER --img2dataset PYTHON
 
 Servers on this machine: (a) aiohttp's, (b) Python's http.server, with room for five connections that wait. Photographs
 of the folder are served in turn (without one, rendered pictures). PYTHON is the interpreter of an environment where

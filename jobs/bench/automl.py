@@ -1,6 +1,6 @@
 """The tuned model against AutoML libraries on the very same columns, labels and folds, given so many times as long.
 
-    python jobs/benchmark_automl.py --config configs/smp-video.yaml --python /elsewhere/bin/python --library flaml
+    python -m jobs.bench.automl --config configs/smp-video.yaml --python /elsewhere/bin/python --library flaml
 
 After `smp-ray tune`. The library (flaml, or autogluon: autogluon.tabular) is installed for another Python, as it wants
 other versions of what both need. For each fold it gets the training posts, with their users as groups of its own

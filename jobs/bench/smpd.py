@@ -1,6 +1,6 @@
 """SMPD-Image at its full size with made-up texts, vectors and labels: time and memory of each stage, ingest to report.
 
-    python jobs/benchmark_smpd.py --folder /large/disk
+    python -m jobs.bench.smpd --folder /large/disk
 
 305,613 labelled posts and 180,581 without a label in the published layout, the users' two vectors of 400 numbers among
 them; for the models stands a family that makes three vectors of 768 numbers of each title. No pictures. The sweep has
@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 import psutil
-from benchmark_scale import install_family
+
+from jobs.bench.growth import install_family
 
 LABELLED, UNLABELLED, USERS, WIDTH = 305_613, 180_581, 70_000, 400
 #: Posts of which the texts are made at once.
@@ -85,7 +86,7 @@ def main() -> None:
         print(f"dataset written in {time.monotonic() - began:.0f} s", flush=True)
     env = install_family(given.folder / "site", "made_up_family", FAMILY, "made_up = made_up_family:MadeUp")
     sets = [word for one in given.set for word in ("--set", one)]
-    call = [sys.executable, __file__, "--folder", str(given.folder), *sets, "--stages"]
+    call = [sys.executable, "-m", "jobs.bench.smpd", "--folder", str(given.folder), *sets, "--stages"]
     subprocess.run(call, check=True, env=env)
 
 

@@ -1,6 +1,6 @@
 """Ingest of a folder of Parquet files with one worker and with two, side by side in one run, each in a fresh Ray.
 
-    python jobs/benchmark_ingest.py --files 16 --posts 20000 --rounds 3
+    python -m jobs.bench.ingest --files 16 --posts 20000 --rounds 3
 
 Ray's start-up is left out; that of the workers is in. `load` is the machine's over the last minute: the figures count
 where it stays below the number of cores.

@@ -1,7 +1,7 @@
 """The sweep on Ray Tune against plain Optuna: the same trials, folds, rounds and number of processes, in one run.
 
-    python jobs/benchmark_tune.py --config configs/smp-video.yaml --seeds 0 1 2     # after smp-ray tune
-    python jobs/benchmark_tune.py --trials 30                                       # a made-up table
+    python -m jobs.bench.tune --config configs/smp-video.yaml --seeds 0 1 2     # after smp-ray tune
+    python -m jobs.bench.tune --trials 30                                       # a made-up table
 
 For each seed Ray Tune runs first; then plain Optuna, in as many processes as Ray Tune has trials side by side, runs the
 very trials that Ray Tune made, each for as many rounds, so that only the speed differs. Each process bins the data once
