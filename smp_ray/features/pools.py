@@ -10,6 +10,8 @@ from smp_ray.resources import Node
 
 #: CPUs of a reading or writing task and of an actor that fetches pictures.
 IO_CPUS = 0.25
+#: CPUs of the cluster for each reading task: a process more costs more, on two cores, than it reads.
+_CPUS_PER_READER = 4
 #: Seconds on a core for decoding a picture: rough, to divide a cluster.
 DECODE_SECONDS = 0.01
 
@@ -55,6 +57,11 @@ class Placement:
     def actors(self) -> int:
         """How many there are at first, of all pools."""
         return sum(pool.initial for pool in self.pools)
+
+    @property
+    def readers(self) -> int:
+        """How many tasks may read posts at the same time."""
+        return max(1, int(sum(node.cpus for node in self.nodes) / _CPUS_PER_READER))
 
     @property
     def device(self) -> str:
