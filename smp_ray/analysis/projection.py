@@ -3,7 +3,9 @@
 Spaces of one modality are always shown and judged on the same posts, those that have a vector in each.
 """
 
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -40,12 +42,16 @@ def project(posts: pd.DataFrame, vectors: Vectors, count: int, seed: int) -> pd.
         scale from 0, the emptiest place, to 1), popularity. A space with fewer than 6 different vectors has no rows.
     """
     order = np.random.default_rng(seed).permutation(len(posts))
-    frames = [pd.DataFrame(columns=_MAP_COLUMNS)]
+    found = []
     for modality, space, present, values in _spaces(vectors):
         chosen = np.sort(order[present[order]][:count])
-        if len(np.unique(values[chosen], axis=0)) < _SMALLEST_MAP:
-            continue
-        places = _map(np.asarray(values[chosen], dtype=np.float32), seed)
+        if len(np.unique(values[chosen], axis=0)) >= _SMALLEST_MAP:
+            found.append((modality, space, chosen, np.asarray(values[chosen], dtype=np.float32)))
+    # Threads add up in an order of their own, and t-SNE makes another picture of the last digit: each map has one.
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        maps = list(pool.map(lambda values: _map(values, seed), [values for *_, values in found]))
+    frames = [pd.DataFrame(columns=_MAP_COLUMNS)]
+    for (modality, space, chosen, _), places in zip(found, maps, strict=True):
         frame = posts.iloc[chosen][["row_id", "popularity"]].assign(modality=modality, space=space)
         frame[["x", "y", "z"]] = places
         frames.append(frame.assign(density=_density(places))[_MAP_COLUMNS])
@@ -61,8 +67,7 @@ def _spaces(vectors: Vectors) -> Iterator[tuple[str, str, np.ndarray, np.ndarray
 
 def _map(values: np.ndarray, seed: int) -> np.ndarray:
     """float64 (posts, 3), each axis centred, all on the scale of their common standard deviation."""
-    # Threads add up in an order of their own, and t-SNE makes another picture of the last digit.
-    with threadpool_limits(1):
+    with threadpool_limits(1):  # OpenMP's is a limit of each thread's own
         tsne = TSNE(
             3, perplexity=min(30.0, (len(values) - 1) / 3), learning_rate=max(len(values) / 48, _LOWEST_RATE),
             angle=_ANGLE, max_iter=_ITERATIONS, random_state=seed,
