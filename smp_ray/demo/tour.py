@@ -16,6 +16,7 @@ SETTINGS: dict[str, Any] = {
             "trials": 8, "max_rounds": 400, "early_stopping_rounds": 30, "models": 3, "asha": {"grace_rounds": 200},
             "params": {"max_bin": 63},
         },
+        "baselines": ["mean", "user_mean", "lightgbm_default"],
         "ablation": {"candidates": 1},
     },
 }  # fmt: skip
