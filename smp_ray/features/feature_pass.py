@@ -35,6 +35,8 @@ DATA = "data"
 BLOCK_BYTES = 8 * 2**20
 #: Blocks that the posts are read in at most.
 READ_BLOCKS = 4096
+#: Posts an actor is given at a time at least: with fewer, a forward pass takes longer for each.
+LEAST_TASK = 8
 #: Blocks whose pictures one actor fetches at once.
 FETCHED_BLOCKS = 32
 
@@ -100,7 +102,8 @@ def run_pass(
     """
     workers = max(pool.actors for pool in placement.pools)
     block = block or min(20_000, max(64, math.ceil(todo / (4 * workers))))
-    task = math.ceil(block / 4)  # posts an actor is given: no actor is left alone with a whole file at the end
+    # Posts an actor is given: none is left alone for long at the end.
+    task = min(math.ceil(block / 4), max(LEAST_TASK, math.ceil(todo / (16 * workers))))
     # Where few of many posts are left, not a block for each: a block costs some 10 ms.
     total = sum(fragment.rows for fragment in posts)
     rows = max(1, task // 4 if placement.fetchers else task, total // READ_BLOCKS)
