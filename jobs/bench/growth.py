@@ -1,9 +1,11 @@
 """How rows a second and the driver's memory grow with the number of posts, from ingest to status.
 
     python -m jobs.bench.growth --posts 100000 1000000
+    python -m jobs.bench.growth --sleeping 1 2 4 8 16
 
 A table of posts without pictures in Parquet files of 100,000 each; one family that costs next to nothing (the letters
 of the title), so that what counts is everything around the models. Each number of posts runs in a process of its own.
+With `--sleeping` so many workers have a family that sleeps 50 ms a post; the ideal is 20 posts/s for each of them.
 """
 
 import argparse
@@ -41,6 +43,13 @@ class Letters(Family):
     def compute(self, titles):
         return {"title_letters": [len(title) for title in titles]}
 '''
+
+
+#: Seconds that a sleeping family takes for a post, and posts for each worker.
+SLEEP, SLEPT = 0.05, 400
+SLEEPING = FAMILY.replace("import pyarrow as pa", "import time\n\nimport pyarrow as pa").replace(
+    "        return", f"        time.sleep({SLEEP} * len(titles))\n        return"
+)
 
 
 def write_posts(folder: Path, posts: int) -> None:
@@ -98,22 +107,54 @@ def measure(folder: Path, posts: int) -> None:
     assert rows == posts, f"exported {rows:,} of {posts:,} posts"
 
 
+def sleep(folder: Path, workers: int) -> None:
+    """Run a pass of workers that sleep, and print its rate against the ideal."""
+    from smp_ray.config import build_config
+    from smp_ray.features.store_stage import stored
+    from smp_ray.pipeline import open_run, run_stages
+    from smp_ray.ray_session import ray_session
+
+    columns = {"post_id": "id", "user_id": "user", "title": "title", "popularity": "likes"}
+    config = build_config(
+        {
+            "workspace": str(folder / "run"),
+            "source": {"kind": "table", "path": str(folder / "posts"), "columns": columns},
+            "features": {"families": ["letters"], "workers": workers},
+            "ray": {"num_cpus": workers + 4},
+        }
+    )
+    with ray_session(config.ray) as session:
+        run = open_run(config, session)
+        run_stages(run, ["features"])
+    (manifest,) = stored(run).values()
+    rate, ideal = manifest.details["last_pass"]["rows_per_second_steady"], workers / SLEEP
+    print(f"{workers} sleeping workers: {rate:.1f} posts/s steady, {rate / ideal:.3f} of the ideal", flush=True)
+
+
 def main() -> None:
     """Measure each number of posts in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--posts", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--posts", type=int, nargs="+", default=[])
+    parser.add_argument("--sleeping", type=int, nargs="+", default=[], metavar="WORKERS")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.folder:
-        measure(given.folder, *given.posts)
+        for workers in given.sleeping:
+            sleep(given.folder, workers)
+        for posts in given.posts:
+            measure(given.folder, posts)
         return
-    for posts in given.posts:
-        with tempfile.TemporaryDirectory(prefix="smp_ray_scale_") as name:
-            folder = Path(name)
-            write_posts(folder / "posts", posts)
-            env = install_family(folder / "site", "letters_family", FAMILY, "letters = letters_family:Letters")
-            command = [sys.executable, __file__, "--posts", str(posts), "--folder", name]
-            subprocess.run(command, check=True, env=env)
+    for kind, numbers, each, code in (
+        ("--posts", given.posts, 1, FAMILY),
+        ("--sleeping", given.sleeping, SLEPT, SLEEPING),
+    ):
+        for number in numbers:
+            with tempfile.TemporaryDirectory(prefix="smp_ray_growth_") as name:
+                folder = Path(name)
+                write_posts(folder / "posts", number * each)
+                env = install_family(folder / "site", "letters_family", code, "letters = letters_family:Letters")
+                command = [sys.executable, __file__, kind, str(number), "--folder", name]
+                subprocess.run(command, check=True, env=env)
 
 
 if __name__ == "__main__":
