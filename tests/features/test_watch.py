@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -98,11 +99,10 @@ def test_every_planned_actor_works(gpus: int, tmp_path: Path, monkeypatch: pytes
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         planned = done.stderr.split("placement spread: ")[1].splitlines()[0]
-        actors = [int(count) for count in re.findall(r": (\d+) actor", planned)]
-        shares = [float(share) for share in re.findall(r"([\d.]+) GPU each", planned)]
-        assert sum(count * share for count, share in zip(actors, shares, strict=False)) == pytest.approx(
-            gpus, rel=0.01
-        ), planned
+        pools = re.findall(r": (\d+) actors?[^(]*\(([^)]*) each\)", planned)
+        actors = [int(count) for count, _ in pools]
+        shares = [float(share) for _, need in pools for share in re.findall(r"([\d.]+) GPU", need) or ["0"]]
+        assert np.dot(actors, shares) == pytest.approx(gpus, rel=0.01), planned
         assert last_pass(tmp_path, "slow")["ready"] == sum(actors)
         table = exported(tmp_path, cluster.env, *settings)
     assert len(table) == table["post_id"].nunique() == 96
