@@ -11,7 +11,6 @@ Starting processes is not counted on either side. Cores that others use at the s
 
 import argparse
 import http.server
-import io
 import json
 import multiprocessing
 import socket
@@ -26,10 +25,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from aiohttp import web
-from PIL import Image
 
+from jobs.bench.cases import rendered
 from smp_ray.config import ImagesConfig
 from smp_ray.families.clip import ClipSettings
 from smp_ray.fetch import Fetcher
@@ -46,17 +44,6 @@ IMG2DATASET = f"""if __name__ == "__main__":
              timeout=60, processes_count={PROCESSES}, thread_count={THREADS},
              number_sample_per_shard={PICTURES // PROCESSES}, **spare)
 """
-
-
-def rendered() -> list[bytes]:
-    """Ten pictures of about 100 KB."""
-    found = []
-    for seed in range(10):
-        stream = io.BytesIO()
-        coarse = np.random.default_rng(seed).integers(0, 255, (72, 96, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((768, 576), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=92)
-        found.append(stream.getvalue())
-    return found
 
 
 def healthy(bodies: list[bytes], listening: socket.socket) -> None:

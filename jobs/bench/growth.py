@@ -8,6 +8,8 @@ of the title), so that what counts is everything around the models. Each number 
 With `--sleeping` so many workers have a family that sleeps 50 ms a post; the ideal is 20 posts/s for each of them.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import resource
@@ -16,10 +18,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from smp_ray.config import Config
 
 FILE_ROWS = 100_000
 FAMILY = '''"""The letters of a title."""
@@ -74,16 +80,24 @@ def install_family(folder: Path, module: str, code: str, family: str) -> dict[st
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
+def configured(folder: Path, features: dict[str, Any] | None = None, ray: dict[str, Any] | None = None) -> Config:
+    """The posts of `write_posts` and the family of letters."""
+    from smp_ray.config import build_config
+
+    columns = {"post_id": "id", "user_id": "user", "title": "title", "popularity": "likes"}
+    source = {"kind": "table", "path": str(folder / "posts"), "columns": columns}
+    features = {"families": ["letters"], **(features or {})}
+    return build_config({"workspace": str(folder / "run"), "source": source, "features": features, "ray": ray or {}})
+
+
 def measure(folder: Path, posts: int) -> None:
     """Run the stages and print what each took."""
-    from smp_ray.config import RayConfig, build_config
+    from smp_ray.config import RayConfig
     from smp_ray.pipeline import export, open_run, run_stages
     from smp_ray.ray_session import ray_session
     from smp_ray.stage import status
 
-    columns = {"post_id": "id", "user_id": "user", "title": "title", "popularity": "likes"}
-    source = {"kind": "table", "path": str(folder / "posts"), "columns": columns}
-    config = build_config({"workspace": str(folder / "run"), "source": source, "features": {"families": ["letters"]}})
+    config = configured(folder)
     with ray_session(RayConfig()) as session:
         began = time.perf_counter()
         session.start()
@@ -109,20 +123,11 @@ def measure(folder: Path, posts: int) -> None:
 
 def sleep(folder: Path, workers: int) -> None:
     """Run a pass of workers that sleep, and print its rate against the ideal."""
-    from smp_ray.config import build_config
     from smp_ray.features.store_stage import stored
     from smp_ray.pipeline import open_run, run_stages
     from smp_ray.ray_session import ray_session
 
-    columns = {"post_id": "id", "user_id": "user", "title": "title", "popularity": "likes"}
-    config = build_config(
-        {
-            "workspace": str(folder / "run"),
-            "source": {"kind": "table", "path": str(folder / "posts"), "columns": columns},
-            "features": {"families": ["letters"], "workers": workers},
-            "ray": {"num_cpus": workers + 4},
-        }
-    )
+    config = configured(folder, {"workers": workers}, {"num_cpus": workers + 4})
     with ray_session(config.ray) as session:
         run = open_run(config, session)
         run_stages(run, ["features"])

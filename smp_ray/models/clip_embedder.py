@@ -128,13 +128,15 @@ class ClipEmbedder:
         """
         import torch
 
+        from smp_ray.models.adapter import unit
+
         parts = [torch.zeros(0, self.width)]
         with torch.inference_mode():
             for start in range(0, len(pixels), self._batch_size):
                 part = torch.from_numpy(np.ascontiguousarray(pixels[start : start + self._batch_size]))
                 images = onto(part, self.device).permute(0, 3, 1, 2).contiguous().to(torch.float32)
                 images = images.div_(255).sub_(self._mean).div_(self._std)
-                parts.append(unit(self._model.encode_image(images.to(self._dtype))))
+                parts.append(unit(self._model.encode_image(images.to(self._dtype)).float()))
             return collected(parts)
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
@@ -144,6 +146,8 @@ class ClipEmbedder:
             float32 of shape (n, width), each row of unit norm.
         """
         import torch
+
+        from smp_ray.models.adapter import unit
 
         if not texts:
             return np.zeros((0, self.width), np.float32)
@@ -156,7 +160,7 @@ class ClipEmbedder:
             for rows in by_length(lengths, self._batch_size, TOKENS_A_BATCH[self.device.type]):
                 part = tokens[torch.from_numpy(rows), : int(lengths[rows].max())]
                 order.append(rows)
-                parts.append(unit(encode(onto(part, self.device))))
+                parts.append(unit(encode(onto(part, self.device)).float()))
             return collected(parts)[np.argsort(np.concatenate(order))]
 
     def tokenize(self, texts: list[str]) -> torch.Tensor:
@@ -167,13 +171,6 @@ class ClipEmbedder:
             cache.update(self._special_tokens)
         tokens: torch.Tensor = self._tokenizer([shorten(text, self._context) for text in texts])
         return tokens
-
-
-def unit(embeddings: torch.Tensor) -> torch.Tensor:
-    """Of unit norm, to float32 accuracy also where the model runs in half precision."""
-    import torch
-
-    return torch.nn.functional.normalize(embeddings.float(), dim=-1)
 
 
 def shorten(text: str, context_length: int) -> str:
