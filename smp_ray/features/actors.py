@@ -1,5 +1,6 @@
 """What runs inside Ray: choosing posts, fetching, decoding, and the actors that hold models. The work is elsewhere."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,12 @@ class FetchActor(FetchStep):
 
 def decode(table: pa.Table, spec: PassSpec) -> pa.Table:
     """A batch of posts with the inputs of the families that look at the image; for tasks that only decode."""
-    step = decode_step(spec.images, spec.families)
+    try:
+        step = decode_step(spec.images, spec.families)
+    except KeyboardInterrupt:
+        # Ray ended the pass, and keeps this process for the tasks of the next. There torch, half imported, cannot be
+        # imported again: `SystemError: bad call flags`, or a crash.
+        os._exit(1)
     if step is None:
         return table
     return guarded(spec.ledger, "decode", [Step("decoding", step, step.killed)], table)

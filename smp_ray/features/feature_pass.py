@@ -37,6 +37,8 @@ BLOCK_BYTES = 8 * 2**20
 READ_BLOCKS = 4096
 #: Posts an actor is given at a time at least: with fewer, a forward pass takes longer for each.
 LEAST_TASK = 8
+#: What Ray prints between an error in a task and the one that it wraps it in; and what Ray Data adds to each message.
+WRAPPED, ADDED = "\n\nThe above exception was the direct cause", r"(?:^|\n)Failed to .+ after \d+/\d+ attempts"
 #: Blocks whose pictures one actor fetches at once.
 FETCHED_BLOCKS = 32
 
@@ -213,5 +215,7 @@ def explain(error: BaseException) -> tuple[type[FeaturePassError], str]:
         if found := re.findall(r"smp_ray\.errors\.(\w+): (.+)", text):
             name, line = found[-1]
             return UnreachableError if name == UnreachableError.__name__ else FeaturePassError, line
-    lines = [line.strip() for line in texts[-1].splitlines() if line.strip()]
+    # A cause does not travel with its exception; it is in what Ray printed of it.
+    printed = next((text for text in texts if WRAPPED in text), texts[-1]).split(WRAPPED)[0]
+    lines = [line.strip() for line in re.split(ADDED, printed)[0].splitlines() if line.strip()]
     return FeaturePassError, lines[-1][:500] if lines else type(error).__name__
