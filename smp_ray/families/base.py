@@ -11,11 +11,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from smp_ray.models.loading import is_hub_name
 from smp_ray.models.mirror import below
@@ -30,12 +30,20 @@ METADATA, TEXT, ADAPTED, HISTORY = "metadata", "text", "adapted", "history"
 IMAGE_EMBEDDING, TITLE_EMBEDDING, DESCRIPTION = "image_embedding", "title_embedding", "description"
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+#: `batch_size: auto` as a number.
+AUTO = 0
+BatchSize = Annotated[
+    int,
+    Field(ge=AUTO, le=8192),
+    BeforeValidator(lambda size: AUTO if size == "auto" else size),
+    PlainSerializer(lambda size: size or "auto"),
+]
 
 
 class FamilySettings(Section):
     """What the config section of every family has. These keys say how it is computed, never what comes out."""
 
-    batch_size: int = Field(64, ge=1, le=8192, description="inputs a call of the model")
+    batch_size: BatchSize = Field(64, description="inputs a call of the model; auto: found while it computes")
     num_gpus: float | None = Field(0.0, ge=0, le=64, description="GPUs an actor takes; null: decided by placement")
     num_cpus: float | None = Field(None, gt=0, le=1024, description="CPUs an actor takes; null: by placement")
     min_actors: int = Field(1, ge=1, le=10_000, description="actors that must start (spread placement)")

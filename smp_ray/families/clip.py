@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from smp_ray.errors import ModelError
 from smp_ray.families import base
-from smp_ray.families.base import IMAGE, TITLE, Column, Family, Measure, ModelSettings
+from smp_ray.families.base import IMAGE, TITLE, BatchSize, Column, Family, Measure, ModelSettings
 from smp_ray.models.clip_source import HUB_PREFIX, clip_source
 
 
@@ -26,7 +26,7 @@ class ClipSettings(ModelSettings):
         description="'embedded', a folder or its s3:// address, an open_clip name, or hf-hub:org/name",
     )
     pretrained: str | None = Field(None, description="open_clip weights tag or a weights file")
-    batch_size: int = Field(64, ge=1, le=8192, description="images or texts a forward pass")
+    batch_size: BatchSize = Field(64, description="images or texts a forward pass; auto: found while it computes")
 
 
 def _similarity(one: str, other: str, topic: str = "inconsistency") -> Column:

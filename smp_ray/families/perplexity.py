@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
-from smp_ray.families.base import TITLE, Column, Family, Measure, ModelSettings
+from smp_ray.families.base import TITLE, BatchSize, Column, Family, Measure, ModelSettings
 from smp_ray.models.identity import transformers_identity
 
 
@@ -17,7 +17,7 @@ class PerplexitySettings(ModelSettings):
 
     gguf_file: str | None = Field(None, description="name of a GGUF file inside the model folder")
     max_tokens: int = Field(256, ge=1, le=131_072, description="tokens of a text that are scored; the rest is cut")
-    batch_size: int = Field(64, ge=1, le=4096, description="texts a forward pass")
+    batch_size: BatchSize = Field(64, description="texts a forward pass; auto: found while it computes")
 
 
 class Perplexity(Family):

@@ -6,7 +6,7 @@ nothing about that family of that post".
 """
 
 import logging
-import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from smp_ray.errors import FamilyError, SmpRayError, one_line
 from smp_ray.families.base import IMAGE, Family, ImageTransform
+from smp_ray.features.pace import Pace
 from smp_ray.schema import BAD_IMAGE, ERROR, KILLED, KILLED_AGAIN, NO_IMAGE, NO_TEXT, OK
 from smp_ray.store.join import taken
 
@@ -37,16 +38,15 @@ class FamilyStep:
 
     Attributes:
         fields: the stored columns, status and error last.
-        limit: inputs that are computed together at most; halved for good where they do not fit into a GPU.
+        pace: how many inputs the model gets at once; half as many for good where they do not fit into a GPU.
         tell: says a line to the user, once.
     """
 
     model: Family
     fields: Sequence[pa.Field]
     transform: ImageTransform | None
-    batch_size: int = sys.maxsize
+    pace: Pace
     tell: Callable[[str], None] = logger.warning
-    limit: int = sys.maxsize
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Add the family's columns. A column that is there already (from the store) is kept where none is needed."""
@@ -118,15 +118,22 @@ class FamilyStep:
         """As `columns_of`, in parts that fit into the GPU's memory."""
         tables, place = [], 0
         while place < len(items):
-            part = items[place : place + self.limit]
+            part = items[place : place + self.pace.size]
+            began = time.perf_counter()
             try:
                 tables.append(columns_of(self.model, own, part))
-                place += len(part)
             except Exception as error:
                 if type(error).__name__ != "OutOfMemoryError" or len(part) == 1:
                     raise
-                self.limit = max(1, min(len(part), self.batch_size) // 2)
-                self.tell(f"{self.model.name}: out of GPU memory; from now on at most {self.limit} inputs at a time")
+                self.pace.too_many(len(part))
+                limit = self.pace.size
+                self.tell(f"{self.model.name}: out of GPU memory; from now on at most {limit} inputs at a time")
+                continue
+            place += len(part)
+            if self.pace.took(len(part), time.perf_counter() - began):
+                self.tell(
+                    f"{self.model.name}: {self.pace.size} inputs at a time from now on, the fastest of those tried"
+                )
         return pa.concat_tables(tables)
 
     def _lacking(self, table: pa.Table, row: int) -> tuple[str, str]:

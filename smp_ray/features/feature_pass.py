@@ -20,6 +20,7 @@ from smp_ray.errors import FeaturePassError, UnreachableError
 from smp_ray.families.base import IMAGE
 from smp_ray.families.registry import find
 from smp_ray.features.actors import FetchActor, PassSpec, actor_class, choose, decode
+from smp_ray.features.pace import at_most
 from smp_ray.features.pools import IO_CPUS, Placement
 from smp_ray.schema import UNREACHABLE
 from smp_ray.store.manifest import Fragment
@@ -175,7 +176,10 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int,
         # A few forward passes a batch, so that equal texts and equal lengths meet, but never more than a task: a small
         # run would end up in one actor.
         keys = [key for key in spec.families if key.family in pool.families]
-        batch = max((1 if IMAGE in find(key.family).reads else 4) * key.pinned.batch_size for key in keys)
+        device = "cuda" if pool.threads is None else "cpu"
+        batch = max(
+            (1 if IMAGE in find(key.family).reads else 4) * at_most(key.pinned.batch_size, device) for key in keys
+        )
         dataset = dataset.map_batches(
             actor_class(pool.families),
             fn_constructor_args=arguments,

@@ -18,6 +18,7 @@ from smp_ray.families.keys import FamilyKey, naming
 from smp_ray.families.registry import find
 from smp_ray.features.compute import FamilyStep, needed
 from smp_ray.features.decode import DecodeStep
+from smp_ray.features.pace import Pace, at_most
 from smp_ray.fetch import Answers, Fetcher
 from smp_ray.models.identity import check_identity
 from smp_ray.schema import OK
@@ -38,10 +39,11 @@ def transform_of(key: FamilyKey) -> ImageTransform | None:
 def family_step(key: FamilyKey, device: str, threads: int | None, tell: Callable[[str], None]) -> FamilyStep:
     """A family with its model loaded, see `Family`; what is to be said goes to `tell`."""
     transform, family = transform_of(key), find(key.family)
+    settings = key.pinned.model_copy(update={"batch_size": at_most(key.pinned.batch_size, device)})
     with naming(key.family):
-        model = family(key.pinned, device, threads)
+        model = family(settings, device, threads)
     fields = family.fields(family.width(key.pinned))
-    return FamilyStep(model, fields, transform, key.pinned.batch_size, tell)
+    return FamilyStep(model, fields, transform, Pace(key.pinned.batch_size, device), tell)
 
 
 @lru_cache(maxsize=2)

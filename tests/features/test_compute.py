@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 from smp_ray.errors import FamilyError, ModelError
-from smp_ray.families.base import TITLE, Column, Family, FamilySettings
+from smp_ray.families.base import AUTO, TITLE, Column, Family, FamilySettings
 from smp_ray.families.clip import cosine
 from smp_ray.features.compute import SYSTEMIC, FamilyStep, isolated
+from smp_ray.features.pace import LEAST, MOST, Pace
 
 
 class Reciprocal(Family):
@@ -46,7 +48,7 @@ def posts(*titles: str | None, need: Sequence[bool] | None = None) -> pa.Table:
 
 
 def run(model: Reciprocal, table: pa.Table) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = FamilyStep(model, model.fields(2), None)(table).to_pydict()
+    found: dict[str, list[Any]] = FamilyStep(model, model.fields(2), None, Pace())(table).to_pydict()
     return found
 
 
@@ -146,9 +148,35 @@ def test_what_does_not_fit_into_the_gpu_is_halved_for_good_and_said_once() -> No
             return super().compute(*inputs)
 
     model, said = Large(), []
-    step = FamilyStep(model, model.fields(2), None, batch_size=8, tell=said.append)
+    step = FamilyStep(model, model.fields(2), None, Pace(8), said.append)
     for _ in range(2):
         found = step(posts(*(str(number) for number in range(1, 17)))).to_pydict()
         assert found["reciprocal_status"] == ["ok"] * 16
-    assert step.limit == 2
+    assert step.pace.size == 2
     assert said == [f"reciprocal: out of GPU memory; from now on at most {limit} inputs at a time" for limit in (4, 2)]
+
+
+def test_a_size_found_on_the_way_grows_while_it_pays_and_changes_no_value() -> None:
+    class Calls(Reciprocal):
+        def compute(self, *inputs: list[Any]) -> dict[str, Any]:
+            time.sleep(0.01)  # a call costs as much whatever it computes
+            sizes.append(len(inputs[0]))
+            return super().compute(*inputs)
+
+    sizes: list[int] = []
+    said: list[str] = []
+    model, table = Calls(), posts(*(str(number) for number in range(1, 301)))
+    step = FamilyStep(model, model.fields(2), None, Pace(AUTO), said.append)
+    assert step(table).equals(FamilyStep(Reciprocal(), model.fields(2), None, Pace())(table))
+    assert sizes[:3] == [LEAST] * 3
+    assert sizes[-2] == step.pace.size == MOST["cpu"]
+    assert said == [f"reciprocal: {MOST['cpu']} inputs at a time from now on, the fastest of those tried"]
+
+
+def test_a_size_that_saves_too_little_is_not_taken() -> None:
+    pace, ended = Pace(AUTO, "cuda"), False
+    while not ended:
+        ended = pace.took(pace.size, 0.01 + 0.001 * pace.size)  # of an input 2.25 ms of 8, 1.08 of 128, 1.04 of 256
+    assert pace.size == 128
+    assert not pace.took(128, 0.001)
+    assert pace.size == 128

@@ -98,7 +98,12 @@ def test_perplexity_equals_the_loss_one_at_a_time(photographs: pd.DataFrame) -> 
 def test_spread_and_colocated_give_the_same(
     flickr_photos: Path, photographs: pd.DataFrame, session: RaySession, tmp_path: Path
 ) -> None:
-    features = {"families": ["caption", "clip", "perplexity"], "placement": "spread", "clip": {"batch_size": 7}}
+    features = {
+        "families": ["caption", "clip", "perplexity"],
+        "placement": "spread",
+        "clip": {"batch_size": 7},
+        "perplexity": {"batch_size": "auto"},
+    }
     config = table_config(tmp_path / "run", flickr_photos / "posts.csv", features, post_id="photo_id")
     spread = exported(run_features(config, session), tmp_path).set_index("post_id").loc[photographs["post_id"]]
     expected = photographs.set_index("post_id")
