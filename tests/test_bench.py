@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from jobs.bench import forward
 from jobs.bench.__main__ import plot, summary, table
 from jobs.bench.cases import CASES, read_posts, write_posts
 from jobs.bench.contenders import in_batches
@@ -48,3 +49,25 @@ def test_where_start_up_counts_the_whole_time_is_held_against_the_limit() -> Non
 
 def test_parts_of_a_list() -> None:
     assert in_batches([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4], [5]]
+
+
+def test_models_alone_by_batch_fed_and_by_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(forward, "write_models", lambda folder: None)
+    monkeypatch.setattr(forward, "MODELS", {"small CLIP": lambda folder: ("clip", {"model": "embedded"})})
+    given = ["forward", "--out", str(tmp_path), "--sizes", "2", "4", "--decoders", "1", "--threads", "1"]
+    monkeypatch.setattr("sys.argv", given)
+    forward.main()
+    took = json.loads((tmp_path / "forward.json").read_text())["models"]["small CLIP"]
+    assert set(took["rates"]) == {"2", "4"}
+    assert took["ready"] == max(took["rates"].values())
+    assert 0 < took["fed"] < 2 * took["ready"]
+    # Not more than the device can do.
+    assert 0 < took["share"] < 1.2
+    monkeypatch.setattr("sys.argv", [*given, "--arithmetic"])
+    forward.main()
+    said = capsys.readouterr().out
+    assert "By arithmetic, not measured" in said
+    rate = forward.ASSUMED * forward.CARDS["T4"] * 1e12 / took["operations"]
+    assert f"| small CLIP | {rate:,.0f}/s" in said

@@ -5,7 +5,8 @@
 
 Each contender computes a case in processes of its own, in turn, and the median of all rounds counts. `rate` is a steady
 state, `first` seconds from the start to the first batch (of the limit: until both processes have their models), `whole`
-seconds of the whole command. Other measurements are modules beside this one: growth, fetch, ingest, tune, automl, smpd.
+seconds of the whole command. Other measurements are modules beside this one: forward (the models alone without Ray, for
+a GPU above all), growth, fetch, ingest, tune, automl, smpd.
 """
 
 from __future__ import annotations
