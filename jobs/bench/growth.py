@@ -11,7 +11,6 @@ With `--sleeping` so many workers have a family that sleeps 50 ms a post; the id
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from jobs.bench.packages import FAMILIES, finding, install
 
 if TYPE_CHECKING:
     from smp_ray.config import Config
@@ -67,17 +68,6 @@ def write_posts(folder: Path, posts: int) -> None:
         titles = [f"a red boat by the sea, number {one}" for one in numbers]
         columns = [numbers.astype(str), (numbers % 9973).astype(str), titles, np.log1p(numbers % 1000)]
         pq.write_table(pa.table(columns, names=names), folder / f"part-{number:05d}.parquet")
-
-
-def install_family(folder: Path, module: str, code: str, family: str) -> dict[str, str]:
-    """A family (`name = module:Class`) as an installed package of a folder, and the environment that finds it."""
-    record = folder / f"{module}-1.0.dist-info"
-    record.mkdir(parents=True, exist_ok=True)
-    (folder / f"{module}.py").write_text(code)
-    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    (record / "entry_points.txt").write_text(f"[smp_ray.families]\n{family}\n")
-    path = [str(folder), str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def configured(folder: Path, features: dict[str, Any] | None = None, ray: dict[str, Any] | None = None) -> Config:
@@ -157,9 +147,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory(prefix="smp_ray_growth_") as name:
                 folder = Path(name)
                 write_posts(folder / "posts", number * each)
-                env = install_family(folder / "site", "letters_family", code, "letters = letters_family:Letters")
+                site = install(folder / "site", code, FAMILIES, "letters", "letters_family:Letters")
                 command = [sys.executable, __file__, kind, str(number), "--folder", name]
-                subprocess.run(command, check=True, env=env)
+                subprocess.run(command, check=True, env=finding(site))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from jobs.bench.growth import install_family
+from jobs.bench.packages import FAMILIES, finding, install
 
 LABELLED, UNLABELLED, USERS, WIDTH = 305_613, 180_581, 70_000, 400
 #: Posts of which the texts are made at once.
@@ -84,10 +84,10 @@ def main() -> None:
         began = time.monotonic()
         write_dataset(data, given.share)
         print(f"dataset written in {time.monotonic() - began:.0f} s", flush=True)
-    env = install_family(given.folder / "site", "made_up_family", FAMILY, "made_up = made_up_family:MadeUp")
+    site = install(given.folder / "site", FAMILY, FAMILIES, "made_up", "made_up_family:MadeUp")
     sets = [word for one in given.set for word in ("--set", one)]
     call = [sys.executable, "-m", "jobs.bench.smpd", "--folder", str(given.folder), *sets, "--stages"]
-    subprocess.run(call, check=True, env=env)
+    subprocess.run(call, check=True, env=finding(site))
 
 
 def measure(folder: Path, sets: list[str]) -> None:

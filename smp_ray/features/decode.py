@@ -73,7 +73,7 @@ class DecodeStep:
         if fetched.data is None:
             return {"image_status": fetched.status, "image_error": fetched.reason}
         try:
-            image = decode(fetched.data, self._settings.max_pixels)
+            image = decode(fetched.data, self._settings.max_pixels, self._settings.jpeg_side)
         except BadImage as error:
             return {"image_status": BAD_IMAGE, "image_error": str(error)}
         found: dict[str, Any] = {"image_status": OK, "image_hash": content_hash(fetched.data)}

@@ -42,10 +42,11 @@ def content_hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def decode(data: bytes, max_pixels: int) -> Image.Image:
+def decode(data: bytes, max_pixels: int, jpeg_side: int | None = None) -> Image.Image:
     """Decode a whole file into 8-bit RGB, upright.
 
-    More than `max_pixels` (width x height) are refused by the header, before any pixel is decoded.
+    More than `max_pixels` (width x height) are refused by the header, before any pixel is decoded. With `jpeg_side` a
+    JPEG becomes the smallest of its whole, half, quarter and eighth whose short side has at least so many pixels.
 
     Raises:
         BadImage: and no other exception, whatever the bytes are.
@@ -60,6 +61,8 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise BadImage(f"{width} x {height} pixels are more than images.max_pixels ({max_pixels})")
     try:
+        if jpeg_side is not None:
+            image.draft(None, (jpeg_side, jpeg_side))  # other formats know none
         image.load()
         with contextlib.suppress(Exception):  # damaged EXIF says nothing of the orientation; the pixels are still good
             ImageOps.exif_transpose(image, in_place=True)

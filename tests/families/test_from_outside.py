@@ -16,11 +16,11 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from jobs.bench.packages import install
 from smp_ray.errors import FamilyError
 from smp_ray.families import registry
 from smp_ray.families.base import IMAGE, TITLE, Column, Family, FamilySettings
 from tests.features.conftest import run_command
-from tests.packages import install
 
 ROOT = Path(__file__).parents[2]
 #: The example of the page on adding a family.

@@ -61,5 +61,7 @@ def test_fingerprints_follow_what_computes_a_family() -> None:
     assert {family for family in base if base[family] != changed[family]} == {"caption", "clip"}
     changed = keys(perplexity={"max_tokens": 7})
     assert {family for family in base if base[family] != changed[family]} == {"perplexity"}
+    changed = keys(images={"jpeg_side": 448})
+    assert {family for family in base if base[family] != changed[family]} == {"caption", "clip"}
     assert keys(families=["clip"])["clip"] != base["clip"]
     assert keys(families=["perplexity"])["perplexity"] == base["perplexity"]

@@ -62,3 +62,17 @@ def test_rows_keep_their_places_whatever_comes_first() -> None:
         found = step()(table([*rows, {"image_bytes": PICTURE, "need_corner": True}, {"need_corner": True}]))
     assert found["image_status"].to_pylist() == ["unreachable", "ok", "no_image", "ok", "bad_image", "ok", "no_image"]
     assert found.column_names.count("image_status") == 1
+
+
+def test_large_jpegs_are_decoded_smaller_where_asked(tmp_path: Path) -> None:
+    class Size(Corner):
+        def pixels(self, image: Image.Image) -> np.ndarray:
+            sizes.append(image.size)
+            return super().pixels(image)
+
+    sizes: list[tuple[int, int]] = []
+    Image.new("RGB", (400, 300)).save(tmp_path / "large.jpg")
+    for side in (None, 100):
+        images = ImagesConfig(jpeg_side=side)
+        DecodeStep(images, {"corner": Size()})(table([{"image_uri": str(tmp_path / "large.jpg"), "need_corner": True}]))
+    assert sizes == [(400, 300), (200, 150)]

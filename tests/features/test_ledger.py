@@ -11,11 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from jobs.bench.packages import install
 from smp_ray.errors import FeaturePassError
 from smp_ray.families import registry
 from smp_ray.features.ledger import SYSTEMIC, Ledger
 from tests.features.conftest import run_command, write_table
-from tests.packages import install
 
 ROOT = Path(__file__).parents[2]
 #: A family that kills its process on one title, and in its transform on one size of picture; it notes each time.

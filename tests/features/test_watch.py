@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 
 from cluster.rehearse import Node, Rehearsal
+from jobs.bench.packages import install
 from smp_ray.families import registry
-from tests.packages import install
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 420

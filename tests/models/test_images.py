@@ -80,6 +80,15 @@ def test_any_damage_is_bad_image_or_a_picture():
                 assert decode(bytes(damaged), LIMIT).mode == "RGB"
 
 
+@pytest.mark.parametrize(("side", "size"), [(None, (400, 300)), (200, (400, 300)), (150, (200, 150)), (64, (100, 75))])
+def test_a_jpeg_is_decoded_at_the_smallest_part_that_is_large_enough(side, size):
+    image = gradient(400, 300)
+    decoded = decode(encoded(image, "JPEG", quality=95), LIMIT, side)
+    assert decoded.size == size
+    assert difference(decoded, image.resize(size, Image.Resampling.BOX)) <= 8
+    assert decode(encoded(image, "PNG"), LIMIT, side).size == (400, 300)
+
+
 def test_cmyk_is_not_inverted():
     image = gradient()
     expected = image.convert("CMYK").convert("RGB")

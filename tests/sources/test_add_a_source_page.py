@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from jobs.bench.packages import install
 from smp_ray.config import build_config, config_class
 from smp_ray.errors import ConfigError, DataError
 from smp_ray.sources.registry import GROUP
 from smp_ray.store.workspace import Workspace
-from tests.packages import install
 from tests.sources.helpers import folder_of, section, take
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-source.md"

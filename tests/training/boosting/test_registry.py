@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from jobs.bench.packages import install
 from smp_ray.config import PREDICTORS, build_config
 from smp_ray.errors import ConfigError
 from smp_ray.training.boosting.registry import find
-from tests.packages import install
 
 PACKAGE = """
 import json
