@@ -2,15 +2,18 @@
 
     python -m jobs.bench.growth --posts 100000 1000000
     python -m jobs.bench.growth --sleeping 1 2 4 8 16
+    python -m jobs.bench.growth --raylets 1 2
 
 A table of posts without pictures in Parquet files of 100,000 each; one family that costs next to nothing (the letters
 of the title), so that what counts is everything around the models. Each number of posts runs in a process of its own.
 With `--sleeping` so many workers have a family that sleeps 50 ms a post; the ideal is 20 posts/s for each of them.
+With `--raylets` two workers embed 4,000 sample posts by CLIP on a cluster of so many nodes on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import subprocess
 import sys
@@ -126,11 +129,28 @@ def sleep(folder: Path, workers: int) -> None:
     print(f"{workers} sleeping workers: {rate:.1f} posts/s steady, {rate / ideal:.3f} of the ideal", flush=True)
 
 
+def on_raylets(count: int, folder: Path) -> None:
+    """Run a pass on a rehearsed cluster of so many nodes, and print its rate."""
+    from cluster.rehearse import Node, Rehearsal
+
+    sets = ["source.posts=4000", "features.families=[clip]", "features.workers=2"]
+    command = [sys.executable, "-m", "smp_ray.cli", "features", "configs/demo.yaml", "--workspace", str(folder / "run")]
+    with Rehearsal([Node(4 / count)] * count) as cluster:
+        called = [*command, *(word for one in sets for word in ("--set", one))]
+        began = time.perf_counter()
+        subprocess.run(called, check=True, env=cluster.env, capture_output=True)
+        seconds = time.perf_counter() - began
+    (manifest,) = (folder / "run" / "features" / "clip").glob("*/manifest.json")
+    rate = json.loads(manifest.read_text())["details"]["last_pass"]["rows_per_second_steady"]
+    print(f"{count} raylets: {rate:.1f} posts/s steady, {seconds:.1f} s in all", flush=True)
+
+
 def main() -> None:
     """Measure each number of posts in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--posts", type=int, nargs="+", default=[])
     parser.add_argument("--sleeping", type=int, nargs="+", default=[], metavar="WORKERS")
+    parser.add_argument("--raylets", type=int, nargs="+", default=[], metavar="NODES")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.folder:
@@ -139,6 +159,9 @@ def main() -> None:
         for posts in given.posts:
             measure(given.folder, posts)
         return
+    for count in given.raylets:
+        with tempfile.TemporaryDirectory(prefix="smp_ray_growth_") as name:
+            on_raylets(count, Path(name))
     for kind, numbers, each, code in (
         ("--posts", given.posts, 1, FAMILY),
         ("--sleeping", given.sleeping, SLEPT, SLEEPING),

@@ -164,8 +164,8 @@ class Family(ABC):
     def __init__(self, settings: Any, device: str, threads: int | None) -> None:
         """Load the model, or raise a `ModelError`.
 
-        `settings` is the section, with revision and dtype of the fingerprint; `device` is "cuda" or "cpu"; `threads`
-        are torch's, and None leaves its own choice.
+        `settings` is the section, with revision and dtype of the fingerprint and a number for its batch size; `device`
+        is "cuda" or "cpu"; `threads` are torch's, and None leaves its own choice.
         """
 
     @abstractmethod
