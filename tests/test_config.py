@@ -36,7 +36,7 @@ def test_shipped_configs_are_found() -> None:
     ("override", "expected"),
     [
         ("features.clip.batchsize=3", "features.clip.batchsize: unknown key, allowed: batch_size"),
-        ("features.clip.batch_size=-1", "features.clip.batch_size: found -1, allowed: greater than or equal to 0"),
+        ("features.clip.batch_size=0", "features.clip.batch_size: found 0, allowed: greater than or equal to 1"),
         ("features.clip.batch_size=many", "features.clip.batch_size: found 'many', allowed: a valid integer"),
         ("features.placement=somewhere", "allowed: 'auto', 'spread' or 'colocated'"),
         ("features.families=[caption, caption]", "the list has 'caption' twice"),

@@ -146,7 +146,6 @@ class Loaded:
                 self._compute(model, inputs)
                 times.append(time.perf_counter() - began)
             rates[size] = size / statistics.median(times)
-            del model
         best = max(rates, key=lambda size: rates[size])
         ready = rates[best]
         fed = self._fed(best, decoders) if IMAGE in self._family.reads else ready
@@ -190,9 +189,9 @@ def prepared(given: tuple[Path, str, str]) -> Any:
     return _transform(section, family).pixels(decode(path.read_bytes(), 10**8))
 
 
-def matrix_rate(device: str, dtype: str, side: int | None = None) -> float:
+def matrix_rate(device: str, dtype: str) -> float:
     """Operations/s of a product of two square matrices on the device, the best of some."""
-    side = side or (8192 if device == "cuda" else 2048)
+    side = 8192 if device == "cuda" else 2048
     one = torch.randn(side, side, device=device, dtype=getattr(torch, dtype))
     best = float("inf")
     for _ in range(6):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+from pydantic import Field, PlainSerializer, WrapValidator, field_validator, model_validator
 
 from smp_ray.models.loading import is_hub_name
 from smp_ray.models.mirror import below
@@ -34,8 +34,8 @@ Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 AUTO = 0
 BatchSize = Annotated[
     int,
-    Field(ge=AUTO, le=8192),
-    BeforeValidator(lambda size: AUTO if size == "auto" else size),
+    Field(ge=1),
+    WrapValidator(lambda size, number: AUTO if size == "auto" else number(size)),
     PlainSerializer(lambda size: size or "auto"),
 ]
 
@@ -43,7 +43,7 @@ BatchSize = Annotated[
 class FamilySettings(Section):
     """What the config section of every family has. These keys say how it is computed, never what comes out."""
 
-    batch_size: BatchSize = Field(64, description="inputs a call of the model; auto: found while it computes")
+    batch_size: BatchSize = Field(64, le=8192, description="inputs a call of the model; auto: found while it computes")
     num_gpus: float | None = Field(0.0, ge=0, le=64, description="GPUs an actor takes; null: decided by placement")
     num_cpus: float | None = Field(None, gt=0, le=1024, description="CPUs an actor takes; null: by placement")
     min_actors: int = Field(1, ge=1, le=10_000, description="actors that must start (spread placement)")

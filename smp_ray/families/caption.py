@@ -18,7 +18,7 @@ class CaptionSettings(ModelSettings):
     prompt: str | None = Field(None, description="instruction, for models that take one")
     max_new_tokens: int = Field(20, ge=1, le=512, description="tokens a caption may have")
     num_beams: int = Field(1, ge=1, le=32)
-    batch_size: BatchSize = Field(16, description="images a forward pass; auto: found while it computes")
+    batch_size: BatchSize = Field(16, le=4096, description="images a forward pass; auto: found while it computes")
 
 
 class Caption(Family):

@@ -26,7 +26,9 @@ class ClipSettings(ModelSettings):
         description="'embedded', a folder or its s3:// address, an open_clip name, or hf-hub:org/name",
     )
     pretrained: str | None = Field(None, description="open_clip weights tag or a weights file")
-    batch_size: BatchSize = Field(64, description="images or texts a forward pass; auto: found while it computes")
+    batch_size: BatchSize = Field(
+        64, le=8192, description="images or texts a forward pass; auto: found while it computes"
+    )
 
 
 def _similarity(one: str, other: str, topic: str = "inconsistency") -> Column:

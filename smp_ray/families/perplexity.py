@@ -17,7 +17,7 @@ class PerplexitySettings(ModelSettings):
 
     gguf_file: str | None = Field(None, description="name of a GGUF file inside the model folder")
     max_tokens: int = Field(256, ge=1, le=131_072, description="tokens of a text that are scored; the rest is cut")
-    batch_size: BatchSize = Field(64, description="texts a forward pass; auto: found while it computes")
+    batch_size: BatchSize = Field(64, le=4096, description="texts a forward pass; auto: found while it computes")
 
 
 class Perplexity(Family):

@@ -30,7 +30,7 @@ class Pace:
         self._most = at_most(batch_size, device)
         self._open = batch_size == AUTO
         # Otherwise the model gets all, and makes batches of its size itself.
-        self.size = min(LEAST, self._most) if self._open else sys.maxsize
+        self.size = LEAST if self._open else sys.maxsize
         self._best, self._took = math.inf, list[float]()
 
     def took(self, inputs: int, seconds: float) -> bool:
@@ -48,7 +48,7 @@ class Pace:
             self._open = False
         else:
             self._best = each
-            self.size = min(2 * self.size, self._most)
+            self.size *= 2
         return not self._open
 
     def too_many(self, inputs: int) -> None:
