@@ -54,7 +54,7 @@ def test_parts_of_a_list() -> None:
 def test_models_alone_by_batch_fed_and_by_arithmetic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(forward, "write_models", lambda folder: None)
+    monkeypatch.setattr(forward, "write_models", lambda folder, clip: None)
     monkeypatch.setattr(forward, "MODELS", {"small CLIP": lambda folder: ("clip", {"model": "embedded"})})
     given = ["forward", "--out", str(tmp_path), "--sizes", "2", "4", "--decoders", "1", "--threads", "1"]
     monkeypatch.setattr("sys.argv", given)

@@ -43,17 +43,17 @@ CASES = {
 }
 
 
-def write_models(folder: Path) -> None:
-    """ViT-B-32, BLIP-base and GPT-2, once."""
-    if not (folder / "clip.safetensors").exists():
+def write_models(folder: Path, clip: str = "ViT-B-32") -> None:
+    """BLIP-base, GPT-2 and a CLIP model as `<clip>.safetensors`, once."""
+    if not (folder / f"{clip}.safetensors").exists():
         write_random_language_model(folder / "language_model")
         write_random_captioner(folder / "captioner")
-        write_random_clip(folder / "clip.safetensors")
+        write_random_clip(folder / f"{clip}.safetensors", clip)
 
 
 def sections(models: Path, case: Case) -> dict[str, Any]:
     """The config sections of the families; captions have 20 tokens, as the published model's do at most."""
-    clip = {"model": "ViT-B-32", "pretrained": str(models / "clip.safetensors")}
+    clip = {"model": "ViT-B-32", "pretrained": str(models / "ViT-B-32.safetensors")}
     found: dict[str, Any] = {
         "captioner": {"model": str(models / "captioner")},
         "clip": clip,

@@ -26,8 +26,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from jobs.bench.cases import read_posts, write_posts
-from jobs.bench.random_weights import write_random_captioner, write_random_clip, write_random_language_model
+from jobs.bench.cases import read_posts, write_models, write_posts
 from smp_ray.families.base import IMAGE
 from smp_ray.families.registry import find
 from smp_ray.models.images import decode
@@ -58,7 +57,7 @@ def main() -> None:
     sizes, posts = given.sizes or SIZES[device], given.out / "posts"
     shutil.rmtree(posts, ignore_errors=True)
     write_posts(posts, max(17, *sizes), given.posts)
-    write_models(given.out / "models")
+    write_models(given.out / "models", "ViT-L-14")
     found: dict[str, Any] = {"device": torch.cuda.get_device_name() if device == "cuda" else "CPU", "models": {}}
     for name in given.models:
         model = Loaded(name, given.out / "models", posts, device, 1 if given.arithmetic else given.threads)
@@ -79,7 +78,7 @@ def _captioner(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _clip(folder: Path) -> tuple[str, dict[str, Any]]:
-    return "clip", {"model": "ViT-L-14", "pretrained": str(folder / "vit-l-14.safetensors")}
+    return "clip", {"model": "ViT-L-14", "pretrained": str(folder / "ViT-L-14.safetensors")}
 
 
 def _perplexity(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -90,14 +89,6 @@ def _perplexity(folder: Path) -> tuple[str, dict[str, Any]]:
 MODELS: dict[str, Callable[[Path], tuple[str, dict[str, Any]]]] = {
     "BLIP-base": _captioner, "ViT-L-14": _clip, "GPT-2": _perplexity,
 }  # fmt: skip
-
-
-def write_models(folder: Path) -> None:
-    """The models, once."""
-    if not (folder / "vit-l-14.safetensors").exists():
-        write_random_language_model(folder / "language_model")
-        write_random_captioner(folder / "captioner")
-        write_random_clip(folder / "vit-l-14.safetensors", "ViT-L-14")
 
 
 class Loaded:

@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--raylets", type=int, nargs="+", default=[], metavar="NODES")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if not (given.posts or given.sleeping or given.raylets):
+        parser.error("say what: --posts, --sleeping or --raylets")
     if given.folder:
         for workers in given.sleeping:
             sleep(given.folder, workers)

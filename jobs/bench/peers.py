@@ -82,7 +82,7 @@ def clip_retrieval(posts: Path, models: Path, out: Path) -> dict[str, float]:
         "--input_dataset", f"{out}/{{00000..00001}}.tar", "--output_folder", f"{out}/found",
         "--input_format", "webdataset", "--enable_text", "True", "--enable_image", "True",
         "--enable_metadata", "False", "--enable_wandb", "False",
-        "--clip_model", f"open_clip:ViT-B-32/{models.resolve()}/clip.safetensors",
+        "--clip_model", f"open_clip:ViT-B-32/{models.resolve()}/ViT-B-32.safetensors",
         "--num_prepro_workers", "2", "--batch_size", "64",
     ]  # fmt: skip
     _run(command)
