@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from smp_ray.errors import ModelError
+from smp_ray.models.device import onto
 from smp_ray.models.images import limit_aspect
 from smp_ray.models.loading import explained, load_whole, prepare, pretrained
 from smp_ray.models.settings import CaptionerSettings
@@ -72,6 +73,8 @@ class Captioner:
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, ProcessorMixin
 
+        from smp_ray.models.fused_attention import fuse_attention
+
         self.device, self._dtype = prepare(settings.dtype, device, threads)
         self._settings = settings
         self._image_processor = _image_processor(settings)
@@ -79,6 +82,7 @@ class Captioner:
         with explained(settings.model):
             model = load_whole(AutoModelForImageTextToText, settings.model, dtype=self._dtype, **arguments)
             self._model = model.to(self.device).eval()
+            fuse_attention(self._model)
             self._processor: Any = AutoProcessor.from_pretrained(**arguments)
             if not isinstance(self._processor, ProcessorMixin):  # such as vit-gpt2: no processor of images and texts
                 self._processor = AutoTokenizer.from_pretrained(**arguments)
@@ -132,7 +136,7 @@ def normalised(processor: Any, pixels: np.ndarray, device: torch.device) -> torc
     """Rescale and normalise uint8 (n, height, width, 3) on the device as `processor` does: float32 (n, 3, h, w)."""
     import torch
 
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).to(device)
+    images = onto(torch.from_numpy(np.ascontiguousarray(pixels)), device).permute(0, 3, 1, 2)
     found: torch.Tensor = processor(
         list(images), do_resize=False, do_center_crop=False, input_data_format="channels_first", return_tensors="pt"
     )["pixel_values"]
