@@ -80,12 +80,14 @@ class PerplexityScorer:
         targets = [torch.tensor(ids) for ids in tokens]
         padded = pad_sequence(inputs, batch_first=True, padding_value=self._start).to(self.device)
         wanted = pad_sequence(targets, batch_first=True, padding_value=_IGNORED).to(self.device)
-        real = wanted != _IGNORED
         with torch.inference_mode():
-            logits = self._model(input_ids=padded, attention_mask=real.long(), use_cache=False).logits[real]
-            losses = cross_entropy(logits.float(), wanted[real], reduction="none")
-        sums = torch.zeros(len(tokens), dtype=torch.float64)
-        return sums.index_add_(0, real.nonzero()[:, 0].cpu(), losses.double().cpu()).numpy()
+            mask = (wanted != _IGNORED).long()
+            logits = self._model(input_ids=padded, attention_mask=mask, use_cache=False).logits
+            # Over all of them: a copy of the logits that count would cost as much as the losses.
+            losses = cross_entropy(
+                logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=_IGNORED, reduction="none"
+            )
+            return losses.view(wanted.shape).double().sum(dim=1).cpu().numpy()
 
     def _check(self, model: str) -> None:
         import torch
