@@ -8,10 +8,11 @@ OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR = "ok", "no_image", "bad_image", "no_tex
 UNREACHABLE = "unreachable"
 #: The store's readers know a status by its position: new ones go to the end.
 STATUSES = (OK, NO_IMAGE, BAD_IMAGE, NO_TEXT, ERROR, UNREACHABLE)
-#: What the error of a post says that killed its worker, in one run and in two; after two it is not tried again.
-#: Such posts are counted under a name of their own, as they stay as they are until `--retry error`.
-KILLED_TWICE = "killed_twice"
-KILLED, KILLED_AGAIN = "killed its worker", "killed its worker in two runs"
+#: What the error of a post says that killed its worker.
+KILLED = "killed its worker"
+#: How the error of a post ends that had one in the run before as well, and what such posts are counted as: they stay as
+#: they are until `--retry error`, so that one that always fails holds up nothing.
+TWICE, FAILED_TWICE = ", in two runs", "failed_twice"
 
 #: What identifies a post, and a row of the feature store.
 KEYS = pa.schema([pa.field("row_id", pa.int64(), nullable=False), pa.field("post_id", pa.string(), nullable=False)])

@@ -6,6 +6,7 @@ nothing about that family of that post".
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from smp_ray.errors import FamilyError, SmpRayError, one_line
 from smp_ray.families.base import IMAGE, Family, ImageTransform
 from smp_ray.features.pace import Pace
-from smp_ray.schema import BAD_IMAGE, ERROR, KILLED, KILLED_AGAIN, NO_IMAGE, NO_TEXT, OK
+from smp_ray.schema import BAD_IMAGE, ERROR, KILLED, NO_IMAGE, NO_TEXT, OK, TWICE
 from smp_ray.store.join import taken
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class FamilyStep:
             places[row] = distinct.setdefault(tuple(keys[row] for keys, _ in inputs), len(items))
             if places[row] == len(items):
                 items.append(tuple(values[row] for _, values in inputs))
-        found, errors = self._computed(items)
+        found, errors = self._computed(items, hopeless=bool(failed_before(table)[ready].all()))
         valued = np.any([column.is_valid().to_numpy() for column in found.columns], axis=0)
         verdicts: list[tuple[str | None, str | None]] = [(None, None)] * table.num_rows
         for row in np.flatnonzero(need):
@@ -80,7 +81,7 @@ class FamilyStep:
     def killed(self, table: pa.Table) -> pa.Table:
         """The columns of posts that killed their worker while this family was computed."""
         need = needed(table, self.model.name)
-        verdicts = [(ERROR, killed_again(table, row)) if needs else (None, None) for row, needs in enumerate(need)]
+        verdicts = [(ERROR, KILLED) if needs else (None, None) for needs in need]
         return self._with_columns(table, need, [pa.nulls(len(need), f.type) for f in self.fields[:-2]], verdicts)
 
     def _input(self, table: pa.Table, name: str, need: np.ndarray) -> tuple[list[Any], list[Any]]:
@@ -99,8 +100,11 @@ class FamilyStep:
                 pictures[key] = flat.reshape(self.transform.shape)
         return keys, [pictures.get(key) for key in keys]
 
-    def _computed(self, items: list[tuple[Any, ...]]) -> tuple[pa.Table, dict[int, Exception]]:
-        """The columns of some posts' inputs, null for those that failed, and what failed by position."""
+    def _computed(self, items: list[tuple[Any, ...]], hopeless: bool) -> tuple[pa.Table, dict[int, Exception]]:
+        """The columns of some posts' inputs, null for those that failed, and what failed by position.
+
+        Where all fail, the model is broken and its error raised, unless the posts are `hopeless`: failed before.
+        """
         own = self.fields[:-2]
         empty = pa.schema(own).empty_table()
         tables, failed, place = [empty], {}, 0
@@ -110,7 +114,7 @@ class FamilyStep:
                 part = taken(empty, np.array([-1]))
             tables.append(part)
             place += part.num_rows
-        if len(failed) == len(items) >= SYSTEMIC:
+        if len(failed) == len(items) >= SYSTEMIC and not hopeless:
             raise failed[0]
         return pa.concat_tables(tables), failed
 
@@ -123,6 +127,11 @@ class FamilyStep:
             try:
                 tables.append(columns_of(self.model, own, part))
             except Exception as error:
+                if type(error).__name__ == "AcceleratorError":
+                    # After such an error of a GPU (an illegal access, a failed memory cell) nothing computes in this
+                    # process any more. A new one takes over, which computes the posts of this one alone.
+                    logger.exception("%s: the GPU failed; the worker ends", self.model.name)
+                    os._exit(1)
                 if type(error).__name__ != "OutOfMemoryError" or len(part) == 1:
                     raise
                 self.pace.too_many(len(part))
@@ -153,7 +162,12 @@ class FamilyStep:
         verdicts: Sequence[tuple[str | None, str | None]],
     ) -> pa.Table:
         """The table with the family's own columns, and a status and an error a row."""
-        told = [pa.array([verdict[place] for verdict in verdicts], pa.string()) for place in range(2)]
+        statuses = [status for status, _ in verdicts]
+        errors = [
+            f"{error}{TWICE}" if status == ERROR and before else error
+            for (status, error), before in zip(verdicts, failed_before(table), strict=True)
+        ]
+        told = [pa.array(statuses, pa.string()), pa.array(errors, pa.string())]
         for field, column in zip(self.fields, [*columns, *told], strict=True):
             if field.name in table.column_names:
                 column = pc.if_else(pa.array(need), column, table[field.name].cast(field.type))
@@ -213,10 +227,11 @@ def _stored(field: pa.Field, values: Any, count: int) -> pa.Array:
     return pa.array(plain, field.type, from_pandas=True)
 
 
-def killed_again(table: pa.Table, row: int) -> str:
-    """What is recorded of a post that killed its worker: whether it did so in an earlier run as well."""
-    before = "killed" in table.column_names and table["killed"][row].as_py()
-    return KILLED_AGAIN if before else KILLED
+def failed_before(table: pa.Table) -> np.ndarray:
+    """Boolean array (rows,): which posts of the batch had an error in an earlier run."""
+    if "failed" not in table.column_names:
+        return np.zeros(table.num_rows, dtype=bool)
+    return np.asarray(table["failed"].to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def reason(error: BaseException) -> str:

@@ -9,10 +9,10 @@ import pyarrow as pa
 from smp_ray.config import ImagesConfig
 from smp_ray.errors import FamilyError, SmpRayError
 from smp_ray.families.base import ImageTransform
-from smp_ray.features.compute import killed_again, needed, reason
+from smp_ray.features.compute import needed, reason
 from smp_ray.fetch import Fetched, Fetcher
 from smp_ray.models.images import BadImage, content_hash, decode
-from smp_ray.schema import BAD_IMAGE, ERROR, OK
+from smp_ray.schema import BAD_IMAGE, ERROR, KILLED, OK
 
 
 class DecodeStep:
@@ -50,8 +50,7 @@ class DecodeStep:
 
     def killed(self, table: pa.Table) -> pa.Table:
         """As a call, of posts whose picture killed the worker that decoded it."""
-        verdicts = [{"image_status": ERROR, "image_error": killed_again(table, row)} for row in range(table.num_rows)]
-        return self._with_inputs(table, verdicts)
+        return self._with_inputs(table, [{"image_status": ERROR, "image_error": KILLED}] * table.num_rows)
 
     def _fetched(self, table: pa.Table, rows: list[int]) -> Iterator[tuple[int, Fetched]]:
         """What is here of the wanted rows at once, the rest as it comes."""

@@ -20,7 +20,7 @@ from smp_ray.features.survey import MISSING, Survey, survey
 from smp_ray.features.watch import enough_nodes
 from smp_ray.progress import Reporter, polled, repeating, say
 from smp_ray.run import Run
-from smp_ray.schema import ERROR, KEYS, KILLED_TWICE
+from smp_ray.schema import ERROR, FAILED_TWICE, KEYS
 from smp_ray.store.manifest import Fragment, Manifest, fingerprint
 from smp_ray.store.reader import passes_of
 from smp_ray.store.workspace import Workspace
@@ -45,9 +45,9 @@ def compute(
     """
     keys = {name: run.families[name] for name in missing}
     manifests |= _publish(run.workspace, keys, ended=True)
-    again = {MISSING, ERROR, *run.retry} | ({KILLED_TWICE} if ERROR in run.retry else set())
+    again = {MISSING, ERROR, *run.retry} | ({FAILED_TWICE} if ERROR in run.retry else set())
     before = survey(run.workspace, posts, {name: manifests[name].fragments for name in missing}, again, manifests)
-    todo = {name: sum(counts.get(status, 0) for status in again) for name, counts in before.counts.items()}
+    todo = before.todo
     kept = {name: posts.rows - counts.get(MISSING, 0) for name, counts in before.counts.items()}
     say(f"features: {counted(todo)} to compute, of {posts.rows:,} posts")
     if any(0 < count < posts.rows for count in kept.values()):

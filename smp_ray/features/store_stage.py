@@ -11,8 +11,9 @@ from pkgutil import resolve_name
 
 from smp_ray.errors import SmpRayError
 from smp_ray.families.keys import FamilyKey, covers
+from smp_ray.families.registry import find, owner_of
 from smp_ray.run import Artefact, Run
-from smp_ray.schema import ERROR, KILLED_TWICE
+from smp_ray.schema import ERROR, FAILED_TWICE
 from smp_ray.stage import Stage, StageStatus, changes
 from smp_ray.store.manifest import Manifest, fingerprint
 
@@ -40,7 +41,12 @@ class FeatureStage(Stage):
         began = time.monotonic()  # starting Ray counts
         posts, manifests = _posts(run, self), stored(run)
         assert posts is not None
-        missing = [name for name in run.families if _wants(manifests.get(name), posts.fingerprint, run.retry)]
+        missing: list[str] = []
+        for name in run.families:
+            # What a family read of another may change with it.
+            follows = any(owner_of(column) in missing for column in find(name).reads)
+            if follows or _wants(manifests.get(name), posts.fingerprint, run.retry):
+                missing.append(name)
         if missing:
             run.start()
             manifests = resolve_name(self.make)(run, posts, manifests, missing, began)
@@ -48,8 +54,8 @@ class FeatureStage(Stage):
             run.tell(f"{self.name}: up to date, {', '.join(run.families)} of {posts.rows:,} posts")
         run.commit(self.name, manifests)
         found = {name: m.details["covers"][posts.fingerprint] for name, m in manifests.items()}
-        if left := {name: counts[KILLED_TWICE] for name, counts in found.items() if counts.get(KILLED_TWICE)}:
-            run.tell(f"{self.name}: posts that killed their worker in two runs: {counted(left)} (--retry error)")
+        if left := {name: counts[FAILED_TWICE] for name, counts in found.items() if counts.get(FAILED_TWICE)}:
+            run.tell(f"{self.name}: posts with an error in two runs, left as they are: {counted(left)} (--retry error)")
         if failed := {name: counts[ERROR] for name, counts in found.items() if counts.get(ERROR)}:
             where = "(reasons in <family>_error); run again to retry them"
             raise SmpRayError(f"posts with status error: {counted(failed)} {where}")

@@ -25,7 +25,7 @@ import ray
 
 from smp_ray.families.base import IMAGE
 from smp_ray.families.registry import find, owner_of
-from smp_ray.schema import ERROR, KILLED, KILLED_AGAIN, KILLED_TWICE, STATUSES
+from smp_ray.schema import ERROR, FAILED_TWICE, STATUSES, TWICE
 from smp_ray.store.join import gathered, locate_sorted
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import in_turn, read_table
@@ -33,7 +33,7 @@ from smp_ray.store.reader import family_of, grouped, index_of
 from smp_ray.store.workspace import Workspace, asked_again
 
 MISSING = "missing"
-_NAMES = (MISSING, *STATUSES, KILLED, KILLED_TWICE)
+_NAMES = (MISSING, *STATUSES, FAILED_TWICE)
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Known:
 
     Attributes:
         part_of: which of `parts` has the posts of a file of the posts table, by its path.
-        parts: references to tables with a row a post, sorted by `row_id`: `need_<family>`, `killed` (whether it killed
-            its worker before), `<column>_fragment` and `_position` of stored columns; to None where every post needs
+        parts: references to tables with a row a post, sorted by `row_id`: `need_<family>`, `failed` (whether it had
+            an error before), `<column>_fragment` and `_position` of stored columns; to None where every post needs
             every family and nothing is stored.
         files: by column, the files of the stored family that has it.
     """
@@ -55,11 +55,11 @@ class Known:
 
     def attached(self, table: pa.Table, file: str | None, families: Sequence[str]) -> pa.Table:
         """Posts of one file with what is known of them, the stored columns read from where they lie."""
-        flags = [*(f"need_{family}" for family in families), "killed"]
+        flags = [*(f"need_{family}" for family in families), "failed"]
         part = None if file is None else ray.get(self.parts[self.part_of[self.workspace.relative(file)]])
         if part is None:
             for name in flags:
-                table = table.append_column(name, pa.array(np.full(table.num_rows, name != "killed")))
+                table = table.append_column(name, pa.array(np.full(table.num_rows, name != "failed")))
             return table
         found = part.take(pa.array(locate_sorted(table["row_id"].to_numpy(), part["row_id"].to_numpy())))
         for name in flags:
@@ -88,8 +88,9 @@ class Survey:
     """What is there of some families.
 
     Attributes:
-        counts: posts by status of each family: those without a row as `MISSING`, those that killed their worker in two
-            runs as `KILLED_TWICE`.
+        counts: posts by status of each family: those without a row as `MISSING`, those with an error in two runs as
+            `FAILED_TWICE`.
+        todo: posts that need each family.
         needing: posts that need some family, of each file of the posts table.
         remote, inline: whether a picture lies on a server, and whether the posts table may hold some; both False where
             no family looks at them.
@@ -97,6 +98,7 @@ class Survey:
     """
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    todo: dict[str, int] = field(default_factory=dict)
     needing: list[int] = field(default_factory=list)
     remote: bool = False
     inline: bool = False
@@ -141,6 +143,8 @@ def survey(
         found.remote, found.inline = found.remote or one.remote, found.inline or one.inline
         for family, counts in one.counts.items():
             found.counts[family] = dict(Counter(found.counts.get(family, {})) + Counter(counts))
+        for family, count in one.todo.items():
+            found.todo[family] = found.todo.get(family, 0) + count
     part_of = {fragment.path: number for number, part in enumerate(parts) for fragment in part}
     paths = {column: [fragment.path for fragment in fragments] for column, (_, fragments) in there.items()}
     found.known = ray.put(Known(workspace, part_of, [table for _, table in asked], paths))
@@ -159,23 +163,25 @@ def survey_part(question: Question, posts: Sequence[Fragment]) -> tuple[Survey, 
     order = np.argsort(ids).astype(np.int32)
     ids = ids[order]
     columns: dict[str, Any] = {"row_id": ids}
-    killed, some, every = np.zeros(len(ids), dtype=bool), np.zeros(len(ids), dtype=bool), True
+    failed, some, every = np.zeros(len(ids), dtype=bool), np.zeros(len(ids), dtype=bool), True
     for family, files in question.files.items():
         codes = _codes(workspace, family, files, ids)
-        killed |= codes >= _NAMES.index(KILLED)
-        codes[codes == _NAMES.index(KILLED)] = _NAMES.index(ERROR)
+        failed |= np.isin(_NAMES, [ERROR, FAILED_TWICE])[codes]
         counts = np.bincount(codes, minlength=len(_NAMES)).tolist()
         found.counts[family] = {name: count for name, count in zip(_NAMES, counts, strict=True) if count}
         if again:
             need = np.isin(_NAMES, list(again))[codes]
+            for column in find(family).reads:  # of an earlier family, which may come out otherwise now
+                need = need | columns.get(f"need_{owner_of(column)}", False)
             columns[f"need_{family}"] = need
+            found.todo[family] = int(need.sum())
             some, every = some | need, every and bool(need.all())
     posts_order = np.zeros_like(some)
     posts_order[order] = some
     found.needing = [int(part.sum()) for part in np.split(posts_order, ends[:-1])]
-    if not some.any() or (every and not question.located and not killed.any()):
+    if not some.any() or (every and not question.located and not failed.any()):
         return found, None  # nobody will ask, or nothing needs to be told
-    columns["killed"] = killed
+    columns["failed"] = failed
     for column, (family, files) in question.located.items():
         index = index_of(workspace, family, files, ids)
         columns |= {f"{column}_fragment": index.fragment, f"{column}_position": index.position}
@@ -203,8 +209,11 @@ def _codes(workspace: Workspace, family: str, files: Sequence[Fragment], ids: np
     def located(fragment: Fragment) -> tuple[np.ndarray, np.ndarray]:
         table = read_table(workspace, fragment.path, ["row_id", f"{family}_status", f"{family}_error"])
         status = pc.index_in(table[f"{family}_status"], value_set=pa.array(STATUSES))
-        kills = pc.index_in(table[f"{family}_error"], value_set=pa.array([KILLED, KILLED_AGAIN]))
-        codes = pc.coalesce(pc.add(kills, _NAMES.index(KILLED)), pc.add(status, 1))
+        twice = pc.and_(
+            pc.equal(table[f"{family}_status"], ERROR),
+            pc.fill_null(pc.ends_with(table[f"{family}_error"], TWICE), False),
+        )
+        codes = pc.if_else(twice, _NAMES.index(FAILED_TWICE), pc.add(status, 1))
         places = locate_sorted(table["row_id"].to_numpy(), ids)
         here = (places >= 0) & status.is_valid().to_numpy()
         return places[here], codes.to_numpy()[here]

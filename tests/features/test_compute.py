@@ -86,6 +86,27 @@ def test_all_failing_is_a_broken_model() -> None:
     assert run(Reciprocal(), posts(*zeros, "2"))["reciprocal_status"] == ["error"] * SYSTEMIC + ["ok"]
 
 
+def test_posts_that_failed_before_stop_nobody_and_say_that_it_was_the_second_time() -> None:
+    table = posts(*(f"0.{'0' * place}" for place in range(SYSTEMIC)))
+    found = run(Reciprocal(), table.append_column("failed", pa.array([True] * SYSTEMIC)))
+    assert found["reciprocal_error"] == ["ZeroDivisionError: float division by zero, in two runs"] * SYSTEMIC
+    with pytest.raises(ZeroDivisionError):
+        run(Reciprocal(), table.append_column("failed", pa.array([True] * (SYSTEMIC - 1) + [False])))
+
+
+def test_a_gpu_that_failed_takes_its_process_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Reciprocal):
+        def compute(self, *inputs: list[Any]) -> dict[str, Any]:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr("os._exit", leave)
+    with pytest.raises(SystemExit, match="1"):
+        run(Broken(), posts("1", "2"))
+
+
 def test_own_errors_are_not_swallowed() -> None:
     def load(_: list[int]) -> pa.Table:
         raise ModelError("no such model")

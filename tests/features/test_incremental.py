@@ -10,9 +10,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from smp_ray.demo import MODELS
+from smp_ray.features.store_stage import stored
 from smp_ray.pipeline import open_run
 from smp_ray.ray_session import RaySession
 from smp_ray.stage import status
@@ -104,6 +108,31 @@ def test_a_status_can_be_tried_again(flickr_photos: Path, session: RaySession, t
     frame = exported(retried, tmp_path)
     assert frame["clip_status"].tolist() == ["no_image", "ok", "no_image"]
     assert frame["perplexity_status"].tolist() == ["ok"] * 3
+
+
+def test_a_caption_that_failed_once_reaches_clip_when_it_is_there(
+    flickr_photos: Path, session: RaySession, tmp_path: Path
+) -> None:
+    photographs = sorted((flickr_photos / "images").glob("*.jpg"))[:3]
+    rows = [{"id": path.stem, "title": "t", "image": shutil.copy(path, tmp_path)} for path in photographs]
+    config = table_config(tmp_path / "run", write_table(tmp_path / "posts.csv", rows))
+    run = run_features(config, session)
+    before = exported(run, tmp_path)
+    # As a pass leaves it in which the second caption failed.
+    manifest = stored(run)["caption"]
+    for fragment in manifest.fragments:
+        path = run.workspace.path(fragment.path)
+        table = pq.read_table(path).to_pandas()
+        failed = table["post_id"] == photographs[1].stem
+        table.loc[failed, ["caption", "clip_caption", "similarity_title_caption", "similarity_image_caption"]] = None
+        table.loc[failed, ["caption_status", "caption_error"]] = ["error", "RuntimeError: once"]
+        pq.write_table(pa.Table.from_pandas(table, pq.read_schema(path), preserve_index=False), path)
+    (counts,) = manifest.details["covers"].values()
+    counts |= {"ok": 2, "error": 1}
+    run.workspace.commit(manifest)
+    again = run_features(config, session)
+    assert again.computed == {"caption": 1, "clip": 1}
+    pd.testing.assert_frame_equal(exported(again, tmp_path), before)
 
 
 def test_a_rerun_says_up_to_date_quickly_and_loads_no_model(session: RaySession, tmp_path: Path) -> None:

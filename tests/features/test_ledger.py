@@ -135,7 +135,7 @@ def test_a_post_that_kills_costs_itself(placement: str, tmp_path: Path) -> None:
     assert sorted(set(log.read_text().split())) == ["picture", "title"]
     again = run_command("features", str(path), **env)
     assert again.returncode == 0, again.stderr
-    assert "killed their worker in two runs: clip 1, deadly 2" in again.stderr
+    assert "posts with an error in two runs, left as they are: clip 1, deadly 2" in again.stderr
     deaths = log.read_text()
     assert run_command("features", str(path), **env).returncode == 0
     assert log.read_text() == deaths
@@ -146,6 +146,6 @@ def test_a_post_that_kills_costs_itself(placement: str, tmp_path: Path) -> None:
     assert sorted(wrong.index) == ["p11", "p29"]
     assert wrong.loc["p11", ["clip_status", "perplexity_status", "deadly_status"]].tolist() == ["error", "ok", "error"]
     assert wrong.loc["p29", ["clip_status", "perplexity_status", "deadly_status"]].tolist() == ["ok", "ok", "error"]
-    assert wrong.loc["p11", "clip_error"] == wrong.loc["p29", "deadly_error"] == "killed its worker in two runs"
+    assert wrong.loc["p11", "clip_error"] == wrong.loc["p29", "deadly_error"] == "killed its worker, in two runs"
     assert frame.loc["p11", "clip_title"] is not None
     assert (frame["deadly_letters"].dropna() == frame["title"].str.len()[frame["deadly_letters"].notna()]).all()

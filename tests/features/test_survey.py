@@ -22,7 +22,7 @@ from PIL import Image
 from smp_ray.features import survey as surveys
 from smp_ray.features.survey import MISSING, survey
 from smp_ray.ray_session import RaySession
-from smp_ray.schema import ERROR, KILLED, KILLED_AGAIN, KILLED_TWICE
+from smp_ray.schema import ERROR, FAILED_TWICE, KILLED, TWICE
 from smp_ray.store import reader
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.workspace import Workspace
@@ -33,7 +33,7 @@ ROWS = st.lists(
     st.tuples(
         st.integers(0, 12),
         st.sampled_from(["ok", "no_text", ERROR, None]),
-        st.sampled_from([None, KILLED, KILLED_AGAIN, "other"]),
+        st.sampled_from([None, KILLED, f"{KILLED}{TWICE}", "other", f"other{TWICE}"]),
     ),
     max_size=6,
 )
@@ -67,7 +67,7 @@ def posts_files(workspace: Workspace, files: list[list[int]], uris: list[str | N
 def expected(family_files: list[list[Row]], ids: list[int]) -> dict[int, str]:
     last = {row_id: (status, error) for rows in family_files for row_id, status, error in rows if status is not None}
     names = {
-        row_id: KILLED_TWICE if error == KILLED_AGAIN else ERROR if error == KILLED else str(status)
+        row_id: FAILED_TWICE if status == ERROR and (error or "").endswith(TWICE) else str(status)
         for row_id, (status, error) in last.items()
     }
     return {row_id: names.get(row_id, MISSING) for row_id in ids}
@@ -95,14 +95,23 @@ def test_a_part_agrees_with_a_dictionary(
         return
     assert known["row_id"].to_pylist() == sorted(ids)
     assert {row["row_id"] for row in known.to_pylist() if row["need_clip"]} == need
-    killers = {r for rows in clip for r, s, _ in rows if s} & set(ids)
-    last = {r: e for rows in clip for r, s, e in rows if s is not None}
-    assert {row["row_id"] for row in known.to_pylist() if row["killed"]} == {
-        r for r in killers if last[r] in (KILLED, KILLED_AGAIN)
-    }
+    failed = {row_id for row_id, status in statuses.items() if status in (ERROR, FAILED_TWICE)}
+    assert {row["row_id"] for row in known.to_pylist() if row["failed"]} == failed
     place = {r: (n, at) for n, rows in enumerate(caption) for at, (r, s, _) in enumerate(rows) if s is not None}
     for row in known.to_pylist():
         assert (row["caption_fragment"], row["caption_position"]) == place.get(row["row_id"], (-1, -1))
+
+
+def test_a_family_follows_one_that_it_reads_and_that_is_computed_again(tmp_path: Path) -> None:
+    workspace = Workspace.open(str(tmp_path))
+    posts = posts_files(workspace, [[0, 1, 2]], [None] * 3, [None] * 3)
+    caption = [family(workspace, "caption", 0, [(0, "ok", None), (1, ERROR, "once"), (2, ERROR, f"again{TWICE}")])]
+    clip = [family(workspace, "clip", 0, [(number, "ok", None) for number in range(3)])]
+    question = surveys.Question(workspace, {"caption": caption, "clip": clip}, frozenset(AGAIN), {})
+    found, known = surveys.survey_part(question, posts.fragments)
+    assert found.todo == {"caption": 1, "clip": 1}
+    assert known is not None
+    assert known["need_caption"].to_pylist() == known["need_clip"].to_pylist() == [False, True, False]
 
 
 def test_pictures_are_looked_for_where_a_family_sees_them(tmp_path: Path) -> None:
