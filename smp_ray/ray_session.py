@@ -3,16 +3,14 @@
 import io
 import logging
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from functools import cache
 from typing import IO, Any
 
+from smp_ray import machine
 from smp_ray.config import RayConfig
 from smp_ray.errors import SmpRayError, one_line
 from smp_ray.progress import Reporter
@@ -77,19 +75,23 @@ class RaySession:
         # Inherited by all that Ray starts here; a runtime environment would cost every worker extra seconds.
         for name, value in WORKER_ENV.items():
             os.environ.setdefault(name, value)
-        share = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.3)
-        limit = self.settings.object_store_mb
         # Inherited as well: without a dashboard, Ray Train's clean-up would look for one for 12 s after every training.
-        os.environ["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:9"
-        ray.init(
-            address="local",
-            num_cpus=int(here.cpus),
-            num_gpus=here.gpus,
-            object_store_memory=limit * 2**20 if limit else min(2 * 2**30, share),
-            include_dashboard=False,
-            **common,
-        )
-        del os.environ["RAY_API_SERVER_ADDRESS"]
+        with _environment("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9"):
+            ray.init(
+                address="local",
+                num_cpus=int(here.cpus),
+                num_gpus=here.gpus,
+                object_store_memory=self._object_store,
+                include_dashboard=False,
+                **common,
+            )
+
+    @property
+    def _object_store(self) -> int:
+        """Bytes of a local Ray's object store."""
+        share = int(machine.memory().total * 0.3)
+        limit = self.settings.object_store_mb
+        return limit * 2**20 if limit else min(2 * 2**30, share)
 
     def cpus_of(self, threads: float, setting: str = "") -> float:
         """Logical CPUs that a task of so many busy threads must ask for.
@@ -111,7 +113,7 @@ class RaySession:
     def gpus(self) -> int:
         """GPUs of this machine for a local Ray, which is told the same number, else of the cluster, which is asked."""
         if self.address is None:
-            return local_gpus() if self.settings.num_gpus is None else self.settings.num_gpus
+            return machine.gpus() if self.settings.num_gpus is None else self.settings.num_gpus
         return sum(node.gpus for node in self.nodes())
 
     def nodes(self) -> tuple[Node, ...]:
@@ -122,8 +124,11 @@ class RaySession:
         if self.grows:
             return nodes_of(self.settings.cluster or ())
         if self.address is None:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            return (Node(self.settings.num_cpus or max(LEAST_LOGICAL_CPUS, cores), self.gpus, cores=cores),)
+            cores = machine.cores()
+            # Somewhat less than Ray finds, which would wait for the rest.
+            memory = 0.9 * machine.memory().available - self._object_store
+            cpus = self.settings.num_cpus or max(LEAST_LOGICAL_CPUS, cores)
+            return (Node(cpus, self.gpus, max(0.0, memory / 1e9), cores=cores),)
         self.start()
         return tuple(node for node in live_nodes() if node.cpus)
 
@@ -191,16 +196,17 @@ class _WithoutRaylet(io.TextIOBase):
         self._stream.flush()
 
 
-@cache
-def local_gpus() -> int:
-    """NVIDIA GPUs that processes of this machine may use; neither torch nor Ray is needed to ask."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return 0 if visible in ("", "-1", "NoDevFiles") else len(visible.split(","))
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
-    return sum(line.startswith("GPU ") for line in listed.splitlines())
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """A variable of the environment for a while."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager

@@ -27,7 +27,7 @@ FLOORS = (
     ("demo", "families"),
     ("sources",),
     ("config",),
-    ("resources", "nodes", "fetch", "starting_config"),
+    ("machine", "resources", "nodes", "fetch", "starting_config"),
     ("ray_session",),
     ("run",),
     ("stage",),

@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import Field
 
 from smp_ray.families.base import IMAGE, Column, Family, FamilySettings, Measure
+from smp_ray.models.images import WHOLE
 
 #: Weights of red, green and blue in luma (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
@@ -101,6 +102,7 @@ class VisualTransform:
         """The numbers of one RGB picture, float64 (10,)."""
         from scipy import ndimage
 
+        width, height = image.info.get(WHOLE, image.size)
         scale = self._settings.side / max(image.size)
         size = [max(1, round(length * scale)) for length in image.size]
         resized = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
@@ -113,7 +115,7 @@ class VisualTransform:
         laplacian = ndimage.laplace(luma, mode="mirror")
         return np.array(
             [
-                image.width, image.height, image.width / image.height, luma.mean(dtype=np.float64),
+                width, height, width / height, luma.mean(dtype=np.float64),
                 luma.std(dtype=np.float64), saturation.mean(dtype=np.float64),
                 colourfulness(red, green, blue), laplacian.var(dtype=np.float64),
                 Image.fromarray(np.rint(luma).astype(np.uint8)).entropy(),

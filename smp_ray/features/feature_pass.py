@@ -24,7 +24,7 @@ from smp_ray.features.pace import at_most
 from smp_ray.features.pools import IO_CPUS, Placement
 from smp_ray.schema import UNREACHABLE
 from smp_ray.store.manifest import Fragment
-from smp_ray.store.parquet import in_turn, write_table
+from smp_ray.store.parquet import in_turn
 from smp_ray.store.reader import PASS_NOTE, new_pass
 from smp_ray.store.workspace import Workspace, asked_again
 
@@ -79,7 +79,9 @@ def forget_unreachable(workspace: Workspace, folder: str, families: Iterable[str
             lost = pc.fill_null(pc.equal(kept[name], UNREACHABLE), False)
             kept = kept.set_column(kept.column_names.index(name), name, pc.if_else(lost, None, kept[name]))
         if not kept.equals(table):
-            write_table(workspace, fragment.path, kept)
+            whole = pa.BufferOutputStream()
+            pq.write_table(kept, whole, compression="zstd")
+            workspace.write(whole.getvalue().to_pybytes(), fragment.path)  # a manifest may name the file already
 
 
 def run_pass(

@@ -56,7 +56,8 @@ class Figures:
     def of(self, step: str, rough: float, gpu: bool) -> tuple[float, bool]:
         """Seconds of a post in a step, and whether they were measured on such a device."""
         measured = self.seconds.get(step)
-        if measured is not None and gpu == (self.device != "cpu"):
+        # Pictures are decoded on CPUs wherever the models run.
+        if measured is not None and (step == DECODING or gpu == (self.device != "cpu")):
             return measured, True
         speed = GPU_SPEED if gpu else 1.0
         return (measured / speed, False) if measured is not None and self.device == "cpu" else (rough / speed, False)
@@ -140,11 +141,11 @@ class Forecast:
                 found.append("warning: GPUs would wait for decoding; give the cluster nodes with CPUs alone")
             pools = self._pools(rate)
             if pools and pools[0].need.gpus and rate.posts > _IDLE * slow.posts and pools[0].actors > 1:
-                share = 1 - slow.posts / rate.posts
-                found.append(
-                    f"warning: {rate.step} would wait {share:.0%} of the time; features.{find(rate.step).key()}."
-                    f"max_actors={max(1, math.ceil(pools[0].actors * slow.posts / rate.posts))} frees GPUs"
-                )
+                busy, advice = slow.posts / rate.posts, ""
+                if self.plan.kind == "spread":  # a worker that holds all models has no bound of its own
+                    key = f"features.{find(rate.step).key()}.max_actors"
+                    advice = f"; {key}={max(1, math.ceil(pools[0].actors * busy))} frees GPUs"
+                found.append(f"warning: {rate.step} would wait {1 - busy:.0%} of the time{advice}")
         for step, size in self.figures.gpu_memory.items():
             key = f"features.{find(step).key()}.gpu_memory_gb"
             found.append(f"GPU memory: {step} took {size:,.2g} GB; {key}={1.2 * size:,.2g} lets models share a GPU")
@@ -169,7 +170,8 @@ def forecast(plan: Placement, figures: Figures, posts: int) -> Forecast:
         taken = sum(pool.actors * pool.need.cpus for pool in plan.pools) + (2 + plan.fetchers) * IO_CPUS
         free = sum(node.cpus for node in plan.nodes) - taken
         seconds, known = figures.of(DECODING, DECODE_SECONDS, False)
-        rates.append(Rate(DECODING, free // plan.decode_cpus, seconds, known, ", on the CPUs that are left"))
+        decoders = max(1, int(free / plan.decode_cpus + 1e-6))  # the plan has room for one; the rest is rounding
+        rates.append(Rate(DECODING, decoders, seconds, known, ", on the CPUs that are left"))
     if plan.fetchers:
         rates.append(Rate("fetching", plan.fetchers, 1 / _FETCHED, False, ""))
     return Forecast(plan, tuple(rates), figures, posts)

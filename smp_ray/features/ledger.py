@@ -7,7 +7,7 @@ dies again, the ledger knows of which post, and in which step; that step of that
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from smp_ray.errors import FeaturePassError
-from smp_ray.features.telemetry import count_step, gpu_memory, show_rate
+from smp_ray.features.telemetry import count_step, gpu_memory, most_gpu_memory, show_rate
 
 #: So many posts that killed their worker, before any was computed, are a broken model and not bad data.
 SYSTEMIC = 8
@@ -143,11 +143,17 @@ def asked(call: Any, otherwise: Any) -> Any:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that is done to posts, and what becomes of a post that kills its worker in it."""
+    """One thing that is done to posts, and what becomes of a post that kills its worker in it.
+
+    Attributes:
+        loaded: bytes that the models of this process take on its GPU, those of the steps before included: each is made
+            when its model is loaded, and the next model after that.
+    """
 
     name: str
     run: Callable[[pa.Table], pa.Table]
     killed: Callable[[pa.Table], pa.Table]
+    loaded: int = field(default_factory=gpu_memory)
 
 
 def guarded(ledger: Any, stage: str, steps: Sequence[Step], table: pa.Table) -> pa.Table:
@@ -155,12 +161,14 @@ def guarded(ledger: Any, stage: str, steps: Sequence[Step], table: pa.Table) -> 
     rows = table["row_id"].to_pylist()
     before = asked(ledger.begin.remote(stage, rows), [None] * len(rows))
     fresh = pa.array([found is None for found in before])
-    made, took = table.filter(fresh), {}
+    made, took, loaded = table.filter(fresh), {}, 0
     for step in steps:
-        began = time.perf_counter()
+        began, taken = time.perf_counter(), gpu_memory()
         made = step.run(made)
-        took[step.name] = StepFigures(made.num_rows, time.perf_counter() - began, gpu_memory())
-        count_step(step.name, made, took[step.name].seconds)
+        seconds, model = time.perf_counter() - began, step.loaded - loaded
+        loaded = step.loaded
+        took[step.name] = StepFigures(made.num_rows, seconds, model + most_gpu_memory() - taken)
+        count_step(step.name, made, seconds, took[step.name].gpu_memory)
     tables = [made]
     for place, killed in enumerate(before):
         if killed is None:

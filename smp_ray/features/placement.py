@@ -75,10 +75,7 @@ def _nearest(settings: FeaturesConfig, families: Sequence[str], nodes: Sequence[
 def _plan(settings: FeaturesConfig, families: Sequence[str], nodes: Sequence[Node], remote: bool) -> Placement:
     nodes = tuple(nodes)
     accelerated = [family for family in families if settings.section(family).num_gpus != 0]
-    kinds = {settings.section(family).gpu for family in accelerated}
-    hosts = [node for node in nodes if node.gpus and node.cpus and (not all(kinds) or node.gpu in kinds)]
-    if not accelerated:
-        hosts = []
+    hosts = _hosts(settings, accelerated, nodes)
     kind, reason = _choose(settings, accelerated, hosts)
     decodes = any(IMAGE in find(family).reads for family in families)
     total = sum(node.cpus for node in nodes)
@@ -94,8 +91,10 @@ def _plan(settings: FeaturesConfig, families: Sequence[str], nodes: Sequence[Nod
         crews = [_colocated(settings, families, nodes, hosts, free)]
     if (stuck := pack(nodes, [*helpers(fetchers, decode_cpus), *crews])) is not None:
         asked = f" of at least {stuck.least}" if stuck.least > 1 else ""
+        most = max((node.memory_gb for node in nodes), default=math.inf)
+        largest = f"; a node has at most {most:.3g} GB" if stuck.need.memory_gb and most < math.inf else ""
         raise _NoRoomError(
-            f"{stuck.name}: no node has room for actor {stuck.size + 1}{asked} ({stuck.need.describe()} each)"
+            f"{stuck.name}: no node has room for actor {stuck.size + 1}{asked} ({stuck.need.describe()} each{largest})"
         )
     pools, local = [], sum(node.cores for node in nodes)
     for crew in crews:
@@ -108,16 +107,32 @@ def _plan(settings: FeaturesConfig, families: Sequence[str], nodes: Sequence[Nod
     return Placement(kind, tuple(pools), decode_cpus, reason, fetchers, nodes)
 
 
+def _hosts(settings: FeaturesConfig, models: Sequence[str], nodes: Sequence[Node]) -> list[Node]:
+    """Nodes with a GPU for some of the models; none where there are none, and no model asks for one."""
+    there = [node for node in nodes if node.gpus and node.cpus]
+    sections = {model: settings.section(model) for model in models}
+    kinds = {_kind([section], there) for section in sections.values()}
+    hosts = [node for node in there if "" in kinds or node.gpu in kinds]
+    for model, section in sections.items():
+        if not hosts and settings.device != "cpu" and (section.gpu or section.num_gpus):
+            raise _NoRoomError(f"{model}: no node has room for {section.num_gpus or 1:g} GPU {section.gpu}".rstrip())
+    return hosts
+
+
 def _choose(settings: FeaturesConfig, models: Sequence[str], hosts: Sequence[Node]) -> tuple[str, str]:
     gpus = sum(node.gpus for node in hosts)
     if settings.placement != "auto":
         return settings.placement, "as configured"
     if not gpus:
         return "colocated", "auto: no GPU for them, so every worker holds all the models and nothing is handed on"
-    needs, device = _gpu_memory([settings.section(family) for family in models]), _device_memory(hosts)
+    sections = [settings.section(family) for family in models]
+    needs, device = _gpu_memory(sections), _device_memory(hosts)
     if needs and device and sum(needs) <= device:
         return "colocated", f"auto: {sum(needs):g} GB of models fit into a GPU of {device:g} GB together"
+    device = _device_memory(hosts, _kind(sections, hosts))
     if gpus < max(2, len(models)):
+        if gpus > 1 and needs and device and sum(needs) > device:
+            return "spread", f"auto: {sum(needs):g} GB of models do not fit into a GPU of {device:g} GB together"
         return "colocated", f"auto: {gpus} GPU{'s' * (gpus > 1)} for {len(models)} models, so they share"
     return "spread", f"auto: {gpus} GPUs for {len(models)} models, so each has its own"
 
@@ -131,14 +146,15 @@ def _colocated(
     seconds = sum(find(family).cost for family in families)
     name, least = "+".join(families), settings.workers or 1
     if hosts:
-        gpus = sum(node.gpus for node in hosts)
-        needs, device = _gpu_memory([s for s in sections if s.num_gpus != 0]), _device_memory(hosts)
+        gpus, users = sum(node.gpus for node in hosts), [section for section in sections if section.num_gpus != 0]
+        kind = _kind(users, hosts)
+        needs, device = _gpu_memory(users), _device_memory(hosts, kind)
         share = 1
         if settings.workers:
             share = math.ceil(settings.workers / gpus)
         elif needs and device:
             share = max(1, min(_MOST_ON_A_GPU, int(device / sum(needs))))
-        kind = next((section.gpu for section in sections if section.gpu), "")
+        _check_memory(name, sum(section.gpu_memory_gb or 0.0 for section in users), 1 / share, device)
         need = Need(_host_cpus(hosts, share), _floor(1 / share), memory, kind)
         return Crew(name, need, least, settings.workers or gpus * share, seconds / GPU_SPEED)
     threads = sum(node.threads for node in nodes)
@@ -160,13 +176,28 @@ def _spread(
     crews = []
     for family, section in sections.items():
         num_gpus = (_floor(1 / share) if hosts else 0.0) if section.num_gpus is None else section.num_gpus
-        if num_gpus and section.gpu_memory_gb and device and section.gpu_memory_gb > max(1.0, num_gpus) * device:
-            raise _NoRoomError(f"{family} takes {section.gpu_memory_gb:g} GB of a GPU, and one has {device:g}")
+        kind = _kind([section], hosts) if num_gpus else ""
+        if num_gpus:
+            _check_memory(family, section.gpu_memory_gb or 0.0, num_gpus, _device_memory(hosts, kind))
         usual = _host_cpus(hosts, share) if num_gpus and hosts else _floor(min(1.0, each / section.min_actors))
-        need = Need(section.num_cpus or usual, num_gpus, section.memory_gb or 0.0, section.gpu if num_gpus else "")
+        need = Need(section.num_cpus or usual, num_gpus, section.memory_gb or 0.0, kind)
         seconds = find(family).cost / (GPU_SPEED if num_gpus else 1.0)
         crews.append(Crew(family, need, section.min_actors, section.max_actors or math.inf, seconds))
     return crews
+
+
+def _check_memory(name: str, size: float, gpus: float, device: float | None) -> None:
+    """A `_NoRoomError` where GB of models are more than what their GPUs, or their part of one, have."""
+    if device and size > (gpus + 1e-4) * device:  # Ray keeps four decimals of a part
+        has = "one has" if gpus == 1 else f"its {gpus:.3g} GPU has"
+        raise _NoRoomError(f"{name} takes {size:g} GB of a GPU, and {has} {gpus * device:.3g}")
+
+
+def _kind(sections: Sequence[FamilySettings], hosts: Sequence[Node]) -> str:
+    """The kind of GPU that models need; "": any, as on this machine alone, of whose GPUs the kind is not known."""
+    if all(node.cores and not node.gpu for node in hosts):
+        return ""
+    return next((section.gpu for section in sections if section.gpu), "")
 
 
 def _gpu_memory(sections: Sequence[FamilySettings]) -> list[float]:
@@ -175,10 +206,11 @@ def _gpu_memory(sections: Sequence[FamilySettings]) -> list[float]:
     return known if len(known) == len(sections) else []
 
 
-def _device_memory(hosts: Sequence[Node]) -> float | None:
-    """GB of the smallest GPU, where it is known of all."""
-    known = [node.gpu_memory_gb for node in hosts if node.gpu_memory_gb]
-    return min(known) if known and len(known) == len(hosts) else None
+def _device_memory(hosts: Sequence[Node], kind: str = "") -> float | None:
+    """GB of the smallest GPU of a kind ("": any), where it is known of all."""
+    sizes = [node.gpu_memory_gb for node in hosts if kind in ("", node.gpu)]
+    known = [size for size in sizes if size]
+    return min(known) if known and len(known) == len(sizes) else None
 
 
 def _host_cpus(hosts: Sequence[Node], share: int) -> float:

@@ -2,6 +2,7 @@
 
 import sys
 from functools import cache
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,19 +26,19 @@ def _rate() -> Gauge:
 
 @cache
 def _gpu_memory() -> Gauge:
-    return Gauge("smp_ray_gpu_memory_bytes", "most GPU memory that a worker's tensors took", tag_keys=("step",))
+    return Gauge("smp_ray_gpu_memory_bytes", "GPU memory that a step took at most in a batch", tag_keys=("step",))
 
 
-def count_step(step: str, table: pa.Table, seconds: float) -> None:
-    """A batch came through a step, a family or not: its time, and the statuses that a family gave."""
+def count_step(step: str, table: pa.Table, seconds: float, gpu_memory: int = 0) -> None:
+    """A batch came through a step, a family or not: its time, bytes, and the statuses that a family gave."""
     tags = {"step": step}
     if seconds > 0:
         _seconds().inc(seconds, tags)
     if f"{step}_status" in table.column_names:
         for entry in pc.value_counts(table[f"{step}_status"].drop_null()).to_pylist():
             _posts().inc(entry["counts"], {"family": step, "status": entry["values"]})
-    if (taken := gpu_memory()) > 0:
-        _gpu_memory().set(taken, tags)
+    if gpu_memory > 0:
+        _gpu_memory().set(gpu_memory, tags)
 
 
 def show_rate(rows_per_second: float) -> None:
@@ -46,6 +47,19 @@ def show_rate(rows_per_second: float) -> None:
 
 
 def gpu_memory() -> int:
-    """Most bytes that tensors of this process took on its GPU; 0 without one."""
-    torch = sys.modules.get("torch")  # a worker without it has none
-    return torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else 0
+    """Bytes that tensors of this process take on its GPU, 0 without one; the most of them counts anew from here."""
+    if (cuda := _cuda()) is None:
+        return 0
+    cuda.reset_peak_memory_stats()
+    return int(cuda.memory_allocated())
+
+
+def most_gpu_memory() -> int:
+    """Most bytes that tensors of this process took on its GPU since it was last asked what they take."""
+    cuda = _cuda()
+    return 0 if cuda is None else int(cuda.max_memory_allocated())
+
+
+def _cuda() -> Any:
+    torch = sys.modules.get("torch")  # a worker without it has no GPU
+    return torch.cuda if torch and torch.cuda.is_initialized() else None

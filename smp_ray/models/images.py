@@ -11,7 +11,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from smp_ray.errors import one_line
 
@@ -23,6 +23,8 @@ FORMATS = tuple(
     if name in Image.OPEN
 )
 
+#: EXIF orientations that turn a picture by a right angle.
+_TURNED = (5, 6, 7, 8)
 _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 
 # Both are process-wide and set once, since PIL offers no per-call setting that is safe with several threads:
@@ -35,6 +37,10 @@ LONGEST_ASPECT = 32
 
 class BadImage(ValueError):  # noqa: N818 - it names the status of a post (bad_image), not a failure of the run
     """The bytes are not an image that can be decoded; its text says why, on one line."""
+
+
+#: Where a decoded image says its width and height before `jpeg_side` made it smaller.
+WHOLE = "smp_ray.whole"
 
 
 def content_hash(data: bytes) -> str:
@@ -64,8 +70,11 @@ def decode(data: bytes, max_pixels: int, jpeg_side: int | None = None) -> Image.
         if jpeg_side is not None:
             image.draft(None, (jpeg_side, jpeg_side))  # other formats know none
         image.load()
+        image.info[WHOLE] = width, height
         with contextlib.suppress(Exception):  # damaged EXIF says nothing of the orientation; the pixels are still good
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
             ImageOps.exif_transpose(image, in_place=True)
+            image.info[WHOLE] = (height, width) if turned else (width, height)
         return _to_rgb(image)
     except Exception as error:
         detail = one_line(error, 200)

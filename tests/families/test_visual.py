@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import io
 import math
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from smp_ray.families.visual import Visual, VisualSettings
+from smp_ray.models.images import decode
 from smp_ray.ray_session import RaySession
 from tests.features.conftest import exported, run_features, table_config
 
@@ -44,6 +46,13 @@ def test_a_half_black_half_white_picture() -> None:
     assert (found["saturation"], found["colourfulness"]) == (0, pytest.approx(0, abs=1e-4))
     assert found["edge_share"] == pytest.approx(0.02)  # the two columns beside the border
     assert found["sharpness"] == pytest.approx(2 * 255**2 / 100, rel=1e-4)
+
+
+def test_a_picture_that_was_decoded_smaller_has_the_size_that_is_shown() -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (1600, 1200)).save(stream, "JPEG")
+    found = measured(decode(stream.getvalue(), 10**8, jpeg_side=448))
+    assert (found["width"], found["height"]) == (1600, 1200)
 
 
 def test_the_same_picture_at_two_sizes_compares(flickr_photos: Path) -> None:

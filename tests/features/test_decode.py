@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import ExifTags, Image
 
 from smp_ray.config import ImagesConfig
 from smp_ray.features.decode import DecodeStep
+from smp_ray.models.images import WHOLE
 from tests.fetch.hostile import PICTURE, serving
 
 
@@ -67,12 +68,14 @@ def test_rows_keep_their_places_whatever_comes_first() -> None:
 def test_large_jpegs_are_decoded_smaller_where_asked(tmp_path: Path) -> None:
     class Size(Corner):
         def pixels(self, image: Image.Image) -> np.ndarray:
-            sizes.append(image.size)
+            sizes.append((image.size, image.info[WHOLE]))
             return super().pixels(image)
 
-    sizes: list[tuple[int, int]] = []
-    Image.new("RGB", (400, 300)).save(tmp_path / "large.jpg")
+    sizes: list[tuple[tuple[int, int], tuple[int, int]]] = []
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (400, 399)).save(tmp_path / "large.jpg", exif=turned)
     for side in (None, 100):
         images = ImagesConfig(jpeg_side=side)
         DecodeStep(images, {"corner": Size()})(table([{"image_uri": str(tmp_path / "large.jpg"), "need_corner": True}]))
-    assert sizes == [(400, 300), (200, 150)]
+    assert sizes == [((399, 400), (399, 400)), ((200, 200), (399, 400))]

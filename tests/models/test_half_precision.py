@@ -51,6 +51,12 @@ def test_captioner(tmp_path, kind, dtype):
     assert len(Captioner(settings, device="cpu").caption(pixels)) == 2
 
 
+def test_float32_is_whole_in_convolutions_too():
+    torch.backends.cudnn.allow_tf32 = True
+    prepare("float32", "cpu", None)
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_device_and_dtype_of_a_process():
     assert prepare("auto", "cpu", None) == (torch.device("cpu"), torch.float32)
     assert prepare("bfloat16", "cpu", None)[1] == torch.bfloat16
