@@ -17,7 +17,7 @@ import plotly.express as px
 #: Numbers of the export that a tree can use as they are. Any that an export lacks is left out.
 NUMBERS = [
     "similarity_title_caption", "similarity_image_title", "similarity_image_caption", "title_perplexity",
-    "title_token_count", "user_photo_count", "user_is_pro", "latitude", "longitude",
+    "title_token_count", "user_photo_count", "user_ispro", "latitude", "longitude",
 ]  # fmt: skip
 
 

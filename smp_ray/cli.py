@@ -81,7 +81,8 @@ def demo_command(
         config = build_config(copy.deepcopy(tour.SETTINGS), sets, workspace, name="demo")
         say("The sample world is synthetic: made-up posts, rendered pictures, planted effects. As in SMPD, about one")
         say("post in nine has no picture.")
-        out = os.path.join(workspace, "features.parquet")
+        folder, mark, options = workspace.partition("?")
+        out = os.path.join(folder, "features.parquet") + mark + options
         with opened(config, debug) as run:
             run_stages(run, ALL)
             print_summary(run)
@@ -201,7 +202,9 @@ def job(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0].startswith("-"):
         given.insert(0, "run")
-    app([word for word in given if word != "--config"], prog_name="jobs/run.py")
+    if given[0] != "score":  # whose --config says where models lie
+        given = [word.removeprefix("--config=") for word in given if word != "--config"]
+    app(given, prog_name="jobs/run.py")
 
 
 #: Entry point of the command.

@@ -15,7 +15,7 @@ from smp_ray.errors import ConfigError, one_line
 from smp_ray.pipeline import computed, ingested, open_run
 from smp_ray.predictor.drafts import aligned
 from smp_ray.predictor.fitted import past_of
-from smp_ray.predictor.scoring import Predictor
+from smp_ray.predictor.scoring import Predictor, check_level
 from smp_ray.ray_session import ray_session
 from smp_ray.run import Run
 from smp_ray.sources.table import TableSource, table_like
@@ -56,6 +56,7 @@ def score_source(
         DataError: a post's columns are not those of the predictor.
     """
     check_file_name(out)
+    check_level(level)
     predictor.keys()  # before anything is read
     source = source_of(predictor.config, posts)
     name, mark, options = out.partition("?")
@@ -73,7 +74,7 @@ def score_source(
         keys = iter_posts(run.workspace, manifest, ["user_id", "posted_at"], PIECE)
         past = predictor.packed.fitted.past.joined(past_of(keys))
         count = _written(out, predictor, tables, past, level, explain)
-        if few and ours:
+        if few and ours and not manifest.counts.get("rejected"):  # whose reasons lie there
             run.workspace.delete_dir()
         return count
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 import yaml
 from pydantic import ValidationError
+from rich.markup import escape
 from rich.table import Table
 
 from smp_ray import __version__
@@ -19,7 +20,7 @@ from smp_ray.pipeline import open_run
 from smp_ray.progress import console, say
 from smp_ray.ray_session import ray_session
 from smp_ray.run import Run
-from smp_ray.schema import STATUSES
+from smp_ray.schema import FAILED_TWICE, STATUSES
 from smp_ray.section import problem_lines
 from smp_ray.stage import status
 
@@ -113,9 +114,9 @@ def print_summary(run: Run) -> bool:
         table.add_column(column, justify="right" if column == "posts" else "left", overflow="fold")
     lines = status(run)
     for line in lines:
-        counts = {name: count for name, count in line.counts.items() if name in STATUSES or name == "rejected"}
+        counts = {name: count for name, count in line.counts.items() if name in (*STATUSES, FAILED_TWICE, "rejected")}
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        table.add_row(line.name, line.state, f"{line.rows:,}" if line.rows else "", shown, line.why)
+        table.add_row(line.name, line.state, f"{line.rows:,}" if line.rows else "", shown, escape(line.why))
     console.print()
     console.print(table)
     where = run.workspace.root if run.workspace.is_local else run.workspace.uri

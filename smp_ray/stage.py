@@ -92,9 +92,7 @@ class Stage:
     def find(self, run: Run) -> Artefact | None:
         """The committed artefact of this configuration, or None."""
         if self.kept and run.keep:
-            settings, parts = self.settings(run.config), set(self.families(run.config) if self.families else ())
-            earlier = [made for made in run.workspace.manifests(self.place) if made.config == settings]
-            return next((made for made in reversed(earlier) if parts <= set(made.details["contents"])), None)
+            return self.last(run)
         key = self.key(run) if self.wanted(run.config) else None
         if key is None:
             return None
@@ -103,6 +101,12 @@ class Stage:
             return None
         # What lies outside its own folder, or is opened by people, may have been deleted.
         return found if all(run.workspace.exists(path) for path in found.details.get("outputs", ())) else None
+
+    def last(self, run: Run) -> Manifest | None:
+        """The newest committed artefact of a stage that is `kept` with these settings, whatever it was made from."""
+        settings, parts = self.settings(run.config), set(self.families(run.config) if self.families else ())
+        earlier = [made for made in run.workspace.manifests(self.place) if made.config == settings]
+        return next((made for made in reversed(earlier) if parts <= set(made.details["contents"])), None)
 
     def bring(self, run: Run) -> None:
         """Bring the artefact up to date; the stages that it reads were brought before."""

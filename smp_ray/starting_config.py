@@ -160,7 +160,7 @@ def _problem(key: str, values: Sequence[Any]) -> str | None:
             return f"found {_example(read)}, allowed: paths or URLs of image files, or their bytes"
     if key == "title" and not any(isinstance(value, str) and re.search(r"[^\W\d_]", value) for value in given):
         return f"found {_example(given)}, allowed: texts"
-    if key == "posted_at" and any(value.year < 1990 for value in read):
+    if key == "posted_at" and any(value is not None and value.year < 1990 for value in read):
         return f"found {_example(given)}, allowed: epoch seconds or ISO 8601"
     return None
 

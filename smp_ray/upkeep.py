@@ -22,7 +22,8 @@ def superfluous(runs: Sequence[Run]) -> dict[str, tuple[int, int]]:
 def collect(runs: Sequence[Run]) -> dict[str, tuple[int, int]]:
     """Remove what none of the configurations needs; the workspace is held by the caller.
 
-    A stage whose inputs are not there keeps all its artefacts. Files that no stage made are left alone.
+    A stage whose inputs are not there, and a family that is not computed as configured, keep all their artefacts. Files
+    that no stage made are left alone.
 
     Returns:
         Files and bytes that were removed, by folder.
@@ -62,12 +63,17 @@ def _needed(runs: Sequence[Run]) -> tuple[set[str], set[str]]:
                 continue
             key = None if stage.alone else stage.key(run)
             folders.add(f"{stage.place}/{key}" if key else stage.place)
+            if stage.kept and (earlier := stage.last(run)) is not None:  # what `--keep-predictor` goes on with
+                folders.add(f"{stage.place}/{earlier.fingerprint}")
             if stage.raw:
                 folders |= {folder_of(piece) for piece in run.reader.pieces()}
         for family in run.families.values():
             folders.add(f"{family.folder}/{family.fingerprint}")
             manifest = workspace.manifest(family.folder, family.fingerprint)
             files |= {fragment.path for fragment in manifest.fragments} if manifest else set()
+            if manifest is None:
+                # Perhaps it was computed where there is a GPU, in another type of numbers, and here is none.
+                folders |= {family.folder, PASSES}
     files |= _unpublished(workspace, [key for run in runs for key in run.families.values()])
     return folders, files | _notes(files)
 

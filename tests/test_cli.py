@@ -15,8 +15,12 @@ from ray.exceptions import RayTaskError
 from typer.testing import CliRunner
 
 from smp_ray.cli import app, job
+from smp_ray.config import RayConfig, load_config
 from smp_ray.errors import ConfigError
-from smp_ray.shell import errors
+from smp_ray.pipeline import open_run
+from smp_ray.ray_session import RaySession
+from smp_ray.shell import errors, print_summary
+from smp_ray.stage import StageStatus
 
 runner = CliRunner()
 ROOT = Path(__file__).parents[1]
@@ -127,10 +131,24 @@ def test_a_job_takes_its_config_as_an_option(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit) as caught:
         job(["ingest", "--config", str(write_config(tmp_path))])
     assert caught.value.code == 0
+    for words in (["--config", "nowhere.yaml"], ["--config=nowhere.yaml"]):
+        with pytest.raises(SystemExit) as caught:
+            job(words)
+        assert caught.value.code == 2
+        assert "Error: nowhere.yaml: no such file" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
-        job(["--config", "nowhere.yaml"])
-    assert caught.value.code == 2
-    assert "Error: nowhere.yaml: no such file" in capsys.readouterr().err
+        job(["score", "nowhere.predictor", "--config", "models=/models", "--title", "a"])
+    assert caught.value.code == 1
+    assert "Error: nowhere.predictor: " in capsys.readouterr().err
+
+
+def test_what_is_said_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = StageStatus("ingest", "x", "stale", why="path: posts [v1] → posts [/v2]")
+    run = open_run(load_config(str(write_config(tmp_path))), RaySession(RayConfig()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smp_ray.shell.status", lambda run: [line])
+        print_summary(run)
+    assert line.why in capsys.readouterr().err
 
 
 def test_what_a_task_of_ray_raised_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,6 +84,11 @@ def test_ambiguous_and_misleading_names() -> None:
     assert "a count such as likes" in notes["popularity"]
 
 
+def test_dates_that_lack_are_no_dates() -> None:
+    found, _ = guess_columns({"id": ["1", "2"], "title": ["a b", "c d"], "date": ["nan", "2023-07-29"]})
+    assert found["posted_at"] == "date"
+
+
 def test_names_that_tell_nothing_are_guessed_by_content() -> None:
     found, _ = guess_columns({"a": ["x/1.jpg", "x/2.jpg"], "b": ["a boat at sea", "a boat on land"]})
     assert found == {"post_id": "a", "image": "a", "title": "b"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from smp_ray.config import build_config
+from smp_ray.config import RayConfig, build_config
 from smp_ray.errors import ConfigError, DataError
 from smp_ray.pipeline import export, open_run, run_stages
 from smp_ray.ray_session import RaySession
@@ -91,6 +91,21 @@ def test_two_configurations_keep_what_each_needs(session: RaySession, tmp_path: 
     assert open_run(runs[2].config, session).artefact("ingest") == posts[2]
     with pytest.raises(ConfigError, match="several workspaces"):
         collect([runs[0], run_of(tmp_path / "other", session)])
+
+
+def test_what_another_machine_would_compute_otherwise_is_kept(session: RaySession, tmp_path: Path) -> None:
+    run_stages(run_of(tmp_path / "run", session), ["features"])
+    with_gpu = run_of(tmp_path / "run", RaySession(RayConfig(num_gpus=1)))
+    assert with_gpu.families != run_of(tmp_path / "run", session).families
+    assert not [folder for folder in superfluous([with_gpu]) if folder.startswith(("features/clip", PASSES))]
+
+
+def test_what_a_kept_predictor_learned_from_is_kept(session: RaySession, tmp_path: Path) -> None:
+    run_stages(run_of(tmp_path / "run", session), ["splits"])
+    grown = run_of(tmp_path / "run", session, "source.posts=61")
+    run_stages(grown, ["features"])
+    assert grown.stage("gather").key(grown) is not None
+    assert not [folder for folder in superfluous([grown]) if folder.startswith("gather")]
 
 
 def test_finished_files_of_an_ingest_that_was_cut_short_are_kept(session: RaySession, tmp_path: Path) -> None:

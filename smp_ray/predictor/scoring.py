@@ -26,6 +26,12 @@ from smp_ray.training.matrix.past import Past
 LEVEL = 0.9
 
 
+def check_level(level: float) -> None:
+    """Refuse, with a `ConfigError`, what is no level of an interval."""
+    if not 0 < level < 1:
+        raise ConfigError(f"--level: found {level}, allowed: between 0 and 1, as 0.9")
+
+
 class Predictor:
     """A trained predictor; `Predictor.load("my.predictor").score(frame)` is all that most need.
 
@@ -100,8 +106,7 @@ class Predictor:
 
     def judge(self, wide: pa.Table, past: Past, level: float = LEVEL, explain: int = 0) -> pd.DataFrame:
         """As `score`, of wide rows with the predictor's columns; `past` is what counts as their users' past."""
-        if not 0 < level < 1:
-            raise ConfigError(f"--level: found {level}, allowed: between 0 and 1, as 0.9")
+        check_level(level)
         fitted, families = self.packed.fitted, tuple(self.packed.contents.families)
         matrix = fitted.matrix([wide], past)
         prediction = fitted.predict(matrix)
@@ -162,4 +167,4 @@ def _difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
     other = sorted(name for name in {*files, *there} if files.get(name) != there.get(name))
     what = f" ({', '.join(other[:3])})" if other else ""
     names = " instead of ".join(str(one.get("name", "its own settings")) for one in (found, wanted))
-    return f"is not the model that the predictor was trained with{what}: {names}; --set names where that lies"
+    return f"is not the model that the predictor was trained with{what}: {names}; --config names where that lies"

@@ -21,6 +21,8 @@ from smp_ray.store.workspace import Place, Workspace
 
 #: A larger file is identified by size and time of change, not by its content.
 _HASHED_BYTES = 2**30
+#: Of more bytes in all no file is: reading them twice would take longer than a change that is overlooked costs.
+_HASHED_TOTAL = 2**35
 #: File of the workspace: address -> size, time of change and hash of raw files.
 _HASHES = "hashes.json"
 _SETTLED_NS = 2_000_000_000
@@ -82,17 +84,23 @@ def reading(name: str) -> Iterator[None]:
 
 
 def files_identity(location: Location, names: Iterable[str], workspace: Workspace) -> list[dict[str, Any]]:
-    """What identifies the content of files: name, size and a hash (or the time of change beyond `_HASHED_BYTES`).
+    """What identifies the content of files: name, size and a hash.
+
+    Instead of a hash, a file of more than `_HASHED_BYTES` has its time of change, and so has each where all have more
+    than `_HASHED_TOTAL`.
 
     The workspace remembers the hashes: a file of the same size and time of change is not read for its hash again.
     """
     known = workspace.read_json(_HASHES) or {}
 
-    def identified(name: str) -> tuple[dict[str, Any], tuple[str, list[Any]] | None]:
+    def looked(name: str) -> pafs.FileInfo:
         with reading(location.path(name)):
-            info = location.filesystem.get_file_info(location.path(name))
+            return location.filesystem.get_file_info(location.path(name))
+
+    def identified(name: str, info: pafs.FileInfo) -> tuple[dict[str, Any], tuple[str, list[Any]] | None]:
+        with reading(info.path):
             address, state = location.inside(name).uri, [info.size, info.mtime_ns]
-            if (info.size or 0) > _HASHED_BYTES:
+            if (info.size or 0) > _HASHED_BYTES or total > _HASHED_TOTAL:
                 return {"name": name, "size": info.size, "mtime_ns": info.mtime_ns}, None
             *before, digest = known.get(address, [None])
             if before != state:
@@ -104,7 +112,10 @@ def files_identity(location: Location, names: Iterable[str], workspace: Workspac
             return entry, (address, [*state, digest]) if settled else None
 
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        found = list(pool.map(identified, sorted(names)))
+        ordered = sorted(names)
+        infos = list(pool.map(looked, ordered))
+        total = sum(info.size or 0 for info in infos)
+        found = list(pool.map(identified, ordered, infos))
     new = dict(remember for _, remember in found if remember)
     if new and workspace.exists():
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from smp_ray.ray_session import RaySession
 
 #: Raised when the same raw data would give other posts, or `PieceFiles` other facts.
-VERSION = 1
+VERSION = 2
 #: Written last into a piece's folder: by it the piece is done for good.
 NOTE = "piece.json"
 #: Rows that are written together, and the bytes of images or rejected records that they may hold.
@@ -98,7 +98,7 @@ def count(counts: dict[str, int], values: dict[str, Any], by: int = 1) -> None:
     facts = {
         "accepted": True,
         f"split_{values['split']}": True,
-        "labelled": values.get("popularity") is not None,
+        "labelled": values["split"] == "train" and values.get("popularity") is not None,
         "without_image": values.get("image_uri") is None and values.get("image_bytes") is None,
         "without_title": not values.get("title"),
     }

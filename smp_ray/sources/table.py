@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pydantic import Field, field_validator
@@ -96,6 +96,8 @@ class TableSource(SourceSettings):
 def table_like(path: str, other: SourceSettings) -> dict[str, Any]:
     """The section that reads a table with the columns of another source, or named as those of the posts table.
 
+    Popularity and split are not read: the posts are there to be scored. Pictures lie where the other source has them.
+
     Raises:
         ConfigError: it has no column of ids.
         DataError: it cannot be read.
@@ -104,10 +106,12 @@ def table_like(path: str, other: SourceSettings) -> dict[str, Any]:
     mapping = other.columns if isinstance(other, TableSource) else {}
     own = {name: name for name in there if name in TABLE_COLUMNS or name.startswith("user_")}
     columns = {name: column for name, column in mapping.items() if column in there} or own
+    columns = {name: column for name, column in columns.items() if name not in ("popularity", "split")}
     if "post_id" not in columns:
         needed = mapping.get("post_id", "post_id")
         raise ConfigError(f"{path}: has no column {needed}; it has {', '.join(there[:20]) or 'none'}")
-    return {"kind": "table", "path": path, "columns": columns}
+    root = {"image_root": other.image_root} if isinstance(other, TableSource) and other.image_root else {}
+    return {"kind": "table", "path": path, "columns": columns, **root}
 
 
 class TableReader(Reader):
@@ -170,7 +174,7 @@ class TableReader(Reader):
 
     def _address(self, reference: str) -> str:
         """What image_uri says for an image that is named, not held."""
-        scheme = urlsplit(reference).scheme if "://" in reference else ""
+        scheme = reference.partition("://")[0].lower() if "://" in reference else ""
         if scheme in _FETCHED:
             return masked(reference)
         path = unquote(reference.removeprefix("file://")) if scheme == "file" else reference

@@ -144,11 +144,24 @@ def _read_parquet(location: Location, name: str, columns: list[str]) -> Rows:
         _need_columns(shown, file.schema_arrow.names, columns)
         number = 0
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns or None):
-            for record in pa.table({column: _plain(batch[column]) for column in batch.schema.names}).to_pylist():
+            for values in zip(*map(_values, batch.columns), strict=True):
                 number += 1
-                yield f"row {number}", record
+                yield f"row {number}", dict(zip(batch.schema.names, values, strict=True))
 
 
-def _plain(array: pa.Array) -> pa.Array:
-    """Dates and moments in microseconds UTC, which Python can hold whatever their unit and zone."""
-    return array.cast(pa.timestamp("us", tz="UTC"), safe=False) if pa.types.is_temporal(array.type) else array
+def _values(array: pa.Array) -> list[Any]:
+    """A column as Python has it: dates and moments in UTC, whatever their unit and zone; µs beyond Python's years."""
+    if not (pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)):
+        return array.to_pylist()
+    moments = array.cast(pa.timestamp("us", tz="UTC"), safe=False)
+    try:
+        return moments.to_pylist()
+    except OverflowError:
+        return [_moment(moment) for moment in moments]
+
+
+def _moment(moment: pa.Scalar) -> Any:
+    try:
+        return moment.as_py()
+    except OverflowError:  # whoever reads it refuses it
+        return moment.value

@@ -33,7 +33,11 @@ def endpoint(options: Mapping[str, str]) -> str | None:
 
 def masked(uri: str) -> str:
     """A URI of the data as it is stored: without the credentials in it, and so that fetching refuses it."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # fetching says that it is none
+        before, at, host = uri.rpartition("@")
+        return f"{before.partition('://')[0]}://***@{host}" if at else uri
     _, given, host = parts.netloc.rpartition("@")
     hidden = parts._replace(netloc=f"***@{host}") if given else parts
     if parts.scheme in ("s3", "gs") and parts.query:

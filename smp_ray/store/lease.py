@@ -137,7 +137,11 @@ class _S3Lease:
             self._put("create")
             return
         except AlreadyExistsError:
+            pass
+        try:
             first = found = obstore.get(self._store, LEASE)
+        except FileNotFoundError:  # given back meanwhile
+            return self.take()
         if (silent := _silent(found)) < DEAD:
             say(f"{self._workspace.uri}: held; taken over in {DEAD - silent:.0f} s if its holder is dead")
         while (silent := _silent(found)) < DEAD:
@@ -158,14 +162,20 @@ class _S3Lease:
         """Send heartbeats until the end; where another holds the lease, interrupt the main thread."""
         while not self.ended.wait(HEARTBEAT):
             try:
-                self._put(self._version)
-            except (PreconditionError, FileNotFoundError):
-                if not self._is_ours():
+                if not self._heard():
                     self.lost = True
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
             except BaseError as error:  # the next one may get through
                 say(f"{self._workspace.uri}: heartbeat failed: {one_line(error, 120)}")
+
+    def _heard(self) -> bool:
+        """Send a heartbeat; whether the lease is still this process's."""
+        try:
+            self._put(self._version)
+        except (PreconditionError, FileNotFoundError):
+            return self._is_ours()
+        return True
 
     def release(self) -> None:
         """Give it back; a heartbeat that fails here is one of a lease that ends by itself."""

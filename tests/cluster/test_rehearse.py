@@ -55,8 +55,13 @@ def starts(workspace: Workspace) -> list[int]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("what", ["config", "dataset", "bucket", "endpoint", "credentials"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        *(pytest.param(what, marks=pytest.mark.slow) for what in ("config", "credentials")),
+        *(pytest.param(what, marks=pytest.mark.thorough) for what in ("dataset", "bucket", "endpoint")),
+    ],
+)
 def test_what_cannot_work_ends_soon_with_one_line(rehearsal: Rehearsal, what: str) -> None:
     workspace, config, before, options = rehearsal.bucket.address(what), CONFIG, (), ()
     if what == "config":

@@ -47,7 +47,7 @@ def recorded(workspace: Workspace) -> int:
     return sum(pq.read_metadata(path, filesystem=workspace.filesystem).num_rows > 0 for path in files)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough  # the rehearsed job is killed on S3, too
 def test_the_same_export_from_s3_after_a_kill(bucket: str, session: RaySession, tmp_path: Path) -> None:
     (tmp_path / "remote").mkdir()
     (tmp_path / "local").mkdir()

@@ -267,6 +267,11 @@ def test_a_source_of_ones_own(trained: tuple[Path, pd.DataFrame], tmp_path: Path
     assert not (tmp_path / "out.parquet.work").exists()  # of few posts nothing is kept
     found = pd.read_parquet(tmp_path / "out.parquet")["prediction"]
     np.testing.assert_allclose(found, expected["prediction"], atol=1e-6)
+    with pytest.raises(ConfigError, match="--level: found 90"):
+        score_source(predictor, "nowhere.csv", str(tmp_path / "out.parquet"), 90)
+    write_posts(tmp_path / "bad.csv", [*TESTED[:2], {**TESTED[2], "when": "soon"}])
+    assert score_source(predictor, str(tmp_path / "bad.csv"), str(tmp_path / "bad.parquet"), 0.9) == 2
+    assert list((tmp_path / "bad.parquet.work").glob("ingest/*/rejected.parquet"))
     pd.DataFrame({"title": ["a"]}).to_csv(tmp_path / "nameless.csv")
     with pytest.raises(ConfigError, match="has no column id"):
         score_source(predictor, str(tmp_path / "nameless.csv"), str(tmp_path / "out.parquet"), 0.9)

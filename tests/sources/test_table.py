@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from smp_ray.sources.table import TableSource, table_like
 from tests.sources.helpers import take, take_csv, take_rows
 
 ALL = {
@@ -77,6 +78,8 @@ def test_na_and_null_are_titles(tmp_path: Path) -> None:
         ("file://{root}/a/1.jpg", "{root}/a/1.jpg"), ("http://h/1.jpg", "http://h/1.jpg"),
         ("https://h/../1.jpg?x=1#y", "https://h/../1.jpg?x=1#y"), ("s3://bucket/1.jpg", "s3://bucket/1.jpg"),
         ("gs://bucket/1.jpg", "gs://bucket/1.jpg"), ("", None),
+        # No address at all, which whoever fetches it says.
+        ("http://[h/1.jpg", "http://[h/1.jpg"), ("http://me:pass@[h/1.jpg", "http://***@[h/1.jpg"),
         # Credentials are not stored; so marked, the address is refused when it is fetched.
         ("https://me:pass@h/1.jpg?x=1", "https://***@h/1.jpg?x=1"), ("s3://b/1.jpg?secret_key=x", "s3://b/1.jpg?***"),
         (None, None), (7, "{root}/7"),
@@ -101,6 +104,22 @@ def test_images_that_are_refused(tmp_path: Path, value: Any) -> None:
     taken = take_rows(tmp_path, [{"id": 1, "i": value}, {"id": 2, "i": "a.jpg"}], {"post_id": "id", "image": "i"})
     assert list(taken.posts) == ["2"]
     assert taken.reasons.startswith("line 1: image: found ")
+
+
+def test_a_table_to_be_scored_is_read_as_the_one_that_was_learned_from(tmp_path: Path) -> None:
+    (tmp_path / "tomorrow.csv").write_text("id,i,likes,part\n1,a.jpg,pending,soon\n")
+    columns = {"post_id": "id", "image": "i", "popularity": "likes", "split": "part", "title": "text"}
+    learned = TableSource(kind="table", path="posts.csv", columns=columns, image_root=str(tmp_path / "images"))
+    section = table_like(str(tmp_path / "tomorrow.csv"), learned)
+    assert section["columns"] == {"post_id": "id", "image": "i"}
+    post = take(tmp_path / "ws", **section).posts["1"]
+    assert (post["image_uri"], post["split"]) == (f"{tmp_path}/images/a.jpg", "test")
+
+
+def test_labels_of_posts_that_are_not_learned_from_do_not_count(tmp_path: Path) -> None:
+    rows = [{"id": 1, "p": "test", "l": 3}, {"id": 2, "p": "train", "l": 4}, {"id": 3, "p": "train", "l": None}]
+    taken = take_rows(tmp_path, rows, {"post_id": "id", "split": "p", "popularity": "l"})
+    assert taken.made.counts["labelled"] == 1
 
 
 def test_image_root_widens_what_is_taken(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from smp_ray.errors import DataError
+from smp_ray.sources.table_files import table_columns
 from tests.sources.helpers import take, take_csv, take_rows
 
 
@@ -86,6 +87,24 @@ def test_moments_of_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["1"], "t": [date(2023, 7, 29)]}), path)
     taken = take(tmp_path / "ws", kind="table", path=str(path), columns={"post_id": "id", "posted_at": "t"})
     assert taken.posts["1"]["posted_at"] == datetime(2023, 7, 29, tzinfo=UTC)
+
+
+def test_odd_columns_of_parquet_cost_their_own_rows_alone(tmp_path: Path) -> None:
+    far, now = 400_000_000_000, 1_690_654_860  # seconds; the first in the year 14645
+    columns = {
+        "id": ["1", "2"], "t": pa.array([far, now], pa.timestamp("s")), "long": pa.array([1, 2], pa.duration("s")),
+        "of day": pa.array([1, 2], pa.time32("s")),
+    }  # fmt: skip
+    path = tmp_path / "odd.parquet"
+    pq.write_table(pa.table(columns), path)
+    assert table_columns(str(path)) == list(columns)
+    taken = take(tmp_path / "ws", kind="table", path=str(path), columns={"post_id": "id", "posted_at": "t"})
+    assert taken.posts["2"]["posted_at"] == datetime.fromtimestamp(now, UTC)
+    assert list(taken.posts) == ["2"]
+    assert (
+        taken.reasons
+        == f"row 1: posted_at: found {far * 10**6}, allowed: epoch seconds or ISO 8601, of the years 1 to 9999"
+    )
 
 
 def test_folder_of_files(tmp_path: Path) -> None:

@@ -80,6 +80,26 @@ def test_on_s3_heartbeats_keep_it_and_the_loser_stops(bucket: str, monkeypatch: 
     assert workspace.read(LEASE) == b'{"id": "another"}'
 
 
+def test_on_s3_a_heartbeat_whose_fate_is_not_known_is_followed_by_another(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, get = Workspace.open(bucket.format("run")), obstore.get
+
+    def lost(*_: object, **__: object) -> None:
+        monkeypatch.setattr(obstore, "get", get)
+        raise obstore.exceptions.GenericError("the answer got lost")
+
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.2)
+    with holding(workspace):
+        monkeypatch.setattr(obstore, "get", lost)
+        workspace.write(workspace.read(LEASE), LEASE)  # as if a heartbeat had arrived without its answer
+        time.sleep(1)
+        before = workspace.read(LEASE)
+        time.sleep(0.5)
+        assert workspace.read(LEASE) != before
+    assert "heartbeat failed: the answer got lost" in capsys.readouterr().err
+
+
 def lose(workspace: Workspace) -> None:
     with holding(workspace):
         before = workspace.read(LEASE)
