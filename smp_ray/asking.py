@@ -95,7 +95,7 @@ def score_command(
                 show(loaded.compare(scores, level) if compare else scores, level)
             return
         given = candidates(image or [], title or [], sets or [])
-        scores = loaded.score(given, level, explain)
+        scores = loaded.score(given, level, explain, together=False)
         if len(given) > 1:
             scores = loaded.compare(scores, level)
         show(scores, level)

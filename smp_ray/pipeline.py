@@ -75,7 +75,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "gather", "The posts to learn from, with their features.", "smp_ray.training.examples:gather",
         reads=("ingest", "features"), settings=_of("training.max_labelled"), families=matrix_families, labels=True,
-        kept=True,
+        kept=True, version=2,
     ),
     Stage(
         "splits", "The folds of the labelled posts, the same for every later stage.",
@@ -91,8 +91,10 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "matrix", "The columns that the predictor sees, encoded fold by fold.",
         "smp_ray.training.matrix.build:build_matrix", reads=("gather", "splits", "adapt"), families=_matrix_parts,
-        settings=lambda config: {"groups": list(matrix_groups(config)), **_columns(config)},
-        labels=True, ray=True, version=4,
+        settings=lambda config: {
+            "groups": list(matrix_groups(config)), "seed": config.training.split.seed, **_columns(config)
+        },
+        labels=True, ray=True, version=5,
     ),
     Stage(
         "baselines", "What the sweep is compared with, on the same folds.", "smp_ray.training.baselines:baselines",
@@ -103,7 +105,7 @@ STAGES: tuple[Stage, ...] = (
         "tune", "Hyperparameter sweep on Ray Tune over the stored features, and the final models.",
         "smp_ray.training.sweep.tune:tune",
         reads=("matrix", "splits"), beside=("baselines", "evaluate"), labels=True, ray=True, version=2,
-        settings=_of("training.predictor", "training.tune", without=("cpus_per_trial",)),
+        settings=_of("training.predictor", "training.tune", "training.boosting", without=("cpus_per_trial",)),
     ),
     Stage(
         "calibrate", "How far predictions may be off: intervals from out-of-fold errors.",
@@ -113,7 +115,7 @@ STAGES: tuple[Stage, ...] = (
         "predict", "predictions.parquet, and the challenge's submission.json for the posts of split test.",
         "smp_ray.predictor.predict:predict",
         reads=("ingest", "features", "splits", "adapt", "matrix", "tune"), families=matrix_families,
-        settings=lambda config: {"external_data": external_data(config)}, labels=True, version=2,
+        settings=lambda config: {"external_data": external_data(config)}, labels=True, version=3,
     ),
     Stage(
         "ablate", "What each group of columns is worth: the ablation table.", "smp_ray.training.ablate:ablate",
@@ -132,7 +134,7 @@ STAGES: tuple[Stage, ...] = (
         "bundle", "All that was learned as one file, which scores posts elsewhere.", "smp_ray.predictor.pack:make",
         folder="predictor",
         reads=("gather", "splits", "adapt", "matrix", "tune", "calibrate"), uses=("evaluate",), labels=True,
-        families=_matrix_parts, settings=lambda config: config.features.model_dump(mode="json"),
+        families=_matrix_parts, settings=_of("features", "source"), version=2,
     ),
     Stage(
         "report", "The HTML report of what is there: report/index.html opens offline, report/*.csv has its numbers.",

@@ -23,7 +23,7 @@ from smp_ray.store.export import check_file_name, write_file
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.reader import iter_posts
 from smp_ray.store.wide import PIECE, wide
-from smp_ray.training.matrix.past import Past
+from smp_ray.training.past import Past
 
 #: Posts that are computed in this process where no workspace is named: starting Ray takes longer.
 FEW = 256

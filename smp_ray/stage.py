@@ -12,7 +12,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from smp_ray.config import Config
-from smp_ray.errors import SmpRayError
+from smp_ray.errors import ConfigError, SmpRayError
 from smp_ray.run import Artefact, Run
 from smp_ray.store.manifest import Made, Manifest, fingerprint
 
@@ -92,7 +92,9 @@ class Stage:
     def find(self, run: Run) -> Artefact | None:
         """The committed artefact of this configuration, or None."""
         if self.kept and run.keep:
-            return self.last(run)
+            if (made := self.last(run)) is not None:
+                self._check_kept(run, made)
+            return made
         key = self.key(run) if self.wanted(run.config) else None
         if key is None:
             return None
@@ -107,6 +109,17 @@ class Stage:
         settings, parts = self.settings(run.config), set(self.families(run.config) if self.families else ())
         earlier = [made for made in run.workspace.manifests(self.place) if made.config == settings]
         return next((made for made in reversed(earlier) if parts <= set(made.details["contents"])), None)
+
+    def _check_kept(self, run: Run, made: Manifest) -> None:
+        """A ConfigError where what was made from some families is kept, and they are computed otherwise now."""
+        parts = self.families(run.config) if self.families else ()
+        learned = {
+            name: found[0] for read in made.inputs.values() if isinstance(read, dict) for name, found in read.items()
+        }
+        if other := [name for name in parts if name in learned and run.families[name].fingerprint != learned[name]]:
+            raise ConfigError(
+                f"--keep-predictor: it learned from other features than these of {', '.join(other)}; run without it"
+            )
 
     def bring(self, run: Run) -> None:
         """Bring the artefact up to date; the stages that it reads were brought before."""

@@ -52,10 +52,12 @@ class MatrixConfig(Section):
     """The columns that the predictor sees, in families that an ablation can take away."""
 
     families: Annotated[tuple[str, ...], AfterValidator(without_repeats)] | None = Field(
-        None, min_length=1, description="null: metadata, text, history (split by time) and all that the features allow"
+        None,
+        min_length=1,
+        description="null: metadata, text, history (by time, with history_delay_days) and what the features allow",
     )
-    history_delay_days: float = Field(
-        0.0, ge=0, le=3650, description="how long after a post its popularity is known; history takes no younger posts"
+    history_delay_days: float | None = Field(
+        None, ge=0, le=3650, description="how long after a post its popularity is known; null: no group history"
     )
     embeddings: Literal["pca", "raw"] = Field("pca", description="pca is fitted on training folds only")
     pca_dimensions: int = Field(32, ge=1, le=4096, description="kept of each embedding")

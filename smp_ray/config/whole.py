@@ -94,7 +94,8 @@ def matrix_groups(config: Config) -> tuple[str, ...]:
         ValueError: a group needs features that are not configured.
     """
     groups: list[str | None] = [METADATA, TEXT]
-    if config.training.split.kind == "time":  # where users are disjoint it would be a leak
+    # Where users are disjoint it would be a leak, and with no delay popularity that nobody knew.
+    if config.training.split.kind == "time" and config.training.matrix.history_delay_days is not None:
         groups.append(HISTORY)
     embedder = embeddings(config)
     for column in columns_of(config.features.sections).values():
@@ -108,7 +109,7 @@ def matrix_groups(config: Config) -> tuple[str, ...]:
             owners = [name for name in families() if group in {column.group for column in find(name).columns}]
             needs = f"'{group}' needs {' or '.join(owners)} in features.families, " if owners else f"found '{group}', "
             if group == HISTORY:
-                needs = f"'{group}' needs training.split.kind: time, "
+                needs = f"'{group}' needs training.split.kind: time and training.matrix.history_delay_days, "
             raise ValueError(f"{needs}allowed: {', '.join(available)}")
     return tuple(group for group in available if group in asked)
 

@@ -16,11 +16,10 @@ from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter.apply import Adapters
 from smp_ray.training.boosting.base import Model
 from smp_ray.training.boosting.registry import find
-from smp_ray.training.examples import user_hashes
 from smp_ray.training.matrix.columns import columns_from
 from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.matrix import Matrix
-from smp_ray.training.matrix.past import Past, seconds
+from smp_ray.training.past import Past, seconds, user_hashes
 
 
 def past_of(tables: Iterable[pa.Table]) -> Past:
@@ -64,7 +63,7 @@ class Fitted:
         return cls(
             families=matrix_families(config),
             groups=matrix_groups(config),
-            delay_days=config.training.matrix.history_delay_days,
+            delay_days=config.training.matrix.history_delay_days or 0.0,
             adapters=None if adapted is None else Adapters.of(workspace, adapted, splits),
             encoder=Encoder.from_bytes(workspace.read(matrix.details["encoder"])),
             past=Past.from_bytes(workspace.read(matrix.details["past"])),

@@ -20,6 +20,7 @@ from smp_ray.predictor.calibrate import load_sizes
 from smp_ray.predictor.uncertainty import Uncertainty
 from smp_ray.predictor.unpack import Contents
 from smp_ray.run import Run
+from smp_ray.schema import POSTS as POSTS_TABLE
 from smp_ray.store.manifest import Made, Manifest, content_of, git_commit, library_versions
 from smp_ray.training.adapter.rows import ADAPTERS
 from smp_ray.training.boosting.registry import find as find_predictor
@@ -65,7 +66,7 @@ def make(
     measured = run.workspace.read_json(METRICS_FILE) if any(used.values()) else None
     contents = Contents(
         config=_config(run, keys), predictor=tuned.details["predictor"], groups=matrix_groups(run.config),
-        delay_days=run.config.training.matrix.history_delay_days,
+        delay_days=run.config.training.matrix.history_delay_days or 0.0,
         families={name: {"fingerprint": key.fingerprint, "model": key.model} for name, key in keys.items()},
         embeddings=embeddings, columns=model.columns,
         sizing=load_sizes(files[unpack.SIZES].decode()).columns,
@@ -105,9 +106,9 @@ def _config(run: Run, keys: Mapping[str, FamilyKey]) -> dict[str, Any]:
 
 
 def _without_rows(table: pa.Table) -> bytes:
-    """A Parquet file of a table's columns alone."""
+    """A Parquet file of a table's columns alone, and of the pictures' addresses, which nothing is learned from."""
     buffer = io.BytesIO()
-    pq.write_table(table.slice(0, 0), buffer)
+    pq.write_table(table.slice(0, 0).append_column(POSTS_TABLE.field("image_uri"), pa.nulls(0, pa.string())), buffer)
     return buffer.getvalue()
 
 

@@ -91,9 +91,7 @@ def _predicted(
 
     Predictions are float64 (posts,), NaN of what was learned from.
     """
-    keys = iter_posts(workspace, posts, ["row_id", "user_id", "posted_at"], PIECE)
-    others = (table.filter(pa.array(locate(table["row_id"].to_numpy(), learned) < 0)) for table in keys)
-    past = fitted.past.joined(past_of(others))
+    past = fitted.past.joined(past_of(iter_posts(workspace, posts, ["user_id", "posted_at"], PIECE)))
     known = [name for name in SCHEMA.names if name in POSTS.names]
     for table in wide(workspace, posts, [store[name] for name in fitted.families]):
         place = locate(table["row_id"].to_numpy(), learned)

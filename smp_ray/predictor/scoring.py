@@ -20,7 +20,7 @@ from smp_ray.predictor.drafts import posts_of
 from smp_ray.predictor.fitted import past_of
 from smp_ray.predictor.unpack import Packed, unpack
 from smp_ray.progress import say
-from smp_ray.training.matrix.past import Past
+from smp_ray.training.past import Past
 
 #: Level of an interval, if none is asked for.
 LEVEL = 0.9
@@ -84,13 +84,14 @@ class Predictor:
                 raise ModelError(f"{name}: {_difference(wanted['model'], keys[name].model)}")
         return keys
 
-    def score(self, posts: pd.DataFrame, level: float = LEVEL, explain: int = 0) -> pd.DataFrame:
+    def score(self, posts: pd.DataFrame, level: float = LEVEL, explain: int = 0, together: bool = True) -> pd.DataFrame:
         """Predict the popularity of posts.
 
         Args:
             posts: a row a post, see `drafts.posts_of`.
             level: of the interval; 0.9: nine of ten posts like these lie within.
             explain: how many reasons are given for each post.
+            together: whether all are posted, so that the earlier count as the later one's past; False for candidates.
 
         Returns:
             A row a post in their order: post_id, prediction, low, high, typical_error, `<family>_status`, and with
@@ -101,7 +102,9 @@ class Predictor:
             ModelError: a model is missing here, or is another one.
         """
         table = posts_of(posts, self.packed.schema, tuple(self.packed.contents.families), self.once)
-        past = self.packed.fitted.past.joined(past_of([table]))
+        past = self.packed.fitted.past
+        if together:
+            past = past.joined(past_of([table]))
         return self.judge(self.features(table), past, level, explain)
 
     def judge(self, wide: pa.Table, past: Past, level: float = LEVEL, explain: int = 0) -> pd.DataFrame:

@@ -27,10 +27,11 @@ from smp_ray.predictor.uncertainty import Uncertainty
 from smp_ray.store.manifest import content_of
 from smp_ray.store.workspace import Place
 from smp_ray.training.adapter.apply import Adapters
+from smp_ray.training.adapter.plan import of_others
 from smp_ray.training.boosting.base import Model
 from smp_ray.training.boosting.registry import find
 from smp_ray.training.matrix.encoder import Encoder
-from smp_ray.training.matrix.past import Past
+from smp_ray.training.past import Past
 
 FACTS, COLUMNS, ADAPTERS, SIZES = "predictor.json", "columns.parquet", "adapters.safetensors", "sizes.txt"
 ENCODER, PAST = "encoder.safetensors", "past.safetensors"
@@ -139,7 +140,9 @@ def _loaded(contents: Contents, files: Mapping[str, bytes]) -> Packed:
     adapters = None
     if contents.embeddings is not None:
         nobody = np.zeros(0, np.int64)
-        adapters = Adapters(files[ADAPTERS], contents.embeddings, nobody, nobody.astype(np.int16))
+        split = contents.config["training"]["split"]
+        others = of_others(split["kind"], split["folds"])
+        adapters = Adapters(files[ADAPTERS], contents.embeddings, nobody, nobody.astype(np.int16), others)
     fitted = Fitted(
         families=tuple(contents.families), groups=contents.groups, delay_days=contents.delay_days, adapters=adapters,
         encoder=encoder, past=Past.from_bytes(files[PAST]),

@@ -9,20 +9,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from smp_ray.errors import DataError
 from smp_ray.run import Run
 from smp_ray.schema import KEYS
-from smp_ray.store.manifest import Made, Manifest, content_of, fingerprint
+from smp_ray.store.manifest import Fragment, Made, Manifest, content_of, fingerprint
 from smp_ray.store.parquet import in_turn, read_table, write_table
 from smp_ray.store.wide import PIECE, wide
 from smp_ray.store.workspace import Workspace
+from smp_ray.training.past import Past, seconds, user_hashes
 
 #: What the files of the posts table are called; those of a family have its name.
 POSTS = "posts"
+#: Of all labelled posts, where a sample is learned from.
+PAST_FILE = "past.safetensors"
 
 
 def gather(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest]) -> Made:
@@ -33,9 +35,12 @@ def gather(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest]) -
     Raises:
         DataError: no such post, or labels that are all equal or not finite.
     """
-    most, sample = run.config.training.max_labelled, None
+    most, sample, past = run.config.training.max_labelled, None, ""
     if most is not None:
         sample = _sample(run.workspace, posts, most)
+    if sample is not None:  # all labelled posts are their users' past, as they are when later posts are predicted
+        past = f"{folder}/{PAST_FILE}"
+        run.workspace.write(_past(run.workspace, posts).to_bytes(), past)
     pieces = wide(run.workspace, posts, list(store.values()), keep=partial(_kept, sample=sample))
     fragments, labels = [], []
     hashes: dict[str, list[str]] = {name: [] for name in (POSTS, *store)}
@@ -44,15 +49,18 @@ def gather(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest]) -
     for number, table in enumerate(_of_equal_size(pieces)):
         labels.append(table["popularity"].to_numpy())
         for name, parts in hashes.items():
-            columns = own.get(name, [column for column in table.column_names if column not in others])
+            # Where pictures lie, nobody learns from: they may move.
+            columns = own.get(name, [c for c in table.column_names if c not in others and c != "image_uri"])
             path = f"{folder}/{name}-{number:05d}.parquet"
             fragments.append(write_table(run.workspace, path, table.select(columns)))
             parts.append(content_of(run.workspace.read(path)))
     check_labels(np.concatenate([np.zeros(0), *labels]))
     rows = sum(map(len, labels))
     note = f"{rows:,} labelled posts" + ("" if sample is None else " (a sample: training.max_labelled)")
+    if past:
+        hashes[POSTS].append(content_of(run.workspace.read(past)))
     contents = {name: fingerprint(parts) for name, parts in hashes.items()}
-    return Made(rows=rows, fragments=fragments, details={"contents": contents}, note=note)
+    return Made(rows=rows, fragments=fragments, details={"contents": contents, "past": past}, note=note)
 
 
 def example_pieces(workspace: Workspace, labelled: Manifest, parts: Sequence[str]) -> Iterator[pa.Table]:
@@ -105,17 +113,21 @@ def _sample(workspace: Workspace, posts: Manifest, most: int) -> np.ndarray | No
     return np.asarray(row_ids[spread(users, moments, most)]) if len(row_ids) > most else None
 
 
+def _past(workspace: Workspace, posts: Manifest) -> Past:
+    """All labelled posts, 24 bytes each."""
+
+    def part(fragment: Fragment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        table = _wanted(read_table(workspace, fragment.path, ["user_id", "posted_at", "split", "popularity"]))
+        return user_hashes(table["user_id"]), seconds(table["posted_at"]), table["popularity"].to_numpy()
+
+    return Past.of(*(np.concatenate(column) for column in zip(*in_turn(part, posts.fragments), strict=True)))
+
+
 def _keys(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row ids, a number a user (a post without one is its own), and moments."""
     row_ids, users = table["row_id"].to_numpy(), user_hashes(table["user_id"])
     moments = table["posted_at"].cast(pa.int64()).fill_null(0).to_numpy()
     return row_ids, np.where(users == 0, row_ids.view(np.uint64), users), moments
-
-
-def user_hashes(users: pa.ChunkedArray) -> np.ndarray:
-    """A number of 64 bits for each user id, uint64 (posts,), the same on any machine; 0 where there is none."""
-    hashed = pd.util.hash_array(users.fill_null("").to_numpy().astype(object), categorize=True)
-    return np.where(users.is_null().to_numpy(), 0, np.maximum(hashed, 1)).astype(np.uint64)
 
 
 def _of_equal_size(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

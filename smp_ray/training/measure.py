@@ -59,10 +59,15 @@ def measure(run: Run, folder: str, splits: Manifest, used: dict[str, Manifest | 
         "artefacts": {name: artefact.fingerprint for name, artefact in there.items()},
     }  # fmt: skip
     run.workspace.write_json(metrics, METRICS_FILE)
+    outputs = [METRICS_FILE]
     for artefact in there.values():
         if "table" in artefact.details:
-            tables.write_variants(run.workspace, artefact, metrics)
-    return Made(rows=len(folds.row_ids), details={"outputs": [METRICS_FILE]}, note=f"{len(variants)} variants")
+            outputs += tables.write_variants(run.workspace, artefact, metrics)
+    before = run.workspace.manifest(folder, "")
+    for path in set(before.details["outputs"] if before else ()) - set(outputs):  # of another configuration
+        if run.workspace.exists(path):
+            run.workspace.filesystem.delete_file(run.workspace.path(path))
+    return Made(rows=len(folds.row_ids), details={"outputs": outputs}, note=f"{len(variants)} variants")
 
 
 def _plain(resampled: np.ndarray) -> dict[str, Any]:

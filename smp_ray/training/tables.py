@@ -41,8 +41,10 @@ def for_terminal(cells: Cells) -> Table:
     return table
 
 
-def write_variants(workspace: Workspace, artefact: Manifest, metrics: Mapping[str, Any]) -> None:
+def write_variants(workspace: Workspace, artefact: Manifest, metrics: Mapping[str, Any]) -> list[str]:
     """An artefact's variants at the workspace's root: `<table>.parquet`, one row each with its facts, and `<table>.md`.
+
+    Returns both names.
 
     The artefact's details name the table; `metrics` are what `metrics.json` holds.
     """
@@ -61,6 +63,7 @@ def write_variants(workspace: Workspace, artefact: Manifest, metrics: Mapping[st
     parts = [_markdown(metrics_cells(variants)), _markdown(difference_cells(own, " against "))]
     text = "\n\n".join([*parts, _HOW])
     workspace.write(text.encode(), f"{name}.md")
+    return [f"{name}.parquet", f"{name}.md"]
 
 
 def _cells(title: str, lines: Mapping[str, Mapping[str, Any]], signed: bool) -> Cells:

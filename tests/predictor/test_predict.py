@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from smp_ray.config import Config
+from smp_ray.errors import ConfigError
 from smp_ray.pipeline import open_run, run_stages
 from smp_ray.ray_session import RaySession
 from smp_ray.run import Run
@@ -50,6 +51,11 @@ def test_a_new_label_is_learned_from_unless_the_predictor_is_kept(tmp_path: Path
     kept = open_run(more, session, keep=True)
     run_stages(kept, ["features", "splits"])
     assert kept.stage("matrix").key(kept) == first.stage("matrix").key(first)
+    other = more.features.model_copy(
+        update={"perplexity": more.features.section("perplexity").model_copy(update={"max_tokens": 3})}
+    )
+    with pytest.raises(ConfigError, match="--keep-predictor: it learned from other features than these of perplexity"):
+        run_stages(open_run(more.model_copy(update={"features": other}), session, keep=True), ["features", "splits"])
     second = open_run(more, session)
     run_stages(second, ["splits"])
     assert second.stage("matrix").key(second) != first.stage("matrix").key(first)

@@ -10,7 +10,9 @@ import pytest
 
 from smp_ray.store.wide import wide
 from smp_ray.training import examples as module
-from smp_ray.training.examples import POSTS, example_pieces, spread, user_hashes
+from smp_ray.training.examples import POSTS, example_pieces, spread
+from smp_ray.training.matrix.columns import USER_POSTS, columns_from
+from smp_ray.training.past import Past, user_hashes
 from tests.training.runs import brought, run_with
 from tests.training.worlds import World, world_config
 
@@ -27,7 +29,7 @@ def test_labelled_posts_with_their_features_in_the_order_of_ingest(
     found = pa.concat_tables(example_pieces(world.workspace, made, (POSTS, *stored)))
     every = pa.concat_tables(wide(world.workspace, posts, list(stored.values())))
     assert found.equals(every.slice(0, 170).select(found.column_names))
-    assert set(every.column_names) == set(found.column_names)
+    assert set(every.column_names) == {*found.column_names, "image_uri"}
     files = -(-170 // piece)
     assert len(made.fragments) == 3 * files
     assert made.details["contents"].keys() == {POSTS, "clip", "perplexity"}
@@ -36,8 +38,10 @@ def test_labelled_posts_with_their_features_in_the_order_of_ingest(
 def test_what_was_gathered_is_known_by_its_content(tmp_path: Path) -> None:
     """One title, one embedding: what reads them is another, and what does not is the same."""
     found = {}
-    for name in ("as it is", "again", "title", "embedding"):
+    for name in ("as it is", "again", "pictures moved", "title", "embedding"):
         world = World(tmp_path / name)
+        if name == "pictures moved":
+            world.columns["image_uri"] = [f"s3://other/{number}.jpg" for number in range(len(world.ids))]
         if name == "title":
             world.columns["title"][3] = "another"
         if name == "embedding":
@@ -45,7 +49,7 @@ def test_what_was_gathered_is_known_by_its_content(tmp_path: Path) -> None:
         posts, stored = world.commit()
         found[name] = brought(run_with(world_config(tmp_path / name), ingest=posts, features=stored), "gather")
     contents = {name: made.details["contents"] for name, made in found.items()}
-    assert contents["again"] == contents["as it is"]
+    assert contents["again"] == contents["as it is"] == contents.pop("pictures moved")
     changed = {name: {part for part in own if own[part] != contents["again"][part]} for name, own in contents.items()}
     assert changed == {"as it is": set(), "again": set(), "title": {POSTS}, "embedding": {"clip"}}
 
@@ -62,6 +66,23 @@ def test_a_sample_has_all_users_and_times(tmp_path: Path) -> None:
     expected = np.bincount(world.user_numbers, minlength=20) / 5
     assert np.abs(share - expected).max() <= 1
     assert table["row_id"].to_pylist() == [row for row in world.ids.tolist() if row in set(table["row_id"].to_pylist())]
+
+
+def test_all_labelled_posts_are_the_past_of_those_of_a_sample(tmp_path: Path) -> None:
+    """So that a count means while learning what it means of later posts."""
+    world = World(tmp_path, posts=1000, users=20)
+    posts, stored = world.commit()
+    counts = {}
+    for most in (None, 200):
+        run = run_with(world_config(tmp_path, max_labelled=most), ingest=posts, features=stored)
+        labelled = brought(run, "gather")
+        seen = labelled.details["past"]
+        past = Past.from_bytes(world.workspace.read(seen)) if seen else None
+        found = columns_from(example_pieces(world.workspace, labelled, [POSTS]), [], ["metadata"], past)
+        counts[most] = dict(zip(found.row_ids, found.numbers[USER_POSTS], strict=True))
+    assert len(counts[200]) == 200
+    assert counts[200] == {row: counts[None][row] for row in counts[200]}
+    assert max(counts[200].values()) > 20
 
 
 def test_spread_takes_equal_steps() -> None:

@@ -84,6 +84,19 @@ def test_every_variant_is_judged_and_compared_as_its_artefact_asks(tmp_path: Pat
     assert "| four against three |" in run.workspace.read("parts_table.md").decode()
 
 
+def test_tables_of_another_configuration_go(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    splits = commit_small(run.workspace)["splits"]
+    made = measure(run, "evaluate", splits, used_in(run))
+    assert {"metrics.json", "parts_table.md", "parts_table.parquet"} == set(made.details["outputs"])
+    run.workspace.commit(Manifest("evaluate", "key", {}, details=made.details), alone=True)
+    without = {name: artefact for name, artefact in used_in(run).items() if name != "parts"}
+    assert measure(run, "evaluate", splits, without).details["outputs"] == ["metrics.json"]
+    assert run.workspace.exists("metrics.json")
+    assert not run.workspace.exists("parts_table.md")
+    assert not run.workspace.exists("parts_table.parquet")
+
+
 def test_the_tables_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = run_in(tmp_path)
     show(run)

@@ -12,7 +12,7 @@ from smp_ray.models.adapter import AdapterBank
 from smp_ray.store.join import locate_sorted, vector_column
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.adapter.plan import MEAN_OF_FOLDS, assign
+from smp_ray.training.adapter.plan import MEAN_OF_FOLDS, assign, of_others
 from smp_ray.training.adapter.rows import ADAPTED_COLUMNS, ADAPTERS, inputs
 from smp_ray.training.splits import load_splits
 
@@ -25,13 +25,15 @@ class Adapters:
         weights: the bank as a safetensors file.
         columns: of a post's image and title embeddings.
         row_ids, assigned: int64 and int16 (posts,): the adapter of each labelled post, which has not seen its label, in
-            the order of the ids. Other posts take the mean of the folds' adapters.
+            the order of the ids.
+        others: the adapter of other posts, see `plan.of_others`.
     """
 
     weights: bytes
     columns: tuple[str, str]
     row_ids: np.ndarray
     assigned: np.ndarray
+    others: int = MEAN_OF_FOLDS
 
     @classmethod
     def of(cls, workspace: Workspace, manifest: Manifest, divided: Manifest) -> Adapters:
@@ -41,7 +43,7 @@ class Adapters:
         assigned = assign(splits, int(manifest.config["seed"]))[order]
         weights = workspace.read(manifest.stage, manifest.fingerprint, ADAPTERS)
         image, title = manifest.details["embeddings"]
-        return cls(weights, (image, title), splits.row_ids[order], assigned)
+        return cls(weights, (image, title), splits.row_ids[order], assigned, of_others(splits.kind, splits.count))
 
     @cached_property
     def _bank(self) -> AdapterBank:
@@ -56,7 +58,7 @@ class Adapters:
 
         given = inputs(table.select(self.columns).rename_columns(["image", "title"]))
         place = locate_sorted(table["row_id"].to_numpy(), self.row_ids)
-        adapter = np.full(len(place), MEAN_OF_FOLDS)
+        adapter = np.full(len(place), self.others)
         adapter[place >= 0] = self.assigned[place[place >= 0]]
         tensors = (torch.from_numpy(values).float() for values in given.values())
         threads = torch.get_num_threads()

@@ -15,7 +15,7 @@ from smp_ray.training.splits import TRAINS_ONLY, Splits
 
 #: What a post is to an adapter.
 UNSEEN, TRAINS, HELD_OUT = 0, 1, 2
-#: The adapter of a post that belongs to no fold: the mean over the folds' adapters.
+#: In place of an adapter's number: the mean over those of the folds.
 MEAN_OF_FOLDS = -1
 
 
@@ -42,6 +42,11 @@ class AdapterPlan:
 def adapter_count(splits: Splits) -> int:
     """Number of adapters: one a fold, and two for the first block of a `time` split."""
     return splits.count + (2 if splits.kind == "time" else 0)
+
+
+def of_others(kind: str, folds: int) -> int:
+    """The adapter of posts that belong to no fold: under `time` that of the last, which learned from the most."""
+    return folds - 1 if kind == "time" else MEAN_OF_FOLDS
 
 
 def assign(splits: Splits, seed: int) -> np.ndarray:

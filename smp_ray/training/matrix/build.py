@@ -5,6 +5,7 @@ the training ones; `final.parquet` holds all, encoded by what was fitted on all.
 `past.safetensors` what counts as their users' past: with both, posts that come later are encoded.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,20 @@ from smp_ray.store.manifest import Made, Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.adapter.apply import Adapters
-from smp_ray.training.examples import POSTS, example_pieces
+from smp_ray.training.examples import PAST_FILE, POSTS, example_pieces
 from smp_ray.training.matrix.columns import Columns, columns_from
 from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.matrix import Matrix
+from smp_ray.training.past import Past
 from smp_ray.training.splits import Splits, load_splits
 
 #: No honest column of the published datasets comes near it; the mean label of a user over all rows reaches .97.
 SUSPICIOUS_SRC = 0.95
+#: What encoding takes beside what all folds share, mostly words: of 306,000 posts of SMPD-Image some 6 GB.
+BYTES_A_POST = 20_000
 LEAST_POSTS_OF_A_SUSPICION = 30
 #: Of the matrix of all posts, in the artefact's folder.
-ENCODER_FILE, PAST_FILE = "encoder.safetensors", "past.safetensors"
+ENCODER_FILE = "encoder.safetensors"
 
 
 def build_matrix(run: Run, folder: str, labelled: Manifest, splits: Manifest, adapted: Manifest | None) -> Made:
@@ -42,7 +46,7 @@ def build_matrix(run: Run, folder: str, labelled: Manifest, splits: Manifest, ad
     columns = ray.remote(num_cpus=0.5)(_columns).remote(run.workspace, labelled, splits, adapted, run.config)
     folds = load_splits(run.workspace, splits)
     shared = ray.put(folds)
-    encode_part = ray.remote(num_cpus=run.session.cpus_of(1))(_encode_part)
+    encode_part = ray.remote(num_cpus=run.session.cpus_of(1), memory=_memory(run, labelled.rows))(_encode_part)
     wanted = (*range(folds.count), None)
     running = [encode_part.remote(columns, shared, fold, run.config, run.workspace, folder) for fold in wanted]
     parts = run.session.gather(running, Reporter("matrix", "folds"))
@@ -62,6 +66,13 @@ def build_matrix(run: Run, folder: str, labelled: Manifest, splits: Manifest, ad
     )
 
 
+def _memory(run: Run, posts: int) -> int:
+    """Bytes that encoding a fold asks for, so that only as many run at once as fit; 0 where nodes do not say theirs."""
+    largest = max(node.memory_gb for node in run.session.nodes())
+    most = 0.9e9 * largest  # for more it would wait for ever
+    return 0 if largest == math.inf else int(min(BYTES_A_POST * posts, most))
+
+
 def _columns(
     workspace: Workspace, labelled: Manifest, splits: Manifest, adapted: Manifest | None, config: Config
 ) -> Columns:
@@ -69,8 +80,10 @@ def _columns(
     families = matrix_families(config)
     adapters = None if adapted is None else Adapters.of(workspace, adapted, splits)
     tables = example_pieces(workspace, labelled, (POSTS, *families))
-    delay = config.training.matrix.history_delay_days
-    return columns_from(tables, families, matrix_groups(config), adapters=adapters, delay_days=delay)
+    seen = labelled.details.get("past")
+    past = Past.from_bytes(workspace.read(seen)) if seen else None
+    delay = config.training.matrix.history_delay_days or 0.0
+    return columns_from(tables, families, matrix_groups(config), past, adapters, delay)
 
 
 def _encode_part(

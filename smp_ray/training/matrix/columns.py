@@ -18,10 +18,9 @@ from smp_ray.families.registry import columns_of, find
 from smp_ray.store.join import vectors
 from smp_ray.training.adapter.apply import Adapters
 from smp_ray.training.adapter.rows import ADAPTED_COLUMNS
-from smp_ray.training.examples import user_hashes
-from smp_ray.training.matrix.past import Past, seconds
 from smp_ray.training.matrix.post_columns import as_float, metadata, texts_of
 from smp_ray.training.matrix.text import hashed_counts
+from smp_ray.training.past import Past, seconds, user_hashes
 
 #: How many posts the user had before.
 USER_POSTS = "user_posts_before"
@@ -34,7 +33,7 @@ class Columns:
     Attributes:
         row_ids: int64 (posts,).
         post_ids: object (posts,).
-        past: what these posts are to later ones.
+        past: what counts as the users' earlier posts.
         numbers: float64 (posts,) by column name; NaN where missing.
         categories: object (posts,) of texts or None by column name.
         vectors: float16 or float32 (posts, width) by column name; a row of NaN where missing.
@@ -120,8 +119,8 @@ def columns_from(
     every = pa.concat_tables(pieces)
     pieces.clear()
     row_ids, post_ids, users, times = (every[key].to_numpy() for key in ("row_id", "post_id", "user", "posted"))
-    found = Columns(row_ids, post_ids, Past.of(users, times, as_float(every["popularity"])))
-    past = found.past if past is None else past
+    past = Past.of(users, times, as_float(every["popularity"])) if past is None else past
+    found = Columns(row_ids, post_ids, past)
     if METADATA in groups:
         found.put(METADATA, USER_POSTS, past.counts(users, times))
     if HISTORY in groups:

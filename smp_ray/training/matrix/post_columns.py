@@ -16,6 +16,8 @@ from smp_ray.schema import POSTS
 CATEGORIES = ("category", "subcategory", "concept", "text_language", "media_type")
 #: Texts that name one thing each and so say nothing about another post.
 _NAMES = ("_path", "_uri", "_alias", "_id", "_url")
+#: A date by its name: `user_firstdate`, `user_firstdatetaken`, `user_date_joined`; no `user_updates_count`.
+_DATE = re.compile(r"(^|_)(first)?date(taken)?(_|$)")
 _DAY = 86_400.0
 
 
@@ -59,7 +61,7 @@ def _extra(name: str, column: pa.ChunkedArray, posted: np.ndarray) -> dict[str, 
         return {}
     if pa.types.is_list(column.type) and not pa.types.is_floating(column.type.value_type):
         return {f"{name}_count": pc.list_value_length(column)}
-    if "date" in name and not text and not pa.types.is_list(column.type):
+    if _DATE.search(name) and not text and not pa.types.is_list(column.type):
         # A date means what it is before the post: how long the user had been there.
         return {f"days_since_{name}": (posted - as_float(column)) / _DAY}
     counted = name.endswith("_count") and pa.types.is_primitive(column.type)

@@ -13,8 +13,9 @@ import torch
 
 from smp_ray.config import AdapterConfig
 from smp_ray.errors import DataError
+from smp_ray.training.adapter.apply import Adapters
 from smp_ray.training.adapter.loop import BankTraining, Rows, in_memory
-from smp_ray.training.adapter.plan import HELD_OUT, TRAINS, assign, plan_adapters
+from smp_ray.training.adapter.plan import HELD_OUT, TRAINS, assign, of_others, plan_adapters
 from smp_ray.training.splits import Splits
 from tests.training.adapter.adapt_world import World, applied, make_world, trained, training
 
@@ -224,3 +225,17 @@ def test_too_few_posts_for_the_folds_are_refused(world: World) -> None:
     few[:3] = True
     with pytest.raises(DataError, match="would learn from"):
         plan_adapters(world.splits, world.config().training.adapter, few)
+
+
+def test_posts_that_belong_to_no_fold_are_adapted_as_the_last_to_be_judged_were(timed: World, world: World) -> None:
+    for one, kind in ((timed, "time"), (world, "user")):
+        bank = trained(one, max_epochs=1).bank
+        nobody = Adapters(
+            bank.to_bytes(), ("clip_image", "clip_title"), np.zeros(0, np.int64), np.zeros(0, np.int16),
+            of_others(kind, one.splits.count),
+        )  # fmt: skip
+        found = nobody.beside(one.table)["adapted_prediction"].to_numpy()
+        banks = [replace(nobody, others=number) for number in range(one.splits.count)]
+        folds = np.stack([bank.beside(one.table)["adapted_prediction"].to_numpy() for bank in banks])
+        np.testing.assert_allclose(found, folds[-1] if kind == "time" else folds.mean(axis=0), rtol=1e-5)
+        assert not np.allclose(folds[0], folds[-1], equal_nan=True)

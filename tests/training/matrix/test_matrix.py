@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from sklearn.decomposition import PCA
 
-from smp_ray.config import MatrixConfig, matrix_groups
+from smp_ray.config import MatrixConfig, build_config, matrix_groups
 from smp_ray.errors import ConfigError
 from smp_ray.evaluation.metrics import src
 from smp_ray.ray_session import RaySession
@@ -84,6 +84,14 @@ def test_dates_become_ages_vectors_are_reduced_and_the_uninformative_goes(tmp_pa
     assert not gone & set(matrix.names)
     assert {"user_photo_count", "user_description_pc00"} <= set(matrix.names)
     assert np.isnan(column(matrix, "user_description_pc00")[-1])
+
+
+def test_what_has_date_within_a_word_is_no_date(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.extra |= {"user_updates_count": np.arange(200.0), "user_validated": np.arange(200) % 2 == 0}
+    found = loaded(world).numbers
+    assert (found["user_updates_count"] == np.arange(200)).all()
+    assert set(found["user_validated"]) == {0.0, 1.0}
 
 
 def test_nothing_fitted_looks_at_posts_outside_training(tmp_path: Path) -> None:
@@ -190,3 +198,10 @@ def test_a_family_without_its_features_is_an_error() -> None:
     assert matrix_groups(config) == ("metadata", "text", "perplexity")
     with pytest.raises(ConfigError, match=r"'similarity' needs clip in features\.families"):
         world_config(Path("unused"), families=("perplexity",), matrix={"families": ["metadata", "similarity"]})
+
+
+def test_history_is_there_by_time_and_where_a_delay_is_known() -> None:
+    for kind, delay, there in (("time", 3, True), ("time", 0, True), ("time", None, False), ("user", 3, False)):
+        training = {"split": {"kind": kind}, "matrix": {"history_delay_days": delay}}
+        config = build_config({"workspace": "x", "source": {"kind": "demo"}, "training": training})
+        assert ("history" in matrix_groups(config)) == there

@@ -74,6 +74,14 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, session: RaySession) -> tupl
     return config, run_tune(config, session)
 
 
+def test_a_trial_that_ends_at_a_rung_is_completed(session: RaySession, tmp_path: Path) -> None:
+    """With its first rung after 5 rounds and three times as many for each further one, the second is the end."""
+    config = config_of(tmp_path, trials=1, max_rounds=15, models=1)
+    run_tune(config, session)
+    trials = trials_of(config)
+    assert trials["status"].tolist() == ["completed"]
+
+
 def test_every_trial_has_its_row_and_bad_ones_are_stopped(tuned: tuple[Config, Manifest]) -> None:
     config, manifest = tuned
     trials = trials_of(config)

@@ -1,7 +1,7 @@
 """What a user did before a post: how many posts, and, of those whose popularity was known by then, how they did.
 
-Only what was there before the post counts, by the labelled posts and those that it is seen beside. A user is a number
-of 64 bits, so that no name is kept.
+Only what was there before the post counts, by the labelled posts and, of those that are predicted, by these as well. A
+user is a number of 64 bits, so that no name is kept.
 """
 
 from __future__ import annotations
@@ -28,12 +28,18 @@ def seconds(moments: pa.ChunkedArray) -> np.ndarray:
     return moments.cast(pa.int64()).cast(pa.float64()).to_numpy() / 1e6
 
 
+def user_hashes(users: pa.ChunkedArray) -> np.ndarray:
+    """A number of 64 bits for each user id, uint64 (posts,), the same on any machine; 0 where there is none."""
+    hashed = pd.util.hash_array(users.fill_null("").to_numpy().astype(object), categorize=True)
+    return np.where(users.is_null().to_numpy(), 0, np.maximum(hashed, 1)).astype(np.uint64)
+
+
 @dataclass(frozen=True)
 class Past:
     """Posts in the order of users, and of time for each user; those without either are left out.
 
     Attributes:
-        users: uint64 (posts,), see `examples.user_hashes`.
+        users: uint64 (posts,), see `user_hashes`.
         times: float64 (posts,), seconds since 1970.
         popularity: float64 (posts,), NaN where unknown.
     """
@@ -59,8 +65,12 @@ class Past:
         return cls(**load(data))
 
     def joined(self, other: Past) -> Past:
-        """All posts of both."""
-        return Past.of(*(np.concatenate([values, getattr(other, name)]) for name, values in self._arrays.items()))
+        """All posts of both; one of `other` with the user and the time of one that is here is the same post."""
+        _, before = self.before(other.users, other.times)
+        _, with_it = self.before(other.users, np.nextafter(other.times, np.inf))
+        known = before < with_it
+        new = {name: values[~known] for name, values in other._arrays.items()}
+        return Past.of(*(np.concatenate([values, new[name]]) for name, values in self._arrays.items()))
 
     @property
     def _arrays(self) -> dict[str, np.ndarray]:

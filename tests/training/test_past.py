@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smp_ray.training.matrix.past import HISTORY_COLUMNS, Past
+from smp_ray.training.past import HISTORY_COLUMNS, Past
 
 DAY = 86_400.0
 USERS = np.array([0, 1, 2**63, 2**64 - 1], np.uint64)
@@ -62,6 +62,15 @@ def test_it_is_kept_as_it_is_and_joined() -> None:
     both = kept.joined(Past.of(users[50:], times[50:], labels[50:]))
     for name, values in vars(whole).items():
         np.testing.assert_array_equal(getattr(both, name), values)
+
+
+def test_a_post_that_is_in_both_counts_once() -> None:
+    users, times = np.array([7, 7, 8], np.uint64), np.array([1.0, 2.0, 2.0])
+    learned = Past.of(users, times, np.array([3.0, 4.0, 5.0]))
+    more = Past.of(np.append(users, np.uint64(7)), np.append(times, 3.0), np.full(4, np.nan))
+    both = learned.joined(more)
+    assert both.counts(np.array([7, 8], np.uint64), np.array([9.0, 9.0])).tolist() == [3, 1]
+    assert both.history(np.array([7], np.uint64), np.array([9.0]), 0.0)["user_history_mean"] == [3.5]
 
 
 def test_nobody_has_a_past_where_nothing_was_posted() -> None:
