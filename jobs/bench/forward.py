@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from jobs.bench.cases import read_posts, write_models, write_posts
@@ -108,8 +109,8 @@ class Loaded:
     def operations(self) -> float:
         """Floating-point operations of one post (a multiplication and an addition are two)."""
         fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # whose attention is not counted
-        with FlopCounterMode(display=False) as counter:
+        torch.backends.mha.set_fastpath_enabled(False)  # neither its attention nor a fused one is counted
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             self._compute(self._model, self._prepared(1))
         torch.backends.mha.set_fastpath_enabled(fast)
         return float(counter.get_total_flops())
