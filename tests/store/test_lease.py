@@ -83,21 +83,27 @@ def test_on_s3_heartbeats_keep_it_and_the_loser_stops(bucket: str, monkeypatch: 
 def test_on_s3_a_heartbeat_whose_fate_is_not_known_is_followed_by_another(
     bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workspace, get = Workspace.open(bucket.format("run")), obstore.get
-
-    def lost(*_: object, **__: object) -> None:
-        monkeypatch.setattr(obstore, "get", get)
-        raise obstore.exceptions.GenericError("the answer got lost")
-
+    workspace = Workspace.open(bucket.format("run"))
     monkeypatch.setattr(lease, "HEARTBEAT", 0.2)
     with holding(workspace):
-        monkeypatch.setattr(obstore, "get", lost)
-        workspace.write(workspace.read(LEASE), LEASE)  # as if a heartbeat had arrived without its answer
+        # A heartbeat arrives, its answer does not, and the question whose the lease is remains unanswered, too.
+        fail_once(monkeypatch, "put", obstore.exceptions.PreconditionError("another version"))
+        fail_once(monkeypatch, "get", obstore.exceptions.GenericError("the answer got lost"))
         time.sleep(1)
         before = workspace.read(LEASE)
         time.sleep(0.5)
         assert workspace.read(LEASE) != before
     assert "heartbeat failed: the answer got lost" in capsys.readouterr().err
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+    kept = getattr(obstore, name)
+
+    def failing(*_: object, **__: object) -> None:
+        monkeypatch.setattr(obstore, name, kept)
+        raise error
+
+    monkeypatch.setattr(obstore, name, failing)
 
 
 def lose(workspace: Workspace) -> None:
@@ -106,7 +112,9 @@ def lose(workspace: Workspace) -> None:
         time.sleep(1)
         assert workspace.read(LEASE) != before
         workspace.write(b'{"id": "another"}', LEASE)
-        time.sleep(30)
+        time.sleep(
+            100
+        )  # ended by an interrupt; a refused write may cost the server of the tests a connection, and 30 s
 
 
 def test_without_conditional_writes_there_is_no_lease(
