@@ -22,7 +22,7 @@ JOBS = sorted((ROOT.parent / "jobs").rglob("*.py"))
 TESTS = sorted((ROOT.parent / "tests").rglob("*.py"))
 #: From the ground up; what stands on one floor does not import each other.
 FLOORS = (
-    ("__init__", "errors", "plugins", "schema", "section", "progress"),
+    ("__init__", "errors", "interrupt", "plugins", "schema", "section", "progress"),
     ("models", "store"),
     ("demo", "families"),
     ("sources",),

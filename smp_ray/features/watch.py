@@ -1,13 +1,12 @@
 """The nodes of a pass: asked for before it begins where the cluster grows, and watched while it runs."""
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from smp_ray.errors import LostNodesError
 from smp_ray.features.pools import Placement
+from smp_ray.interrupt import interrupt, interruptible
 from smp_ray.progress import repeating
 from smp_ray.ray_session import RaySession
 from smp_ray.resources import described, grown, live_nodes
@@ -63,11 +62,11 @@ def _watched(begun: Placement, done: Callable[[], int]) -> Iterator[None]:
             finished, moved = done(), now
         if now - enough > PATIENCE or now - moved > STUCK:
             lost = True
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            interrupt()
         return not lost
 
     try:
-        with repeating(WATCH, watch):
+        with interruptible(), repeating(WATCH, watch):
             yield
     except KeyboardInterrupt:
         if not lost:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import signal
 import socket
 import threading
 import time
@@ -26,6 +25,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store
 
 from smp_ray.errors import WorkspaceError, one_line
+from smp_ray.interrupt import interrupt, interruptible
 from smp_ray.progress import say
 from smp_ray.store.address import endpoint
 from smp_ray.store.workspace import RETRIES, Workspace, writing
@@ -94,7 +94,8 @@ def _leased(workspace: Workspace) -> Iterator[None]:
     beat = threading.Thread(target=lease.keep, daemon=True)
     beat.start()
     try:
-        yield
+        with interruptible():
+            yield
     except KeyboardInterrupt:
         if lease.lost:
             raise WorkspaceError(f"{workspace.uri}: another run has taken over this workspace; stopped") from None
@@ -164,7 +165,7 @@ class _S3Lease:
             try:
                 if not self._heard():
                     self.lost = True
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    interrupt()
                     return
             except BaseError as error:  # the next one may get through
                 say(f"{self._workspace.uri}: heartbeat failed: {one_line(error, 120)}")
