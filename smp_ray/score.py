@@ -14,7 +14,6 @@ from smp_ray.config import Config, build_config
 from smp_ray.errors import ConfigError, one_line
 from smp_ray.pipeline import computed, ingested, open_run
 from smp_ray.predictor.drafts import aligned
-from smp_ray.predictor.fitted import past_of
 from smp_ray.predictor.scoring import Predictor, check_level
 from smp_ray.ray_session import ray_session
 from smp_ray.run import Run
@@ -72,7 +71,7 @@ def score_source(
         else:
             tables = wide(run.workspace, manifest, list(computed(run).values()))
         keys = iter_posts(run.workspace, manifest, ["user_id", "posted_at"], PIECE)
-        past = predictor.packed.fitted.past.joined(past_of(keys))
+        past = predictor.packed.fitted.past.joined(Past.of_posts(keys))
         count = _written(out, predictor, tables, past, level, explain)
         if few and ours and not manifest.counts.get("rejected"):  # whose reasons lie there
             run.workspace.delete_dir()

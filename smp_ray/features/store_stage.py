@@ -11,7 +11,6 @@ from pkgutil import resolve_name
 
 from smp_ray.errors import SmpRayError
 from smp_ray.families.keys import FamilyKey, covers
-from smp_ray.families.registry import find, owner_of
 from smp_ray.run import Artefact, Run
 from smp_ray.schema import ERROR, FAILED_TWICE
 from smp_ray.stage import Stage, StageStatus, changes
@@ -42,10 +41,9 @@ class FeatureStage(Stage):
         posts, manifests = _posts(run, self), stored(run)
         assert posts is not None
         missing: list[str] = []
-        for name in run.families:
+        for name, key in run.families.items():
             # What a family read of another may change with it.
-            follows = any(owner_of(column) in missing for column in find(name).reads)
-            if follows or _wants(manifests.get(name), posts.fingerprint, run.retry):
+            if not key.inputs.keys().isdisjoint(missing) or _wants(manifests.get(name), posts.fingerprint, run.retry):
                 missing.append(name)
         if missing:
             run.start()

@@ -19,14 +19,7 @@ from smp_ray.training.boosting.registry import find
 from smp_ray.training.matrix.columns import columns_from
 from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.matrix import Matrix
-from smp_ray.training.past import Past, seconds, user_hashes
-
-
-def past_of(tables: Iterable[pa.Table]) -> Past:
-    """Posts, at least one table of them, as part of their users' past, popularity unknown: 24 bytes each."""
-    found = [(user_hashes(table["user_id"]), seconds(table["posted_at"])) for table in tables]
-    users, times = (np.concatenate(column) for column in zip(*found, strict=True))
-    return Past.of(users, times, np.full(len(users), np.nan))
+from smp_ray.training.past import Past
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class Fitted:
 
     families: tuple[str, ...]
     groups: tuple[str, ...]
-    delay_days: float
+    delay_days: float | None
     adapters: Adapters | None
     encoder: Encoder
     past: Past
@@ -63,7 +56,7 @@ class Fitted:
         return cls(
             families=matrix_families(config),
             groups=matrix_groups(config),
-            delay_days=config.training.matrix.history_delay_days or 0.0,
+            delay_days=config.training.matrix.history_delay_days,
             adapters=None if adapted is None else Adapters.of(workspace, adapted, splits),
             encoder=Encoder.from_bytes(workspace.read(matrix.details["encoder"])),
             past=Past.from_bytes(workspace.read(matrix.details["past"])),

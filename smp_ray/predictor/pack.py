@@ -66,7 +66,7 @@ def make(
     measured = run.workspace.read_json(METRICS_FILE) if any(used.values()) else None
     contents = Contents(
         config=_config(run, keys), predictor=tuned.details["predictor"], groups=matrix_groups(run.config),
-        delay_days=run.config.training.matrix.history_delay_days or 0.0,
+        delay_days=run.config.training.matrix.history_delay_days,
         families={name: {"fingerprint": key.fingerprint, "model": key.model} for name, key in keys.items()},
         embeddings=embeddings, columns=model.columns,
         sizing=load_sizes(files[unpack.SIZES].decode()).columns,

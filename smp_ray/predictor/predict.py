@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from smp_ray.config import external_data
-from smp_ray.predictor.fitted import Fitted, past_of
+from smp_ray.predictor.fitted import Fitted
 from smp_ray.run import Run
 from smp_ray.schema import POSTS
 from smp_ray.store.join import locate
@@ -22,6 +22,7 @@ from smp_ray.store.reader import iter_posts
 from smp_ray.store.wide import PIECE, wide
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.out_of_fold import TUNED, read_out_of_fold
+from smp_ray.training.past import Past
 from smp_ray.training.splits import load_splits
 
 SUBMISSION_VERSION = "VERSION 1.2"
@@ -91,7 +92,7 @@ def _predicted(
 
     Predictions are float64 (posts,), NaN of what was learned from.
     """
-    past = fitted.past.joined(past_of(iter_posts(workspace, posts, ["user_id", "posted_at"], PIECE)))
+    past = fitted.past.joined(Past.of_posts(iter_posts(workspace, posts, ["user_id", "posted_at"], PIECE)))
     known = [name for name in SCHEMA.names if name in POSTS.names]
     for table in wide(workspace, posts, [store[name] for name in fitted.families]):
         place = locate(table["row_id"].to_numpy(), learned)

@@ -17,7 +17,6 @@ from smp_ray.features.steps import Here
 from smp_ray.predictor import reasons
 from smp_ray.predictor.calibrate import sizes_of
 from smp_ray.predictor.drafts import posts_of
-from smp_ray.predictor.fitted import past_of
 from smp_ray.predictor.unpack import Packed, unpack
 from smp_ray.progress import say
 from smp_ray.training.past import Past
@@ -104,7 +103,7 @@ class Predictor:
         table = posts_of(posts, self.packed.schema, tuple(self.packed.contents.families), self.once)
         past = self.packed.fitted.past
         if together:
-            past = past.joined(past_of([table]))
+            past = past.joined(Past.of_posts([table]))
         return self.judge(self.features(table), past, level, explain)
 
     def judge(self, wide: pa.Table, past: Past, level: float = LEVEL, explain: int = 0) -> pd.DataFrame:

@@ -61,7 +61,7 @@ class Contents(BaseModel):
     predictor: str
     families: dict[str, dict[str, Any]]
     groups: tuple[str, ...]
-    delay_days: float
+    delay_days: float | None
     embeddings: tuple[str, str] | None
     columns: int
     sizing: int

@@ -30,17 +30,19 @@ PAST_FILE = "past.safetensors"
 def gather(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest]) -> Made:
     """Copy the posts of split `train` that have a popularity, or a sample of them, with the columns of `store`.
 
-    Takes 16 bytes a labelled post where they are sampled, and a piece with the files that it touches.
+    Takes 32 bytes a labelled post where they are sampled, and a piece with the files that it touches.
 
     Raises:
         DataError: no such post, or labels that are all equal or not finite.
     """
     most, sample, past = run.config.training.max_labelled, None, ""
-    if most is not None:
-        sample = _sample(run.workspace, posts, most)
-    if sample is not None:  # all labelled posts are their users' past, as they are when later posts are predicted
+    if most is not None and len((every := _labelled(run.workspace, posts))[0]) > most:
+        row_ids, users, times, popularity = every
+        # A post without a user is its own.
+        sample = row_ids[spread(np.where(users == 0, row_ids.view(np.uint64), users), np.nan_to_num(times), most)]
+        # All labelled posts are their users' past, as they are when later posts are predicted.
         past = f"{folder}/{PAST_FILE}"
-        run.workspace.write(_past(run.workspace, posts).to_bytes(), past)
+        run.workspace.write(Past.of(users, times, popularity).to_bytes(), past)
     pieces = wide(run.workspace, posts, list(store.values()), keep=partial(_kept, sample=sample))
     fragments, labels = [], []
     hashes: dict[str, list[str]] = {name: [] for name in (POSTS, *store)}
@@ -105,29 +107,16 @@ def _kept(table: pa.Table, sample: np.ndarray | None) -> pa.Table:
     return table if sample is None else table.filter(pa.array(np.isin(table["row_id"].to_numpy(), sample)))
 
 
-def _sample(workspace: Workspace, posts: Manifest, most: int) -> np.ndarray | None:
-    """Row ids of a sample; None where there are no more labelled posts than that."""
+def _labelled(workspace: Workspace, posts: Manifest) -> tuple[np.ndarray, ...]:
+    """Row ids of all labelled posts, a number a user (0: none), seconds since 1970 (NaN: none) and popularity."""
+
+    def part(fragment: Fragment) -> tuple[np.ndarray, ...]:
+        table = _wanted(read_table(workspace, fragment.path, columns))
+        users, times = user_hashes(table["user_id"]), seconds(table["posted_at"])
+        return table["row_id"].to_numpy(), users, times, table["popularity"].to_numpy()
+
     columns = ["row_id", "user_id", "posted_at", "split", "popularity"]
-    parts = in_turn(lambda fragment: _keys(_wanted(read_table(workspace, fragment.path, columns))), posts.fragments)
-    row_ids, users, moments = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return np.asarray(row_ids[spread(users, moments, most)]) if len(row_ids) > most else None
-
-
-def _past(workspace: Workspace, posts: Manifest) -> Past:
-    """All labelled posts, 24 bytes each."""
-
-    def part(fragment: Fragment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        table = _wanted(read_table(workspace, fragment.path, ["user_id", "posted_at", "split", "popularity"]))
-        return user_hashes(table["user_id"]), seconds(table["posted_at"]), table["popularity"].to_numpy()
-
-    return Past.of(*(np.concatenate(column) for column in zip(*in_turn(part, posts.fragments), strict=True)))
-
-
-def _keys(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row ids, a number a user (a post without one is its own), and moments."""
-    row_ids, users = table["row_id"].to_numpy(), user_hashes(table["user_id"])
-    moments = table["posted_at"].cast(pa.int64()).fill_null(0).to_numpy()
-    return row_ids, np.where(users == 0, row_ids.view(np.uint64), users), moments
+    return tuple(np.concatenate(column) for column in zip(*in_turn(part, posts.fragments), strict=True))
 
 
 def _of_equal_size(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -6,7 +6,7 @@ user is a number of 64 bits, so that no name is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,6 +54,13 @@ class Past:
         known = (users != 0) & np.isfinite(times)
         order = np.flatnonzero(known)[np.lexsort((times[known], users[known]))]
         return cls(users[order], times[order], popularity[order])
+
+    @classmethod
+    def of_posts(cls, tables: Iterable[pa.Table]) -> Past:
+        """Posts, at least one table with `user_id` and `posted_at`, popularity unknown: 24 bytes each."""
+        found = [(user_hashes(table["user_id"]), seconds(table["posted_at"])) for table in tables]
+        users, times = (np.concatenate(column) for column in zip(*found, strict=True))
+        return cls.of(users, times, np.full(len(users), np.nan))
 
     def to_bytes(self) -> bytes:
         """As a safetensors file."""

@@ -82,7 +82,7 @@ def _columns(
     tables = example_pieces(workspace, labelled, (POSTS, *families))
     seen = labelled.details.get("past")
     past = Past.from_bytes(workspace.read(seen)) if seen else None
-    delay = config.training.matrix.history_delay_days or 0.0
+    delay = config.training.matrix.history_delay_days
     return columns_from(tables, families, matrix_groups(config), past, adapters, delay)
 
 

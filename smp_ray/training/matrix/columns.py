@@ -85,7 +85,7 @@ def columns_from(
     groups: Sequence[str],
     past: Past | None = None,
     adapters: Adapters | None = None,
-    delay_days: float = 0.0,
+    delay_days: float | None = None,
 ) -> Columns:
     """What some groups are made of.
 
@@ -95,7 +95,7 @@ def columns_from(
         groups: of the matrix.
         past: what counts as the users' earlier posts; None: these posts themselves.
         adapters: for the group `adapted`.
-        delay_days: when a popularity was known after its post, for the group `history`.
+        delay_days: when a popularity was known after its post; the group `history` needs it.
     """
     from scipy import sparse
 
@@ -124,6 +124,7 @@ def columns_from(
     if METADATA in groups:
         found.put(METADATA, USER_POSTS, past.counts(users, times))
     if HISTORY in groups:
+        assert delay_days is not None, "the group `history` needs its delay"
         for name, values in past.history(users, times, delay_days).items():
             found.put(HISTORY, name, values)
     for name, group in group_of.items():

@@ -71,8 +71,8 @@ class FoldTrial(tune.Trainable):
         rungs, reported = 0, time.monotonic()
         for _ in grown.run(settings.max_rounds, settings.early_stopping_rounds):
             at_rung = asha is not None and grown.rounds * pace >= asha.grace_rounds * asha.reduction_factor**rungs
-            at_rung &= grown.rounds < settings.max_rounds  # that is the end
-            if at_rung or time.monotonic() - reported > _REPORT_SECONDS:
+            due = at_rung or time.monotonic() - reported > _REPORT_SECONDS
+            if due and grown.rounds < settings.max_rounds:  # the last round is no stop, whatever else it is
                 yield _report(grown, pace, "stopped")  # as its record will say if it ends here
                 rungs, reported = rungs + at_rung, time.monotonic()
         yield {**_report(grown, pace, "completed"), "done": True}
