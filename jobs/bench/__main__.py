@@ -28,7 +28,7 @@ import plotly.graph_objects as go
 
 from jobs.bench.cases import CASES, write_models, write_posts
 from jobs.bench.contenders import CONTENDERS
-from jobs.bench.peers import PEERS
+from jobs.bench.peers import PEERS, REQUIRED, environment
 
 Record = dict[str, float | str]
 #: Takes the folders of the posts, of the models and of what it writes.
@@ -74,6 +74,8 @@ def contenders(case: str, peers: bool) -> dict[str, Contender]:
 def measured(case: str, names: list[str], given: argparse.Namespace) -> list[Record]:
     """What each contender took in each round."""
     records = []
+    for name in REQUIRED.keys() & set(names):
+        environment(name)  # not within anyone's time
     with tempfile.TemporaryDirectory(prefix="smp_ray_bench_") as folder:
         posts, count = Path(folder, "posts"), given.count or CASES[case].posts
         write_posts(posts, count, given.posts)

@@ -21,14 +21,17 @@ from jobs.bench.cases import read_posts
 
 ENVIRONMENTS = Path(__file__).parents[2] / ".cache" / "peers"
 LONGEST = 64
-CLIP_RETRIEVAL = [
-    "torch==2.2.2", "torchvision==0.17.2", "numpy<2", "setuptools<70", "wheel", "clip-retrieval==2.45.0",
-    "open_clip_torch==2.32.0", "transformers==4.40.2", "sentence-transformers==2.7.0",
-]  # fmt: skip
-LMPPL = [
-    "torch==2.14.1", "transformers==4.57.3", "huggingface-hub<1", "datasets<4.5", "sentencepiece", "openai", "tqdm",
-    "requests", "psutil", "pyyaml", "numpy<2.4", "accelerate<2", "setuptools", "wheel",
-]  # fmt: skip
+#: By peer, what its environment has, and what is installed without what it wants.
+REQUIRED: dict[str, tuple[list[str], list[str]]] = {
+    "clip-retrieval": ([
+        "torch==2.2.2", "torchvision==0.17.2", "numpy<2", "setuptools<70", "wheel", "clip-retrieval==2.45.0",
+        "open_clip_torch==2.32.0", "transformers==4.40.2", "sentence-transformers==2.7.0",
+    ], []),
+    "lmppl": ([
+        "torch==2.14.1", "transformers==4.57.3", "huggingface-hub<1", "datasets<4.5", "sentencepiece", "openai", "tqdm",
+        "requests", "psutil", "pyyaml", "numpy<2.4", "accelerate<2", "setuptools", "wheel",
+    ], ["lmppl==0.3.2"]),
+}  # fmt: skip
 PIPELINE = """
 import sys, time
 from transformers import pipeline
@@ -55,15 +58,18 @@ print(len(texts) / (time.perf_counter() - began))
 """
 
 
-def environment(name: str, requirements: list[str], alone: list[str] | None = None) -> Path:
-    """The folder of programs of a peer's environment; `alone` are installed without what they want."""
+def environment(name: str) -> Path:
+    """The folder of programs of a peer's environment, which is made where it is not there."""
     folder = ENVIRONMENTS / name
-    if not (folder / "bin" / "python").exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    whole = folder / "whole"  # written last
+    if not whole.exists():
+        requirements, alone = REQUIRED[name]
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         pip: list[str | Path] = [folder / "bin" / "python", "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, *requirements], check=True)
         if alone:
             subprocess.run([*pip, "--no-deps", "--no-build-isolation", *alone], check=True)
+        whole.touch()
     return folder / "bin"
 
 
@@ -78,7 +84,7 @@ def clip_retrieval(posts: Path, models: Path, out: Path) -> dict[str, float]:
                 tar.add(picture, f"{picture.stem}.jpg")
                 tar.add(text, f"{picture.stem}.txt")
     command = [
-        environment("clip-retrieval", CLIP_RETRIEVAL) / "clip-retrieval", "inference",
+        environment("clip-retrieval") / "clip-retrieval", "inference",
         "--input_dataset", f"{out}/{{00000..00001}}.tar", "--output_folder", f"{out}/found",
         "--input_format", "webdataset", "--enable_text", "True", "--enable_image", "True",
         "--enable_metadata", "False", "--enable_wandb", "False",
@@ -102,7 +108,7 @@ def lmppl(posts: Path, models: Path, out: Path) -> dict[str, float]:
     """lmppl.LM with two threads, text by text, which on a CPU is faster than padded batches."""
     _, titles = read_posts(posts)
     (out / "titles.json").write_text(json.dumps(titles))
-    python = environment("lmppl", LMPPL, ["lmppl==0.3.2"]) / "python"
+    python = environment("lmppl") / "python"
     return {"rate": _run([python, "-c", SCORE, out / "titles.json", models / "language_model", LONGEST, 1])}
 
 
