@@ -79,8 +79,8 @@ def demo_command(
     """Run everything on the built-in sample world: synthetic posts, small built-in models, no network."""
     with errors(debug):
         config = build_config(copy.deepcopy(tour.SETTINGS), sets, workspace, name="demo")
-        say("The sample world is synthetic: made-up posts, rendered pictures, planted effects. As in SMPD, about one")
-        say("post in nine has no picture.")
+        say("The sample world is synthetic: made-up posts, rendered pictures, planted effects. As in SMPD, some posts")
+        say("have no picture.")
         folder, mark, options = workspace.partition("?")
         out = os.path.join(folder, "features.parquet") + mark + options
         with opened(config, debug) as run:

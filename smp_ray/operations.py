@@ -1,10 +1,12 @@
 """What is done to a workspace beside its stages: planning a pass, and making few files of many."""
 
+from operator import itemgetter
 from pkgutil import resolve_name
 
 from smp_ray.errors import SmpRayError
-from smp_ray.features.forecast import Figures, Forecast, forecast, read_figures, write_figures
+from smp_ray.features.forecast import Figures, Forecast, figures_of, forecast, read_figures, write_figures
 from smp_ray.features.placement import place
+from smp_ray.features.store_stage import stored
 from smp_ray.pipeline import ingested
 from smp_ray.progress import say
 from smp_ray.resources import nodes_of
@@ -44,7 +46,8 @@ def plan(run: Run, posts: int | None = None, profile: int | None = None, figures
     Args:
         run: its posts are ingested for a profile.
         posts: for how many; None: as many as are ingested, a million where none are.
-        profile: posts that are computed at first to measure each step; None: by the figures, else by rough numbers.
+        profile: posts that are computed at first to measure each step; None: by the figures, else by what the largest
+            pass over this workspace took, else by rough numbers.
         figures: JSON file of figures: read, or with `profile` written.
 
     Raises:
@@ -60,8 +63,20 @@ def plan(run: Run, posts: int | None = None, profile: int | None = None, figures
             write_figures(measured, figures)
     elif figures is not None:
         measured = read_figures(figures)
+    else:
+        measured = _of_workspace(run)
     config = run.config
     remote = any("://" in str(value) for value in (config.workspace, *config.source.model_dump().values()))
     nodes = nodes_of(config.ray.cluster) if config.ray.cluster else run.session.nodes()
     placed = place(config.features, tuple(config.features.sections), nodes, remote)
     return forecast(placed, measured, posts or (1_000_000 if there is None else there.rows))
+
+
+def _of_workspace(run: Run) -> Figures:
+    """What was measured by the pass over this workspace that computed most posts."""
+    made = list(stored(run).values())
+    passes = [stats for manifest in made if (stats := manifest.details.get("last_pass")) and stats["steps"]]
+    if not passes:
+        return Figures()
+    files = {file.path: file.bytes for manifest in made for file in manifest.fragments}
+    return figures_of(max(passes, key=itemgetter("computed")), sum(files.values()) / max(m.rows for m in made))

@@ -13,11 +13,12 @@ import yaml
 from smp_ray.config import Config, build_config
 from smp_ray.errors import ConfigError, one_line
 from smp_ray.pipeline import computed, ingested, open_run
-from smp_ray.predictor.drafts import aligned
+from smp_ray.predictor.drafts import aligned, said
 from smp_ray.predictor.scoring import Predictor, check_level
 from smp_ray.ray_session import ray_session
 from smp_ray.run import Run
 from smp_ray.sources.table import TableSource, table_like
+from smp_ray.sources.table_files import table_columns
 from smp_ray.store.export import check_file_name, write_file
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.reader import iter_posts
@@ -26,6 +27,8 @@ from smp_ray.training.past import Past
 
 #: Posts that are computed in this process where no workspace is named: starting Ray takes longer.
 FEW = 256
+#: How the name of a file with a `source` section ends.
+YAML = (".yaml", ".yml")
 
 
 def score_source(
@@ -58,6 +61,8 @@ def score_source(
     check_level(level)
     predictor.keys()  # before anything is read
     source = source_of(predictor.config, posts)
+    if not posts.endswith(YAML) and "columns" in source:
+        said(set(), set(table_columns(posts)) - {*source["columns"].values(), "popularity", "split"}, predictor.once)
     name, mark, options = out.partition("?")
     config = _config(predictor, source, workspace or f"{name}.work{mark}{options}")
     with ray_session(config.ray, debug) as session:
@@ -80,7 +85,7 @@ def score_source(
 
 def source_of(config: Config, posts: str) -> dict[str, Any]:
     """The `source` section that reads `posts`, see `score_source`."""
-    if posts.endswith((".yaml", ".yml")):
+    if posts.endswith(YAML):
         try:
             raw = yaml.safe_load(Path(posts).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -113,6 +118,7 @@ def _written(out: str, predictor: Predictor, tables: Iterator[pa.Table], past: P
             known = aligned(table, predictor.packed.schema, families, predictor.once)
             frame: pd.DataFrame = predictor.judge(known, past, level, explain)
             rows += len(frame)
+            predictor.tell_lost(frame, predictor.without_picture(frame))
             yield pa.Table.from_pandas(frame, preserve_index=False)
 
     write_file(out, scored())

@@ -118,7 +118,7 @@ def print_summary(run: Run) -> bool:
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         table.add_row(line.name, line.state, f"{line.rows:,}" if line.rows else "", shown, escape(line.why))
     console.print()
-    console.print(table)
+    console.print(table, width=None if console.is_terminal else 160)
     where = run.workspace.root if run.workspace.is_local else run.workspace.uri
     console.print(f"\nworkspace: {where}", markup=False)
     return all(line.state == "committed" for line in lines)

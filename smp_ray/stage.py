@@ -192,7 +192,10 @@ class Stage:
         earlier = [run.workspace.manifest(self.place, "")] if self.alone else run.workspace.manifests(self.place)
         last = earlier[-1] if earlier else None
         if last is None:
-            why = f"never run: smp-ray {self.name}" if key else "its inputs are not there"
+            began = bool(key) and not self.alone and run.workspace.files(f"{self.place}/{key}")
+            why = (
+                f"{'interrupted' if began else 'never run'}: smp-ray {self.name}" if key else "its inputs are not there"
+            )
             return [StageStatus(self.name, key, "missing", why=why)]
         other = "the raw data changed" if self.raw else "its inputs changed"
         why = changes(last.config, self.settings(run.config)) or other if key else "its inputs are not there"

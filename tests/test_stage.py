@@ -135,7 +135,7 @@ def test_an_artefact_without_its_manifest_does_not_exist(tmp_path: Path) -> None
     bring_all(run_of(tmp_path), ["sum"])
     (manifest,) = (tmp_path / "sum").glob("*/manifest.json")
     manifest.unlink()
-    assert states(run_of(tmp_path))["sum"] == ("missing", "never run: smp-ray sum")
+    assert states(run_of(tmp_path))["sum"] == ("missing", "interrupted: smp-ray sum")
     bring_all(run_of(tmp_path), ["sum"])
     assert MADE["sum"] == 2
 

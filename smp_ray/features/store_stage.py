@@ -15,6 +15,7 @@ from smp_ray.run import Artefact, Run
 from smp_ray.schema import ERROR, FAILED_TWICE
 from smp_ray.stage import Stage, StageStatus, changes
 from smp_ray.store.manifest import Manifest, fingerprint
+from smp_ray.store.reader import passes_of
 
 
 class FeatureStage(Stage):
@@ -85,7 +86,9 @@ def _family_status(run: Run, key: FamilyKey, posts: Manifest | None) -> StageSta
     manifest = run.workspace.manifest(key.folder, key.fingerprint)
     earlier = [manifest] if manifest else run.workspace.manifests(key.folder)
     if not earlier:
-        return StageStatus(key.family, key.fingerprint, "missing", why="never computed")
+        began = passes_of(run.workspace, key.family, key.fingerprint)
+        why = "interrupted; what was written is kept" if began else "never computed"
+        return StageStatus(key.family, key.fingerprint, "missing", why=why)
     last, why = earlier[-1], ""
     counts = last.counts
     if manifest is None:

@@ -108,7 +108,8 @@ class AdapterBank(nn.Module):
         if self.shape.head_width:
             hidden = F.gelu(torch.baddbmm(self.head_bias[:, None], hidden, self.head))
         # One mask for all adapters, so that none can tell which others are trained beside it.
-        hidden = hidden * F.dropout(hidden.new_ones(hidden.shape[1:]), self.dropout, self.training)
+        if self.training and self.dropout:
+            hidden = hidden * F.dropout(hidden.new_ones(hidden.shape[1:]), self.dropout)
         prediction = torch.bmm(hidden, self.last)[:, :, 0] + self.last_bias[:, None]
         return Adapted(adapted_image, adapted_title, prediction)
 

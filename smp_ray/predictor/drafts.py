@@ -65,7 +65,8 @@ def aligned(table: pa.Table, schema: pa.Schema, families: Sequence[str], tell: C
     The columns of `families` stay as they were computed. A DataError where a column is of another type.
     """
     own, features = _own(schema, families), _features(families)
-    names, there = {field.name for field in own}, set(table.column_names) - features
+    names = {field.name for field in own}
+    there = {name for name in table.column_names if name not in features and table[name].null_count < len(table)}
     said(names - there - {"row_id", "post_id", "split", "popularity"}, there - names - {"image_bytes"}, tell)
     columns = {}
     for field in own:

@@ -77,7 +77,7 @@ def predict(
         counts=dict(counts),
         fragments=writer.fragments,
         details={"predictions": writer.fragments[0].path, "submission": submission, "test_posts": len(scores)},
-        note=f"{said}; {len(scores):,} of split {TEST} submitted → {workspace.path(folder)}",
+        note=f"{said}; {len(scores):,} of split {TEST} for the challenge → {workspace.path(folder)}",
     )
 
 

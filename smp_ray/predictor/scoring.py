@@ -11,14 +11,18 @@ import pandas as pd
 import pyarrow as pa
 
 from smp_ray.config import Config, build_config
-from smp_ray.errors import ConfigError, ModelError
+from smp_ray.errors import ConfigError, DataError, ModelError
+from smp_ray.families.base import IMAGE
 from smp_ray.families.keys import FamilyKey, family_keys
+from smp_ray.families.registry import find
 from smp_ray.features.steps import Here
+from smp_ray.fetch.outcome import NO_ADDRESS
 from smp_ray.predictor import reasons
 from smp_ray.predictor.calibrate import sizes_of
 from smp_ray.predictor.drafts import posts_of
 from smp_ray.predictor.unpack import Packed, unpack
 from smp_ray.progress import say
+from smp_ray.schema import BAD_IMAGE, NO_IMAGE, UNREACHABLE
 from smp_ray.training.past import Past
 
 #: Level of an interval, if none is asked for.
@@ -93,18 +97,24 @@ class Predictor:
             together: whether all are posted, so that the earlier count as the later one's past; False for candidates.
 
         Returns:
-            A row a post in their order: post_id, prediction, low, high, typical_error, `<family>_status`, and with
-            `explain` reasons (a list of texts) and by_group (a dict of sums).
+            A row a post in their order: post_id, prediction, low, high, typical_error, `<family>_status`,
+            `<family>_error`, and with `explain` reasons (a list of texts) and by_group (a dict of sums).
 
         Raises:
-            DataError: a value cannot be read.
+            DataError: a value cannot be read, or the picture of a candidate: without it, it would be another one.
             ModelError: a model is missing here, or is another one.
         """
         table = posts_of(posts, self.packed.schema, tuple(self.packed.contents.families), self.once)
         past = self.packed.fitted.past
         if together:
             past = past.joined(Past.of_posts([table]))
-        return self.judge(self.features(table), past, level, explain)
+        scores = self.judge(self.features(table), past, level, explain)
+        lost = self.without_picture(scores)
+        if lost and not together:
+            place, why = next(iter(lost.items()))
+            raise DataError(f"{table['image_uri'][place].as_py() or f'picture {place + 1}'}: {why}")
+        self.tell_lost(scores, lost)
+        return scores
 
     def judge(self, wide: pa.Table, past: Past, level: float = LEVEL, explain: int = 0) -> pd.DataFrame:
         """As `score`, of wide rows with the predictor's columns; `past` is what counts as their users' past."""
@@ -114,7 +124,8 @@ class Predictor:
         prediction = fitted.predict(matrix)
         sizes = sizes_of(self.packed.sizes, matrix, prediction)
         low, high = self.packed.contents.uncertainty.interval(prediction, sizes, level)
-        statuses = {f"{name}_status": wide[f"{name}_status"].to_pandas() for name in families}
+        told = [f"{name}_{what}" for name in families for what in ("status", "error")]
+        statuses = {name: wide[name].to_pandas() for name in told}
         frame = pd.DataFrame(
             {"post_id": wide["post_id"].to_pandas(), "prediction": prediction, "low": low, "high": high,
              "typical_error": self.packed.contents.uncertainty.sized(sizes), **statuses}
@@ -126,6 +137,22 @@ class Predictor:
             frame["reasons"] = reasons.reasons(shap, matrix, families, explain)
             frame["by_group"] = reasons.by_group(shap, matrix)
         return frame
+
+    def without_picture(self, scores: pd.DataFrame) -> dict[int, str]:
+        """Of scored posts that name a picture which could not be had their places, and why it could not."""
+        found: dict[int, str] = {}
+        for family in (name for name in self.packed.contents.families if IMAGE in find(name).reads):
+            whys = scores[f"{family}_error"]
+            lost = scores[f"{family}_status"].isin([BAD_IMAGE, NO_IMAGE, UNREACHABLE]) & (whys != NO_ADDRESS.reason)
+            found |= {place: whys[place] for place in np.flatnonzero(lost).tolist()}
+        return found
+
+    def tell_lost(self, scores: pd.DataFrame, lost: dict[int, str]) -> None:
+        """Say how many of some posts were scored without the picture that they name, with an example."""
+        if lost:
+            place = min(lost)
+            example = f"{scores['post_id'][place]}: {lost[place]}"
+            self._tell(f"posts scored without the picture that they name: {len(lost):,} ({example})")
 
     def compare(self, scores: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
         """Candidates for one post by one user, the best first, with how far each is behind it.

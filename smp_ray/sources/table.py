@@ -94,7 +94,7 @@ class TableSource(SourceSettings):
 
 
 def table_like(path: str, other: SourceSettings) -> dict[str, Any]:
-    """The section that reads a table with the columns of another source, or named as those of the posts table.
+    """The section that reads a table with the columns of another source; those it lacks by their own names.
 
     Popularity and split are not read: the posts are there to be scored. Pictures lie where the other source has them.
 
@@ -104,11 +104,12 @@ def table_like(path: str, other: SourceSettings) -> dict[str, Any]:
     """
     there = table_columns(path)
     mapping = other.columns if isinstance(other, TableSource) else {}
+    mapped = {name: column for name, column in mapping.items() if column in there}
     own = {name: name for name in there if name in TABLE_COLUMNS or name.startswith("user_")}
-    columns = {name: column for name, column in mapping.items() if column in there} or own
+    columns = {name: name for name in own if name not in mapped.values()} | mapped
     columns = {name: column for name, column in columns.items() if name not in ("popularity", "split")}
     if "post_id" not in columns:
-        needed = mapping.get("post_id", "post_id")
+        needed = " or ".join(dict.fromkeys([mapping.get("post_id", "post_id"), "post_id"]))
         raise ConfigError(f"{path}: has no column {needed}; it has {', '.join(there[:20]) or 'none'}")
     root = {"image_root": other.image_root} if isinstance(other, TableSource) and other.image_root else {}
     return {"kind": "table", "path": path, "columns": columns, **root}

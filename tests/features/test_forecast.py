@@ -15,11 +15,14 @@ import pytest
 from typer.testing import CliRunner
 
 from smp_ray.cli import app
-from smp_ray.config import FeaturesConfig
+from smp_ray.config import FeaturesConfig, build_config
 from smp_ray.config.features_section import features_class
 from smp_ray.errors import ConfigError
 from smp_ray.features.forecast import Figures, figures_of, forecast, read_figures, write_figures
 from smp_ray.features.placement import place
+from smp_ray.operations import plan
+from smp_ray.pipeline import open_run
+from smp_ray.ray_session import RaySession
 from smp_ray.resources import Node
 
 ALL = ("caption", "clip", "perplexity")
@@ -97,6 +100,13 @@ def test_figures_of_a_pass(tmp_path: Path) -> None:
     (tmp_path / "figures.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"--figures .*figures\.json"):
         read_figures(str(tmp_path / "figures.json"))
+
+
+def test_a_plan_goes_by_what_a_pass_over_the_workspace_took(sample: Path, session: RaySession, tmp_path: Path) -> None:
+    source = {"kind": "demo", "posts": 500, "seed": 7}
+    for workspace, measured in ((sample / "run", True), (tmp_path / "empty", False)):
+        planned = plan(open_run(build_config({"workspace": str(workspace), "source": source}), session))
+        assert all(rate.measured == measured for rate in planned.rates), workspace
 
 
 def test_a_hundred_gpus_are_planned_within_seconds_and_nothing_is_started(tmp_path: Path) -> None:

@@ -161,6 +161,38 @@ def test_columns_of_families_that_others_read_stay() -> None:
     assert [line.rpartition(": ")[2] for line in told] == ["title", "colour"]
 
 
+def test_posts_without_the_picture_that_they_name_are_told_and_candidates_refused(
+    trained: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    predictor = Predictor.load(str(trained[0]), tell=told.append)
+    frame = pd.DataFrame({"title": ["a", "b", "c"], "image": [None, "nope.jpg", __file__]})
+
+    def judged(table: pa.Table, *_: Any) -> pd.DataFrame:
+        """As a predictor does that has CLIP."""
+        errors = ["the post has no image", "no such file", "not an image but text"]
+        statuses = ["no_image", "no_image", "bad_image"]
+        return pd.DataFrame({"post_id": ["1", "2", "3"], "clip_status": statuses, "clip_error": errors})
+
+    monkeypatch.setattr(predictor, "judge", judged)
+    monkeypatch.setitem(predictor.packed.contents.families, "clip", {})
+    monkeypatch.setattr(predictor, "features", lambda table: table)
+    predictor.score(frame)
+    assert told[-1] == "posts scored without the picture that they name: 2 (2: no such file)"
+    with pytest.raises(DataError, match=r"nope\.jpg: no such file"):
+        predictor.score(frame, together=False)
+
+
+def test_a_table_says_what_it_lacks_and_what_is_left_out(trained: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    (tmp_path / "drafts.csv").write_text("post_id,title,colour\n1,a boat,red\n")
+    told: list[str] = []
+    predictor = Predictor.load(str(trained[0]), tell=told.append)
+    assert score_source(predictor, str(tmp_path / "drafts.csv"), str(tmp_path / "out.parquet"), 0.9) == 1
+    assert "not known to the predictor, and left out: colour" in told
+    assert any(line.startswith("missing in these posts") and "posted_at" in line for line in told)
+    assert "perplexity_error" in pd.read_parquet(tmp_path / "out.parquet")
+
+
 def test_candidates() -> None:
     frame = candidates(["a.jpg"], ["one", "two"], ["user_id=u", "x=a=b"])
     assert frame.to_dict("list") == {

@@ -116,6 +116,14 @@ def test_a_table_to_be_scored_is_read_as_the_one_that_was_learned_from(tmp_path:
     assert (post["image_uri"], post["split"]) == (f"{tmp_path}/images/a.jpg", "test")
 
 
+def test_a_column_that_a_table_to_be_scored_lacks_is_taken_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "tomorrow.csv").write_text("post_id,title,i,user_age,popularity\n1,a boat,a.jpg,3,4\n")
+    learned = TableSource(kind="table", path="posts.csv", columns={"post_id": "id", "image": "i", "category": "title"})
+    section = table_like(str(tmp_path / "tomorrow.csv"), learned)
+    own = {"post_id": "post_id", "user_age": "user_age"}
+    assert section["columns"] == {**own, "image": "i", "category": "title"}  # a column means what it meant
+
+
 def test_labels_of_posts_that_are_not_learned_from_do_not_count(tmp_path: Path) -> None:
     rows = [{"id": 1, "p": "test", "l": 3}, {"id": 2, "p": "train", "l": 4}, {"id": 3, "p": "train", "l": None}]
     taken = take_rows(tmp_path, rows, {"post_id": "id", "split": "p", "popularity": "l"})

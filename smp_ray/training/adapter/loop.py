@@ -118,7 +118,9 @@ class BankTraining:
             sums[:2] += _summed(learns, loss.detach())
         self.bank.eval()
         with torch.inference_mode():
-            for rows in source(JUDGED_ROWS, None):
+            for every in source(JUDGED_ROWS, None):
+                judged = (every["roles"] == HELD_OUT).any(dim=1)
+                rows = {name: values[judged] for name, values in every.items()}
                 held = rows["roles"].T == HELD_OUT
                 loss, error = self._losses(self.bank, rows)
                 sums[2:] += _summed(held, loss, error * self.bank.label_std[:, None])
