@@ -27,7 +27,7 @@ def pack_command(
     sets: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Make the trained predictor one file, which scores posts on any machine that has the same models."""
+    """All that was learned as one file, which scores posts anywhere with the same models; trains where it must."""
     with errors(debug), opened(load_config(config, sets, workspace), debug) as run:
         card = pack(run, out)
         say(f"pack: learned from {card['posts']:,} posts of {card['users']:,} users → {out}")

@@ -45,9 +45,11 @@ def problem_lines(error: ValidationError, model: type[BaseModel], path: str, ori
 def _line(problem: ErrorDetails, model: type[BaseModel], path: str, origin: Mapping[str, str]) -> str:
     parts, around, here = _place(problem["loc"], model)
     key = ".".join(parts) or "(the whole file)"
-    where = next((origin[set_key] for set_key in origin if f"{key}.".startswith(f"{set_key}.")), path)
+    unknown = problem["type"] == "extra_forbidden"  # then a key below it may be what was set
+    of = [k for k in origin if f"{key}.".startswith(f"{k}.") or (unknown and k.startswith(f"{key}."))]
+    where = origin[of[0]] if of else path
     context = problem.get("ctx", {})
-    if problem["type"] == "extra_forbidden":
+    if unknown:
         return f"{where}: {key}: unknown key, allowed: {', '.join(around.model_fields)}"
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         tag = str(context["discriminator"]).strip("'")

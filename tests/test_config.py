@@ -35,6 +35,7 @@ def test_shipped_configs_are_found() -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
+        ("features.clap.batch_size=3", "--set: features.clap: unknown key, allowed: "),
         ("features.clip.batchsize=3", "features.clip.batchsize: unknown key, allowed: batch_size"),
         ("features.clip.batch_size=0", "features.clip.batch_size: found 0, allowed: greater than or equal to 1"),
         ("features.clip.batch_size=many", "features.clip.batch_size: found 'many', allowed: a valid integer"),

@@ -99,6 +99,8 @@ def unpack(path: str) -> Packed:
         if other := sorted(name for name in {*told, *contents.files} if told.get(name) != contents.files.get(name)):
             raise DataError(f"{', '.join(other)}: missing, torn or changed")
         return _loaded(contents, files)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
     except (OSError, WorkspaceError) as error:
         raise DataError(f"{path}: cannot be read: {one_line(error)}") from None
     except ValidationError as error:

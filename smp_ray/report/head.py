@@ -13,6 +13,7 @@ from smp_ray.store.manifest import git_commit
 
 #: What a `verdict` says of two models.
 _COMPARED = {"better": "better than", "worse": "worse than", "no clear difference": "not clearly different from"}
+_REFERENCES = {"mean": "the mean of all posts", "lightgbm_default": "LightGBM as it comes"}
 
 
 def head(inputs: Inputs) -> dict[str, Any]:
@@ -81,16 +82,18 @@ def _found(inputs: Inputs) -> str:
             sentences.append(f"{text[0].upper()}{text[1:]}.")
     metrics = inputs.metrics or {"variants": {}}
     tuned = [name for name, values in metrics["variants"].items() if kind(inputs, values) == TUNED]
-    sentences += [_tuned(metrics, name) for name in tuned]
+    sentences += [tuned_in_words(metrics, name) for name in tuned]
     return " ".join(sentences) or "Nothing was measured yet that could be held against popularity."
 
 
-def _tuned(metrics: dict[str, Any], name: str) -> str:
+def tuned_in_words(metrics: dict[str, Any], name: str) -> str:
+    """How well a tuned variant predicts, beside LightGBM as it comes, and beside the mean where it is no better."""
     pooled = metrics["variants"][name]["pooled"]
     src, mae = interval(**pooled["src"]), interval(**pooled["mae"])
     text = f"Out of fold, the tuned model predicts with SRC {src} and MAE {mae}"
     for pair in metrics["differences"]:
-        said = _COMPARED.get(verdict(**pair["mae"]))
-        if said and (pair["variant"], pair["reference"]) == (name, "lightgbm_default"):
-            text += f", {said} LightGBM as it comes (MAE {interval(**pair['mae'], signed=True)})"
+        found, reference = verdict(**pair["mae"]), _REFERENCES.get(pair["reference"])
+        expected = pair["reference"] == "mean" and found == "better"  # goes without saying
+        if pair["variant"] == name and reference and found in _COMPARED and not expected:
+            text += f", {_COMPARED[found]} {reference} (MAE {interval(**pair['mae'], signed=True)})"
     return f"{text}."

@@ -193,6 +193,11 @@ def test_a_table_says_what_it_lacks_and_what_is_left_out(trained: tuple[Path, pd
     assert "perplexity_error" in pd.read_parquet(tmp_path / "out.parquet")
 
 
+def test_a_predictor_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.predictor: no such file$"):
+        Predictor.load(str(tmp_path / "none.predictor"))
+
+
 def test_candidates() -> None:
     frame = candidates(["a.jpg"], ["one", "two"], ["user_id=u", "x=a=b"])
     assert frame.to_dict("list") == {

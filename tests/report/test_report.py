@@ -20,6 +20,7 @@ import pytest
 from scipy import stats
 
 from smp_ray.report import inputs
+from smp_ray.report.head import tuned_in_words
 from smp_ray.report.wording import number
 from smp_ray.report.write import templates
 from tests.report.worlds import LINK, SCRIPT, Written, write_world
@@ -92,6 +93,18 @@ def test_a_variant_that_is_no_result_is_told_from_the_tuned_model(html: str, wri
     assert text.count("the tuned model predicts") == 1
     chosen = pd.read_csv(written.folder / "chosen_by_fold.csv")
     assert chosen["trials"].tolist() == ["1 (80)", "2 (79)", "1 (78)"]
+
+
+@pytest.mark.parametrize(
+    ("mae", "low", "high", "said"),
+    [(-0.3, -0.4, -0.2, ""), (0.1, -0.1, 0.3, "not clearly different from"), (0.3, 0.1, 0.5, "worse than")],
+)
+def test_a_model_that_is_no_better_than_the_mean_is_called_so(mae: float, low: float, high: float, said: str) -> None:
+    pooled = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in ("src", "mae")}
+    pair = {"variant": "tuned", "reference": "mean", "mae": {"value": mae, "low": low, "high": high}}
+    text = tuned_in_words({"variants": {"tuned": {"pooled": pooled}}, "differences": [pair]}, "tuned")
+    assert ("the mean of all posts" in text) == bool(said)
+    assert f"{said} the mean of all posts (MAE +" in text or not said
 
 
 def test_it_loads_nothing_from_elsewhere_and_embeds_plotly_once(html: str) -> None:
