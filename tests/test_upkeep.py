@@ -41,7 +41,7 @@ def frame(run: Run, out: Path) -> pd.DataFrame:
     return pd.read_parquet(out)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_after_five_changes_only_what_the_last_needs_is_left(session: RaySession, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for overrides in CHANGES:

@@ -137,7 +137,7 @@ def test_a_lost_node_that_the_plan_needs_makes_another_plan(tmp_path: Path) -> N
     assert len(table) == table["post_id"].nunique() == posts
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_a_cluster_without_workers_grows_runs_and_shrinks(tmp_path: Path) -> None:
     groups = "[{nodes: 2, cpus: 4, gpus: 1}, {nodes: 1, cpus: 2}]"

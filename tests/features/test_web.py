@@ -136,7 +136,7 @@ class Quiet(http.server.ThreadingHTTPServer):
         pass
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_credentials_that_expire_midway_stop_the_pass_and_cost_no_post(tmp_path: Path) -> None:
     httpd = Quiet(("127.0.0.1", 0), Store)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
