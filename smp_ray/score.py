@@ -77,7 +77,7 @@ def score_source(
             tables = wide(run.workspace, manifest, list(computed(run).values()))
         keys = iter_posts(run.workspace, manifest, ["user_id", "posted_at"], PIECE)
         past = predictor.packed.fitted.past.joined(Past.of_posts(keys))
-        count = _written(out, predictor, tables, past, level, explain)
+        count = write_scores(out, predictor, tables, past, level, explain)
         if few and ours and not manifest.counts.get("rejected"):  # whose reasons lie there
             run.workspace.delete_dir()
         return count
@@ -109,17 +109,22 @@ def _posts(run: Run) -> Manifest:
     return found
 
 
-def _written(out: str, predictor: Predictor, tables: Iterator[pa.Table], past: Past, level: float, explain: int) -> int:
-    families, rows = tuple(predictor.packed.contents.families), 0
+def write_scores(
+    out: str, predictor: Predictor, tables: Iterator[pa.Table], past: Past, level: float, explain: int
+) -> int:
+    """Score wide rows piece by piece into a file, see `score_source`; returns how many."""
+    families, rows, lost, examples = tuple(predictor.packed.contents.families), 0, 0, pd.DataFrame()
 
     def scored() -> Iterator[pa.Table]:
-        nonlocal rows
+        nonlocal rows, lost, examples
         for table in tables:
             known = aligned(table, predictor.packed.schema, families, predictor.once)
             frame: pd.DataFrame = predictor.judge(known, past, level, explain)
-            rows += len(frame)
-            predictor.tell_lost(frame, predictor.without_picture(frame))
+            without = predictor.without_picture(frame)
+            rows, lost = rows + len(frame), lost + len(without)
+            examples = without if examples.empty else examples
             yield pa.Table.from_pandas(frame, preserve_index=False)
 
     write_file(out, scored())
+    predictor.tell_lost(lost, examples)
     return rows

@@ -110,10 +110,10 @@ class Predictor:
             past = past.joined(Past.of_posts([table]))
         scores = self.judge(self.features(table), past, level, explain)
         lost = self.without_picture(scores)
-        if lost and not together:
-            place, why = next(iter(lost.items()))
-            raise DataError(f"{table['image_uri'][place].as_py() or f'picture {place + 1}'}: {why}")
-        self.tell_lost(scores, lost)
+        if len(lost) and not together:
+            place = lost.index[0]
+            raise DataError(f"{table['image_uri'][place].as_py() or f'picture {place + 1}'}: {lost['why'][place]}")
+        self.tell_lost(len(lost), lost)
         return scores
 
     def judge(self, wide: pa.Table, past: Past, level: float = LEVEL, explain: int = 0) -> pd.DataFrame:
@@ -138,21 +138,20 @@ class Predictor:
             frame["by_group"] = reasons.by_group(shap, matrix)
         return frame
 
-    def without_picture(self, scores: pd.DataFrame) -> dict[int, str]:
-        """Of scored posts that name a picture which could not be had their places, and why it could not."""
-        found: dict[int, str] = {}
+    def without_picture(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """Of scored posts those that name a picture which could not be had: post_id, why; indexed by their places."""
+        why = pd.Series(None, index=scores.index, dtype=object)
         for family in (name for name in self.packed.contents.families if IMAGE in find(name).reads):
-            whys = scores[f"{family}_error"]
-            lost = scores[f"{family}_status"].isin([BAD_IMAGE, NO_IMAGE, UNREACHABLE]) & (whys != NO_ADDRESS.reason)
-            found |= {place: whys[place] for place in np.flatnonzero(lost).tolist()}
-        return found
+            errors = scores[f"{family}_error"]
+            lost = scores[f"{family}_status"].isin([BAD_IMAGE, NO_IMAGE, UNREACHABLE]) & (errors != NO_ADDRESS.reason)
+            why = why.mask(lost, errors)
+        return scores[["post_id"]].assign(why=why).dropna()
 
-    def tell_lost(self, scores: pd.DataFrame, lost: dict[int, str]) -> None:
-        """Say how many of some posts were scored without the picture that they name, with an example."""
-        if lost:
-            place = min(lost)
-            example = f"{scores['post_id'][place]}: {lost[place]}"
-            self._tell(f"posts scored without the picture that they name: {len(lost):,} ({example})")
+    def tell_lost(self, count: int, examples: pd.DataFrame) -> None:
+        """Say how many posts were scored without the picture that they name, if any, with the first of some."""
+        if count:
+            post_id, why = examples.iloc[0]
+            self._tell(f"posts scored without the picture that they name: {count:,} ({post_id}: {why})")
 
     def compare(self, scores: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
         """Candidates for one post by one user, the best first, with how far each is behind it.

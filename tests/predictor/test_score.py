@@ -30,7 +30,7 @@ from smp_ray.pipeline import open_run, pack, run_stages
 from smp_ray.predictor.drafts import aligned
 from smp_ray.predictor.scoring import Predictor
 from smp_ray.ray_session import RaySession
-from smp_ray.score import score_source
+from smp_ray.score import score_source, write_scores
 from smp_ray.store.manifest import Manifest
 from tests.features.conftest import run_command
 from tests.predictor.small import NAMES, config, rows, write_posts
@@ -181,6 +181,15 @@ def test_posts_without_the_picture_that_they_name_are_told_and_candidates_refuse
     assert told[-1] == "posts scored without the picture that they name: 2 (2: no such file)"
     with pytest.raises(DataError, match=r"nope\.jpg: no such file"):
         predictor.score(frame, together=False)
+
+    monkeypatch.setattr("smp_ray.score.aligned", lambda table, *_: table)
+    pieces = iter([pa.table({"n": [1, 2, 3]})] * 4)
+    assert (
+        write_scores(str(trained[0].parent / "lost.parquet"), predictor, pieces, predictor.packed.fitted.past, 0.9, 0)
+        == 12
+    )
+    assert told[-1] == "posts scored without the picture that they name: 8 (2: no such file)", "once, of all pieces"
+    assert sum("without the picture" in line for line in told) == 2
 
 
 def test_a_table_says_what_it_lacks_and_what_is_left_out(trained: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
