@@ -8,6 +8,7 @@ import copy
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -36,7 +37,7 @@ from smp_ray.shell import (
 )
 from smp_ray.starting_config import write_starting_config
 from smp_ray.store.lease import holding
-from smp_ray.upkeep import collect, superfluous
+from smp_ray.upkeep import collect
 
 
 def _add_command(name: str, about: str, stages: Sequence[str]) -> None:
@@ -170,11 +171,8 @@ def gc_command(
         loaded = [load_config(config, sets, workspace) for config in configs]
         with ray_session(loaded[0].ray, debug) as session:
             runs = [open_run(config, session) for config in loaded]
-            if dry_run:
-                found = superfluous(runs)
-            else:
-                with holding(runs[0].workspace):
-                    found = collect(runs)
+            with nullcontext() if dry_run else holding(runs[0].workspace):
+                found = collect(runs, dry_run)
         for folder, (files, size) in found.items():
             say(f"{folder}: {files:,} files, {size / 1e6:,.1f} MB")
         files, size = (sum(counts) for counts in zip((0, 0), *found.values(), strict=True))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 
 import pyarrow.fs as pafs
 
@@ -14,26 +15,22 @@ from smp_ray.store.reader import FAMILIES, PASS_NOTE, PASSES, passes_of
 from smp_ray.store.workspace import Workspace
 
 
-def superfluous(runs: Sequence[Run]) -> dict[str, tuple[int, int]]:
-    """Remove nothing, and say what `collect` would remove: files and bytes by folder."""
-    return _counted(runs[0].workspace, _unneeded(runs))
-
-
-def collect(runs: Sequence[Run]) -> dict[str, tuple[int, int]]:
-    """Remove what none of the configurations needs; the workspace is held by the caller.
+def collect(runs: Sequence[Run], dry_run: bool = False) -> dict[str, tuple[int, int]]:
+    """Remove what none of the configurations needs, or only say what; the workspace is held by the caller.
 
     A stage whose inputs are not there, and a family that is not computed as configured, keep all their artefacts. Files
     that no stage made are left alone.
 
     Returns:
-        Files and bytes that were removed, by folder.
+        Files and bytes that are superfluous, by folder.
     """
     workspace, files = runs[0].workspace, _unneeded(runs)
-    # Manifests first: one that is left behind by a kill must not name files that are gone.
-    for info in sorted(files, key=lambda info: info.base_name != MANIFEST):
-        workspace.filesystem.delete_file(info.path)
-    for place in _places(runs):
-        _delete_empty(workspace, place)
+    if not dry_run:
+        # Manifests first: one that is left behind by a kill must not name files that are gone.
+        for info in sorted(files, key=lambda info: info.base_name != MANIFEST):
+            workspace.filesystem.delete_file(info.path)
+        for place in _places(runs):
+            _delete_empty(workspace, place)
     return _counted(workspace, files)
 
 
@@ -104,10 +101,10 @@ def _places(runs: Sequence[Run]) -> list[str]:
 
 def _delete_empty(workspace: Workspace, place: str) -> None:
     """Delete the folders that hold no file."""
-    full = {info.path.rpartition("/")[0] for info in workspace.files(place)}
+    full = {str(above) for info in workspace.files(place) for above in PurePosixPath(info.path).parents}
     selector = pafs.FileSelector(workspace.path(place), recursive=True, allow_not_found=True)
     for info in sorted(workspace.filesystem.get_file_info(selector), key=lambda info: -info.path.count("/")):
-        if info.type == pafs.FileType.Directory and not any(f"{path}/".startswith(f"{info.path}/") for path in full):
+        if info.type == pafs.FileType.Directory and info.path not in full:
             workspace.filesystem.delete_dir(info.path)
 
 

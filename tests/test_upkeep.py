@@ -15,7 +15,7 @@ from smp_ray.ray_session import RaySession
 from smp_ray.run import Run
 from smp_ray.sources.piece import NOTE
 from smp_ray.store.reader import PASS_NOTE, PASSES
-from smp_ray.upkeep import collect, superfluous
+from smp_ray.upkeep import collect
 
 CHANGES = (
     (),
@@ -69,7 +69,7 @@ def test_after_five_changes_only_what_the_last_needs_is_left(session: RaySession
         kept |= {fragment.path for fragment in manifest.fragments}
     kept |= {f"{Path(posts.fragments[0].path).parents[1]}/{NOTE}"}
     everything = files_of(folder)
-    said = superfluous([run])
+    said = collect([run], dry_run=True)
     assert files_of(folder) == everything
     assert collect([run]) == said
     assert sum(files for files, _ in said.values()) == len(everything) - len(files_of(folder)) > 10
@@ -77,7 +77,7 @@ def test_after_five_changes_only_what_the_last_needs_is_left(session: RaySession
     assert not [path for path in folder.rglob("*") if path.is_dir() and not any(path.iterdir())]
     again = run_of(folder, session, *CHANGES[-1])
     pd.testing.assert_frame_equal(frame(again, tmp_path / "after.parquet"), before)
-    assert superfluous([again]) == {}
+    assert collect([again], dry_run=True) == {}
 
 
 def test_two_configurations_keep_what_each_needs(session: RaySession, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_what_another_machine_would_compute_otherwise_is_kept(session: RaySessio
     run_stages(run_of(tmp_path / "run", session), ["features"])
     with_gpu = run_of(tmp_path / "run", RaySession(RayConfig(num_gpus=1)))
     assert with_gpu.families != run_of(tmp_path / "run", session).families
-    assert not [folder for folder in superfluous([with_gpu]) if folder.startswith(("features/clip", PASSES))]
+    assert not [folder for folder in collect([with_gpu], dry_run=True) if folder.startswith(("features/clip", PASSES))]
 
 
 def test_what_a_kept_predictor_learned_from_is_kept(session: RaySession, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_what_a_kept_predictor_learned_from_is_kept(session: RaySession, tmp_pat
     grown = run_of(tmp_path / "run", session, "source.posts=61")
     run_stages(grown, ["features"])
     assert grown.stage("gather").key(grown) is not None
-    assert not [folder for folder in superfluous([grown]) if folder.startswith("gather")]
+    assert not [folder for folder in collect([grown], dry_run=True) if folder.startswith("gather")]
 
 
 def test_finished_files_of_an_ingest_that_was_cut_short_are_kept(session: RaySession, tmp_path: Path) -> None:

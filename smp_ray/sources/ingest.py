@@ -49,10 +49,9 @@ def ingest(reader: Reader, workspace: Workspace, folder: str, session: RaySessio
     """
     workspace.delete_dir(folder)  # what a killed run left
     pieces = _all_read(reader.pieces(), workspace, session)
-    if len(pieces) > 1:
-        if session and sum(file.rows for piece in pieces for file in piece.posts) > SHARE:
-            session.start()
-        pieces = without_repeats(workspace, folder, pieces, session if session and session.started else None)
+    if session and sum(file.rows for piece in pieces for file in piece.posts) > SHARE:
+        session.start()
+    pieces = without_repeats(workspace, folder, pieces, session if session and session.started else None)
     file = f"{folder}/rejected.parquet"
     _gather_rejected(workspace, file, pieces)
     workspace.delete_dir(folder, "repeated")
@@ -112,18 +111,15 @@ def read_piece(piece: Reader, workspace: Workspace, progress: Progress = lambda 
         sources = _take(piece, intake, rows)
         rows.write()
         rejected.write()
-    first = PieceFiles(writer.fragments, rejected_writer.fragments, intake.counts, intake.first_reason, sources)
-    (files,) = without_repeats(workspace, folder, [first])
-    for fragment in set(first.posts) - set(files.posts):
-        workspace.filesystem.delete_file(workspace.path(fragment.path))
+    files = PieceFiles(writer.fragments, rejected_writer.fragments, dict(intake.counts), intake.first_reason, sources)
     workspace.make_dir(folder)
     workspace.write_json(asdict(files), folder, NOTE)
     return files
 
 
-def _take(piece: Reader, intake: Intake, rows: Rows) -> list[tuple[str, int]]:
-    """Write the posts; returns their raw files with the number of posts of each, in order."""
-    sources: list[tuple[str, int]] = []
+def _take(piece: Reader, intake: Intake, rows: Rows) -> str:
+    """Write the posts; returns the names of their raw files."""
+    sources: dict[str, None] = {}
     done = 0
     for done, post in enumerate(piece.posts(intake), start=1):
         values = post.values
@@ -131,12 +127,11 @@ def _take(piece: Reader, intake: Intake, rows: Rows) -> list[tuple[str, int]]:
             values.update(latitude=None, longitude=None, geo_accuracy=None)
         count(intake.counts, values)
         rows.add({**values, "row_id": row_id_of(piece.namespace, post)})
-        before = sources.pop()[1] if sources and sources[-1][0] == post.source_file else 0
-        sources.append((post.source_file, before + 1))
+        sources[post.source_file] = None
         if done % _TOLD_EVERY == 0:
             intake.progress("posts", done, None)
     intake.progress("posts", done, None)
-    return sources
+    return ", ".join(sources)
 
 
 def _gather_rejected(workspace: Workspace, path: str, pieces: Sequence[PieceFiles]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from smp_ray.ray_session import RaySession
 
 #: Raised when the same raw data would give other posts, or `PieceFiles` other facts.
-VERSION = 2
+VERSION = 3
 #: Written last into a piece's folder: by it the piece is done for good.
 NOTE = "piece.json"
 #: Rows that are written together, and the bytes of images or rejected records that they may hold.
@@ -36,14 +36,14 @@ class PieceFiles:
         rejected: the files of records that could not be taken; none where all could.
         counts: posts by what they have, rejected records by kind.
         first_reason: why the first record was rejected.
-        sources: raw files with the number of posts that each has here, in the order of the posts.
+        source_file: raw files that its posts are from.
     """
 
     posts: list[Fragment]
     rejected: list[Fragment]
     counts: dict[str, int]
     first_reason: str
-    sources: list[tuple[str, int]]
+    source_file: str
 
     @classmethod
     def of(cls, workspace: Workspace, piece: Reader) -> PieceFiles | None:

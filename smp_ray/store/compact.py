@@ -15,7 +15,7 @@ from smp_ray.schema import KEYS
 from smp_ray.store.join import locate_sorted
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import FILE_ROWS, PartWriter
-from smp_ray.store.reader import FamilyReader, family_of, iter_posts, new_pass, passes_of, post_row_ids
+from smp_ray.store.reader import FamilyReader, family_of, index_of, iter_posts, new_pass, passes_of, post_row_ids
 from smp_ray.store.workspace import Workspace
 
 #: Posts rewritten at a time: memory stays at some hundred megabytes, and some 50 bytes a row.
@@ -49,7 +49,8 @@ def compact(workspace: Workspace, posts: Manifest, manifest: Manifest) -> Manife
     """
     everyone = [posts, *(m for m in workspace.manifests(posts.stage) if m.fingerprint != posts.fingerprint)]
     family = family_of(manifest)
-    reader = FamilyReader(workspace, manifest)
+    row_ids = np.unique(np.concatenate([post_row_ids(workspace, m) for m in everyone]))
+    reader = FamilyReader(workspace, manifest, index_of(workspace, family, manifest.fragments, row_ids))
     # No note lies in this folder: were the rewriting killed, nobody would take its files for those of a pass.
     folder = new_pass()
     schema = pa.schema([*KEYS, *reader.schema])

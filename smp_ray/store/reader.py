@@ -6,9 +6,10 @@ post occurs twice, the later fragment holds.
 """
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,8 @@ FAMILIES = "features"
 PASSES, PASS_NOTE = f"{FAMILIES}/passes", "pass.json"
 #: Posts whose rows one process looks for at once.
 GROUP_POSTS = 2**24
+#: Files of a family that are read at once, and held from one reading to the next.
+_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,10 @@ class Index:
     position: np.ndarray
 
 
-def index_of(
-    workspace: Workspace, family: str, fragments: Sequence[Fragment], row_ids: np.ndarray | None = None
-) -> Index:
-    """Where the rows of posts lie; `row_ids` are sorted ids, None: of all posts of the family.
+def index_of(workspace: Workspace, family: str, fragments: Sequence[Fragment], row_ids: np.ndarray) -> Index:
+    """Where the rows of posts lie; `row_ids` are sorted ids.
 
-    Takes 8 bytes a post beside the ids, and some megabytes a file that is being read; without ids up to 36 bytes a row.
+    Takes 8 bytes a post beside the ids, and some megabytes a file that is being read.
     """
 
     def said(fragment: Fragment) -> tuple[np.ndarray, np.ndarray]:
@@ -55,12 +56,8 @@ def index_of(
         positions = np.flatnonzero(table[f"{family}_status"].is_valid().to_numpy())
         return table["row_id"].to_numpy()[positions], positions.astype(np.int32)
 
-    files: Iterable[tuple[np.ndarray, np.ndarray]] = in_turn(said, fragments)
-    if row_ids is None:
-        files = list(files)
-        row_ids = np.unique(np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in files)]))
     fragment, position = np.full(len(row_ids), -1, np.int32), np.full(len(row_ids), -1, np.int32)
-    for number, (ids, positions) in enumerate(files):
+    for number, (ids, positions) in enumerate(in_turn(said, fragments)):
         places = locate_sorted(ids, row_ids)
         here = places >= 0
         fragment[places[here]], position[places[here]] = number, positions[here]
@@ -90,29 +87,20 @@ class FamilyReader:
     Posts asked for in the order in which they were ingested touch each fragment about once.
 
     Args:
+        index: as `index_of` makes it, of all posts that will be asked for.
         columns: those to read; None: all. The status is always among them.
-        keep: fragments that are read at once, and held from one reading to the next.
-        index: as `index_of` makes it, of all posts that will be asked for; None: of all of the family.
     """
 
     def __init__(
-        self,
-        workspace: Workspace,
-        manifest: Manifest,
-        columns: Sequence[str] | None = None,
-        keep: int = 8,
-        index: Index | None = None,
+        self, workspace: Workspace, manifest: Manifest, index: Index, columns: Sequence[str] | None = None
     ) -> None:
         family = family_of(manifest)
-        self._workspace = workspace
-        self._fragments = manifest.fragments
-        self._index = index_of(workspace, family, manifest.fragments) if index is None else index
+        self._index = index
         path = workspace.path(manifest.fragments[-1].path)
         newest = asked_again(lambda: pq.read_schema(path, filesystem=workspace.filesystem))
         wanted = manifest.details["columns"] if columns is None else {*columns, f"{family}_status"}
         self.schema = pa.schema([newest.field(name) for name in manifest.details["columns"] if name in wanted])
-        self._kept: dict[int, pa.Table] = {}
-        self._keep = keep
+        self._loaded = lru_cache(_KEPT)(partial(_load, workspace, manifest.fragments, self.schema))
 
     def read(self, row_ids: np.ndarray) -> pa.Table:
         """The columns, one row an id and in their order; null where the store has no row."""
@@ -120,27 +108,18 @@ class FamilyReader:
         fragment, position = (np.full(len(found), -1, np.int32) for _ in range(2))
         here = found >= 0
         fragment[here], position[here] = self._index.fragment[found[here]], self._index.position[found[here]]
-        return gathered(self._tables, fragment, position, self.schema.empty_table())
+        tables = partial(in_turn, self._loaded, at_once=_KEPT)
+        return gathered(tables, fragment, position, self.schema.empty_table())
 
-    def _tables(self, numbers: list[int]) -> Iterator[pa.Table]:
-        kept: dict[int, pa.Table] = {}
-        for number, table in zip(numbers, in_turn(self._load, numbers, self._keep), strict=True):
-            kept[number] = table
-            if len(kept) > self._keep:
-                del kept[next(iter(kept))]
-            yield table
-        self._kept = kept
 
-    def _load(self, number: int) -> pa.Table:
-        if number in self._kept:
-            return self._kept[number]
-        return read_table(self._workspace, self._fragments[number].path, self.schema.names).cast(self.schema)
+def _load(workspace: Workspace, fragments: Sequence[Fragment], schema: pa.Schema, number: int) -> pa.Table:
+    return read_table(workspace, fragments[number].path, schema.names).cast(schema)
 
 
 def read_columns(workspace: Workspace, manifest: Manifest, columns: Sequence[str], row_ids: np.ndarray) -> pa.Table:
     """Some columns of a stored family, and its status, for given posts; a few fragments in memory at a time."""
     index = index_of(workspace, family_of(manifest), manifest.fragments, np.unique(row_ids))
-    return FamilyReader(workspace, manifest, columns, index=index).read(row_ids)
+    return FamilyReader(workspace, manifest, index, columns).read(row_ids)
 
 
 def iter_posts(workspace: Workspace, posts: Manifest, columns: list[str] | None, rows: int) -> Iterator[pa.Table]:

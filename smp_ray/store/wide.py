@@ -16,7 +16,7 @@ PIECE = 20_000
 
 def indices(workspace: Workspace, posts: Manifest, families: Sequence[Manifest]) -> list[Index]:
     """Where the posts' rows of each family lie: 8 bytes a post, and 8 more a family."""
-    row_ids = np.sort(post_row_ids(workspace, posts)) if families else None
+    row_ids = np.sort(post_row_ids(workspace, posts)) if families else np.zeros(0, np.int64)
     return [index_of(workspace, family_of(manifest), manifest.fragments, row_ids) for manifest in families]
 
 
@@ -33,7 +33,7 @@ def wide(
     features of others are not read.
     """
     found = indices(workspace, posts, families) if found is None else found
-    readers = [FamilyReader(workspace, m, index=index) for m, index in zip(families, found, strict=True)]
+    readers = [FamilyReader(workspace, m, index) for m, index in zip(families, found, strict=True)]
     path = workspace.path(posts.fragments[0].path)
     schema = asked_again(lambda: pq.read_schema(path, filesystem=workspace.filesystem))
     columns = [name for name in schema.names if name != "image_bytes"]

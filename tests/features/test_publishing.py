@@ -16,7 +16,7 @@ from smp_ray.features import one_pass
 from smp_ray.pipeline import open_run, run_stages
 from smp_ray.ray_session import RaySession
 from smp_ray.stage import status
-from smp_ray.store.reader import FamilyReader, post_row_ids
+from smp_ray.store.reader import post_row_ids, read_columns
 from tests.features.test_faults import write_config
 
 
@@ -37,7 +37,8 @@ def test_finished_files_are_published_while_the_pass_runs(
     assert seen is not None, "nothing was published before the end"
     posts = watching.workspace.manifests("ingest")[0]
     assert posts.fingerprint not in seen.details["covers"]
-    values = FamilyReader(watching.workspace, seen).read(post_row_ids(watching.workspace, posts))
+    row_ids = post_row_ids(watching.workspace, posts)
+    values = read_columns(watching.workspace, seen, ["perplexity_status"], row_ids)
     done = values["perplexity_status"].drop_null().to_pylist()
     assert 0 < len(done) < 1280
     assert set(done) == {"ok"}

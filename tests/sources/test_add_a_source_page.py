@@ -75,7 +75,7 @@ def test_the_example_reads_posts(tmp_path: Path, diary: Path) -> None:
     assert (second["split"], second["title"], second["image_uri"]) == ("test", "Rain", None)
     assert len(taken.rejected) == len(DAYS) - 2
     for reason in (
-        "post_id '2024-05-02' was taken before", "record 4: found 'good', allowed: a number",
+        "post_id '2024-05-02' (or its row_id) was taken before", "record 4: found 'good', allowed: a number",
         "record 5: found '../secret.jpg', allowed: the name of a picture", "record 6: no day", "record 7: no day",
     ):  # fmt: skip
         assert reason in taken.reasons

@@ -192,7 +192,7 @@ def test_a_row_id_that_another_post_has_is_a_rejection(
     monkeypatch.setattr(INGEST, "row_id_of", lambda namespace, post: int(post.values["post_id"]) // 5)
     made = ingest(reader, workspace, "ingest/x")
     assert pq.read_table(workspace.path(made.fragments[0].path))["row_id"].to_pylist() == [0, 1, 2, 3, 4]
-    assert made.counts["rejected_row_id"] == made.counts["rejected"] == 20
+    assert made.counts["rejected_duplicate_post_id"] == made.counts["rejected"] == 20
 
 
 def test_what_a_row_id_is_made_of() -> None:

@@ -148,7 +148,7 @@ def test_duplicate_post_is_quarantined_and_the_first_kept(files: SmpdFiles) -> N
     files.labels.append("9.5")
     taken = take_smpd(files)
     assert taken.posts["1"]["popularity"] == 1.5
-    assert taken.reasons == "post_id '1' was taken before; the first is kept"
+    assert taken.reasons == "post_id '1' (or its row_id) was taken before; the first is kept"
     assert json.loads(taken.rejected[0]["record"])["popularity"] == 9.5
 
 

@@ -153,7 +153,7 @@ def test_records_without_ids_or_without_a_post(files: Files) -> None:
     assert len(taken.posts) == 3
     assert taken.reasons.splitlines() == [
         "line 5: no pid", "no post P99 in posts.jsonl", "line 4: no pid", "line 5: no uid",
-        "post_id 'P0' was taken before; the first is kept",
+        "post_id 'P0' (or its row_id) was taken before; the first is kept",
     ]  # fmt: skip
 
 

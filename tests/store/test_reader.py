@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -45,13 +46,11 @@ def test_later_fragments_hold_and_null_status_says_nothing(tmp_path: Path) -> No
         write(workspace, "b", [(9, None, None), (5, "ok", 50.0)]),
         write(workspace, "empty", []),
     ]
-    index = index_of(workspace, "perplexity", fragments)
-    assert index.row_ids.tolist() == [3, 5, 9]
+    index = index_of(workspace, "perplexity", fragments, np.array([3, 5, 9]))
     assert (index.fragment.tolist(), index.position.tolist()) == ([0, 1, 0], [1, 1, 2])
     some = index_of(workspace, "perplexity", fragments, np.array([4, 5, 11]))
     assert (some.fragment.tolist(), some.position.tolist()) == ([-1, 1, -1], [-1, 1, -1])
-    assert index_of(workspace, "perplexity", []).row_ids.tolist() == []
-    table = FamilyReader(workspace, stored(fragments)).read(np.array([9, 5, 4, 3, 5]))
+    table = FamilyReader(workspace, stored(fragments), index).read(np.array([9, 5, 4, 3, 5]))
     assert table["title_perplexity"].to_pylist() == [None, 50.0, None, 30.0, 50.0]
     assert table["perplexity_status"].to_pylist() == ["no_text", "ok", None, "ok", "ok"]
     few = read_columns(workspace, stored(fragments), ["title_perplexity"], np.array([9, 5, 4, 3]))
@@ -74,7 +73,9 @@ def test_reader_agrees_with_a_dictionary(
     workspace = Workspace.open(str(tmp_path_factory.mktemp("store")))
     fragments = [write(workspace, str(number), rows) for number, rows in enumerate(files)]
     expected = {row_id: value for rows in files for row_id, status, value in rows if status is not None}
-    reader = FamilyReader(workspace, stored(fragments), keep=1)
+    index = index_of(workspace, "perplexity", fragments, np.arange(12))
+    with patch("smp_ray.store.reader._KEPT", 1):
+        reader = FamilyReader(workspace, stored(fragments), index)
     values = reader.read(np.array(asked, dtype=np.int64))["title_perplexity"].to_pylist()
     wanted = [None if row_id not in expected else np.float32(expected[row_id]) for row_id in asked]
     assert values == wanted
