@@ -4,10 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
 
 from smp_ray.progress import say
+
+#: Where a container's limit of memory stands, by the version of its control groups.
+_LIMITS = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def cores() -> int:
@@ -17,12 +21,25 @@ def cores() -> int:
     return int(cpu_count())
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes in all, and those that were free."""
+
+    total: int
+    available: int
+
+
 @cache
-def memory() -> Any:
-    """`total` and `available` bytes when it is first asked, so that a plan does not change with what runs."""
+def memory() -> Memory:
+    """This machine's when it is first asked, so that a plan does not change with what runs; a container's limit holds.
+
+    Ray goes by the same files, and would wait for what is beyond them.
+    """
     import psutil
 
-    return psutil.virtual_memory()
+    here, texts = psutil.virtual_memory(), [path.read_text().strip() for path in _LIMITS if path.exists()]
+    limit = min([int(text) for text in texts if text.isdigit()], default=here.total)  # "max": there is none
+    return Memory(min(here.total, limit), min(here.available, limit))
 
 
 @cache
@@ -31,7 +48,8 @@ def gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible in ("", "-1", "NoDevFiles") or shutil.which("nvidia-smi") is None:
         return 0
-    listed = _printed("nvidia-smi", "-L").count("GPU ") if visible is None else len(visible.split(","))
+    lines = _printed("nvidia-smi", "-L").splitlines()
+    listed = sum(line.startswith("GPU ") for line in lines) if visible is None else len(visible.split(","))
     if not listed:
         return 0
     usable = int(_printed(sys.executable, "-c", "import torch; print(torch.cuda.device_count())") or 0)

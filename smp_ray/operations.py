@@ -4,9 +4,12 @@ from operator import itemgetter
 from pkgutil import resolve_name
 
 from smp_ray.errors import SmpRayError
+from smp_ray.families.base import IMAGE
+from smp_ray.families.registry import find
 from smp_ray.features.forecast import Figures, Forecast, figures_of, forecast, read_figures, write_figures
 from smp_ray.features.placement import place
 from smp_ray.features.store_stage import stored
+from smp_ray.fetch.addresses import remote
 from smp_ray.pipeline import ingested
 from smp_ray.progress import say
 from smp_ray.resources import nodes_of
@@ -14,6 +17,8 @@ from smp_ray.run import Run
 from smp_ray.store.compact import compact as rewrite
 from smp_ray.store.compact import is_interrupted, is_scattered
 from smp_ray.store.lease import holding
+from smp_ray.store.manifest import Manifest
+from smp_ray.store.parquet import read_table
 from smp_ray.store.reader import family_of
 
 
@@ -66,10 +71,19 @@ def plan(run: Run, posts: int | None = None, profile: int | None = None, figures
     else:
         measured = _of_workspace(run)
     config = run.config
-    remote = any("://" in str(value) for value in (config.workspace, *config.source.model_dump().values()))
     nodes = nodes_of(config.ray.cluster) if config.ray.cluster else run.session.nodes()
-    placed = place(config.features, tuple(config.features.sections), nodes, remote)
+    placed = place(config.features, tuple(config.features.sections), nodes, _fetches(run, there))
     return forecast(placed, measured, posts or (1_000_000 if there is None else there.rows))
+
+
+def _fetches(run: Run, posts: Manifest | None) -> bool:
+    """Whether pictures lie on servers: by the first posts, where there are none by the source's settings."""
+    if not any(IMAGE in find(family).reads for family in run.config.features.sections):
+        return False
+    if posts is None:
+        values = run.config.source.model_dump().values()
+        return any("://" in str(value) for value in (run.config.workspace, *values))
+    return remote(read_table(run.workspace, posts.fragments[0].path, ["image_uri"])["image_uri"])
 
 
 def _of_workspace(run: Run) -> Figures:

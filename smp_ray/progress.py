@@ -19,7 +19,7 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def say(line: str) -> None:
     """One plain line to the user, on standard error."""
-    console.print(line, markup=False)
+    console.print(line, markup=False, emoji=False)
 
 
 class Reporter:

@@ -62,6 +62,8 @@ class RaySession:
         try:
             with _announcement_hidden():
                 if address:
+                    # A job's variables and ours: where both name one, Ray would refuse and print the values of all.
+                    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
                     ray.init(address=address, runtime_env={"env_vars": {**WORKER_ENV, **self._env()}}, **common)
                 else:
                     self._start_local(ray, common)
@@ -76,15 +78,15 @@ class RaySession:
         for name, value in WORKER_ENV.items():
             os.environ.setdefault(name, value)
         # Inherited as well: without a dashboard, Ray Train's clean-up would look for one for 12 s after every training.
-        with _environment("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9"):
-            ray.init(
-                address="local",
-                num_cpus=int(here.cpus),
-                num_gpus=here.gpus,
-                object_store_memory=self._object_store,
-                include_dashboard=False,
-                **common,
-            )
+        os.environ.setdefault("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+        ray.init(
+            address="local",
+            num_cpus=int(here.cpus),
+            num_gpus=here.gpus,
+            object_store_memory=self._object_store,
+            include_dashboard=False,
+            **common,
+        )
 
     @property
     def _object_store(self) -> int:
@@ -97,17 +99,16 @@ class RaySession:
         """Logical CPUs that a task of so many busy threads must ask for.
 
         A local Ray has more logical CPUs than cores, so that many light tasks fit; heavy ones would crowd the cores.
-        A SmpRayError where no node of a cluster has so many, as Ray would wait in silence; it names the `setting`, if
-        one says how many.
+        A SmpRayError where no node has so many, as Ray would wait in silence; it names the `setting`, if one says how
+        many.
         """
         nodes = self.nodes()
-        if self.address is None:
-            return threads * max(1.0, nodes[0].cpus / nodes[0].cores)
+        share = max(1.0, nodes[0].cpus / nodes[0].cores) if self.address is None else 1.0
         largest = max((node.cpus for node in nodes), default=threads)
-        if threads > largest:
+        if threads * share > largest:
             advice = f"lower {setting}" if setting else "it needs a larger one"
-            raise SmpRayError(f"a task takes {threads:g} CPUs, but the largest node has {largest:g}; {advice}")
-        return threads
+            raise SmpRayError(f"a task takes {threads:g} CPUs, but the largest node has {largest / share:g}; {advice}")
+        return threads * share
 
     @property
     def gpus(self) -> int:
@@ -144,7 +145,7 @@ class RaySession:
     def address(self) -> str | None:
         """Address of the cluster; None for a Ray of this command's own."""
         address = self.settings.address or os.environ.get("RAY_ADDRESS")
-        return None if address == "local" else address
+        return None if address in (None, "", "local") else address
 
     def gather(self, tasks: Sequence[Any], reporter: Reporter) -> list[Any]:
         """Results of Ray tasks in their order; shows how many have ended."""
@@ -153,7 +154,8 @@ class RaySession:
         waiting = list(tasks)
         with reporter:
             while waiting:
-                _, waiting = ray.wait(waiting)
+                # More than one at a time: Ray looks at all of them each time.
+                _, waiting = ray.wait(waiting, num_returns=-(-len(waiting) // 100))
                 reporter.update(len(tasks) - len(waiting), len(tasks))
         return list(ray.get(list(tasks)))
 
@@ -194,19 +196,6 @@ class _WithoutRaylet(io.TextIOBase):
 
     def flush(self) -> None:
         self._stream.flush()
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """A variable of the environment for a while."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from smp_ray.config import Config
+from smp_ray.errors import ConfigError
 from smp_ray.families.base import FamilySettings
 from smp_ray.families.keys import FamilyKey, family_keys
 from smp_ray.nodes import check_shared
@@ -77,8 +78,11 @@ class Run:
         return section.num_gpus != 0 and self.config.features.device != "cpu" and self.session.gpus > 0
 
     def stage(self, name: str) -> Stage:
-        """The stage of this name."""
-        return next(stage for stage in self.stages if stage.name == name)
+        """The stage of this name; where there is none, a ConfigError says which there are."""
+        found = {stage.name: stage for stage in self.stages}
+        if name not in found:
+            raise ConfigError(f"found stage {name!r}, allowed: {', '.join(found)}")
+        return found[name]
 
     def artefact(self, name: str) -> Artefact | None:
         """What is committed of a stage for this configuration, or None."""

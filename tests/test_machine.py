@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from smp_ray import machine
@@ -15,15 +16,17 @@ from smp_ray.ray_session import RaySession
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    machine.gpus.cache_clear()
+    for known in (machine.gpus, machine.memory):
+        known.cache_clear()
     yield
-    machine.gpus.cache_clear()
+    for known in (machine.gpus, machine.memory):
+        known.cache_clear()
 
 
 @pytest.fixture
 def two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'GPU 0: Some Card (UUID: GPU-1)'\necho 'GPU 1: Some Card (UUID: GPU-2)'\n")
+    tool.write_text("#!/bin/sh\necho 'GPU 0: Some Laptop GPU (UUID: GPU-1)'\necho 'GPU 1: Some Card (UUID: GPU-2)'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -54,3 +57,14 @@ def test_a_local_ray_is_told_of_the_memory_that_is_there() -> None:
     assert 0 < node.memory_gb * 1e9 < machine.memory().available
     (less,) = RaySession(RayConfig(address="local", object_store_mb=300)).nodes()
     assert less.memory_gb < node.memory_gb
+
+
+@pytest.mark.parametrize(("limit", "total"), [("1000000000", 10**9), ("max", None), ("9223372036854771712", None)])
+def test_a_containers_limit_of_memory_holds(
+    limit: str, total: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    monkeypatch.setattr(machine, "_LIMITS", (tmp_path / "memory.max", tmp_path / "not there"))
+    found, here = machine.memory(), psutil.virtual_memory()
+    assert found.total == (total or here.total)
+    assert found.available <= found.total

@@ -11,12 +11,10 @@ import ray
 
 from smp_ray.config import ImagesConfig
 from smp_ray.errors import ModelError
-from smp_ray.families.base import IMAGE, TITLE
 from smp_ray.families.keys import FamilyKey
-from smp_ray.families.registry import find
 from smp_ray.features.compute import needed
 from smp_ray.features.ledger import LOADS, Step, asked, guarded
-from smp_ray.features.steps import FetchStep, decode_step, family_step
+from smp_ray.features.steps import decode_step, family_step, with_all_read
 from smp_ray.features.survey import Known
 
 
@@ -44,21 +42,10 @@ def choose(table: pa.Table, spec: PassSpec) -> pa.Table:
         parts = [choose(table.filter(pc.equal(table["path"], file)), spec) for file in files]
         return pa.concat_tables(parts, promote_options="default")
     families = [key.family for key in spec.families]
-    reads = {name for family in families for name in find(family).reads} - {TITLE}
     known: Known = ray.get(spec.known)
     table = known.attached(table.drop_columns(["path"]), files[0] if files else None, families)
-    if IMAGE in reads and "image_bytes" not in table.column_names:
-        table = table.append_column("image_bytes", pa.nulls(table.num_rows, pa.large_binary()))
-    for name in sorted(reads - {IMAGE, *table.column_names}):
-        table = table.append_column(name, pa.nulls(table.num_rows))  # nobody has computed it yet
+    table = with_all_read(table, families)
     return table.filter(pa.array(np.any([needed(table, family) for family in families], axis=0)))
-
-
-class FetchActor(FetchStep):
-    """Fetches pictures, many at once, in an actor."""
-
-    def __init__(self, spec: PassSpec) -> None:
-        super().__init__(spec.images, spec.families)
 
 
 def decode(table: pa.Table, spec: PassSpec) -> pa.Table:

@@ -19,7 +19,8 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from smp_ray.errors import FeaturePassError, UnreachableError
 from smp_ray.families.base import IMAGE
 from smp_ray.families.registry import find
-from smp_ray.features.actors import FetchActor, PassSpec, actor_class, choose, decode
+from smp_ray.features.actors import PassSpec, actor_class, choose, decode
+from smp_ray.features.decode import FetchStep
 from smp_ray.features.pace import at_most
 from smp_ray.features.pools import IO_CPUS, Placement
 from smp_ray.schema import UNREACHABLE
@@ -28,8 +29,8 @@ from smp_ray.store.parquet import in_turn
 from smp_ray.store.reader import PASS_NOTE, new_pass
 from smp_ray.store.workspace import Workspace, asked_again
 
-#: What is read of the posts, and besides where a family reads the image; bytes only where the posts hold some.
-READ_COLUMNS, IMAGE_URI, IMAGE_BYTES = ["row_id", "post_id", "title"], "image_uri", "image_bytes"
+#: What is read of the posts, and besides where a family looks at pictures.
+READ_COLUMNS, PICTURES = ["row_id", "post_id", "title"], ["image_uri", "image_bytes"]
 #: In the folder of a pass: its Parquet files.
 DATA = "data"
 #: Bytes of a block between two operators: small, so that posts whose pictures are there do not wait for the others.
@@ -92,11 +93,8 @@ def run_pass(
     folder: str,
     block: int | None,
     todo: int,
-    inline: bool,
 ) -> None:
     """Compute every post of some files that needs it, `todo` of them; returns when all are written.
-
-    `inline`: the posts hold bytes of pictures. Where no family reads the image these stay where they are.
 
     `block` is how many posts a file has, which is what a crash can cost. None: few enough to lose little, many enough
     that writing is cheap; at 20,000 posts a file of three families under ViT-L-14 has about 100 MB.
@@ -114,12 +112,10 @@ def run_pass(
     rows = max(1, task // 4 if placement.fetchers else task, total // READ_BLOCKS)
     with DataContext.current(_data_context()):
         paths = [workspace.path(fragment.path) for fragment in posts]
-        pictures = [IMAGE_URI, *([IMAGE_BYTES] if inline else [])]
-        looks = any(IMAGE in find(key.family).reads for key in spec.families)
         dataset = ray.data.read_parquet(
             paths,
             filesystem=workspace.filesystem,
-            columns=[*READ_COLUMNS, *(pictures if looks else [])],
+            columns=[*READ_COLUMNS, *(PICTURES if _looking(spec) else [])],
             partitioning=None,
             include_paths=True,
             override_num_blocks=max(len(paths), math.ceil(total / rows)),
@@ -140,6 +136,11 @@ def run_pass(
             raise kind(f"the feature pass stopped: {line}") from error
 
 
+def _looking(spec: PassSpec) -> list[str]:
+    """The families that look at pictures."""
+    return [key.family for key in spec.families if IMAGE in find(key.family).reads]
+
+
 def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int, rows: int) -> Dataset:
     dataset = dataset.map_batches(
         partial(choose, spec=spec),
@@ -151,8 +152,8 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int,
     )
     if placement.fetchers:
         dataset = dataset.map_batches(
-            FetchActor,
-            fn_constructor_args=(spec,),
+            FetchStep,
+            fn_constructor_args=(spec.images, _looking(spec)),
             batch_format="pyarrow",
             batch_size=None,
             compute=ActorPoolStrategy(

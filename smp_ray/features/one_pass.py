@@ -15,12 +15,12 @@ from smp_ray.features.actors import PassSpec
 from smp_ray.features.feature_pass import begin_pass, forget_unreachable, run_pass, written
 from smp_ray.features.ledger import asked, start_ledger
 from smp_ray.features.placement import place
-from smp_ray.features.store_stage import counted
+from smp_ray.features.store_stage import counted, retried
 from smp_ray.features.survey import MISSING, Survey, survey
 from smp_ray.features.watch import enough_nodes
 from smp_ray.progress import Reporter, polled, repeating, say
 from smp_ray.run import Run
-from smp_ray.schema import ERROR, FAILED_TWICE, KEYS
+from smp_ray.schema import ERROR, KEYS
 from smp_ray.store.manifest import Fragment, Manifest, fingerprint
 from smp_ray.store.reader import passes_of
 from smp_ray.store.workspace import Workspace
@@ -45,7 +45,7 @@ def compute(
     """
     keys = {name: run.families[name] for name in missing}
     manifests |= _publish(run.workspace, keys, ended=True)
-    again = {MISSING, ERROR, *run.retry} | ({FAILED_TWICE} if ERROR in run.retry else set())
+    again = {MISSING, ERROR, *retried(run)}
     before = survey(run.workspace, posts, {name: manifests[name].fragments for name in missing}, again, manifests)
     todo = before.todo
     kept = {name: posts.rows - counts.get(MISSING, 0) for name, counts in before.counts.items()}
@@ -151,9 +151,7 @@ def _compute(
             polled(reporter, ask),
             _publishing(run.workspace, keys),
         ):
-            run_pass(
-                spec, begun, before.wanted(posts), run.workspace, folder, settings.rows_per_block, todo, before.inline
-            )
+            run_pass(spec, begun, before.wanted(posts), run.workspace, folder, settings.rows_per_block, todo)
     except UnreachableError:
         forget_unreachable(run.workspace, folder, names)
         raise

@@ -83,7 +83,7 @@ class Placement:
         """The plan with as many actors at first as other nodes have room for; None: not even for the least."""
         # Growing evenly: each pool's size in proportion to the plan's.
         crews = [Crew("", pool.need, pool.least, pool.actors, seconds=pool.actors) for pool in self.pools]
-        if pack(nodes, [*helpers(self.fetchers, self.decode_cpus), *crews]) is not None:
+        if pack(nodes, [*helpers(min(1, self.fetchers), self.decode_cpus), *crews]) is not None:
             return None
         pools = (replace(pool, initial=crew.size) for pool, crew in zip(self.pools, crews, strict=True))
         return replace(self, pools=tuple(pools))

@@ -6,7 +6,7 @@ each with all the families of its pass.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pkgutil import resolve_name
 
 from smp_ray.errors import SmpRayError
@@ -42,9 +42,10 @@ class FeatureStage(Stage):
         posts, manifests = _posts(run, self), stored(run)
         assert posts is not None
         missing: list[str] = []
+        again = retried(run)
         for name, key in run.families.items():
             # What a family read of another may change with it.
-            if not key.inputs.keys().isdisjoint(missing) or _wants(manifests.get(name), posts.fingerprint, run.retry):
+            if not key.inputs.keys().isdisjoint(missing) or _wants(manifests.get(name), posts.fingerprint, again):
                 missing.append(name)
         if missing:
             run.start()
@@ -76,7 +77,12 @@ def stored(run: Run) -> dict[str, Manifest]:
     return {name: manifest for name, manifest in found.items() if manifest is not None}
 
 
-def _wants(manifest: Manifest | None, posts: str, retry: Sequence[str]) -> bool:
+def retried(run: Run) -> set[str]:
+    """What `--retry` asks for, as manifests count it: posts with an error, however often."""
+    return {*run.retry, *([FAILED_TWICE] if ERROR in run.retry else [])}
+
+
+def _wants(manifest: Manifest | None, posts: str, retry: Iterable[str]) -> bool:
     if manifest is None or not covers(manifest, posts):
         return True
     return any(manifest.details["covers"][posts].get(status, 0) for status in retry)

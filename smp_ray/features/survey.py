@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 
 from smp_ray.families.base import IMAGE
 from smp_ray.families.registry import find, owner_of
+from smp_ray.fetch.addresses import remote
 from smp_ray.schema import ERROR, FAILED_TWICE, STATUSES, TWICE
 from smp_ray.store.join import gathered, locate_sorted
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import in_turn, read_table
 from smp_ray.store.reader import family_of, grouped, index_of
-from smp_ray.store.workspace import Workspace, asked_again
+from smp_ray.store.workspace import Workspace
 
 MISSING = "missing"
 _NAMES = (MISSING, *STATUSES, FAILED_TWICE)
@@ -92,8 +92,7 @@ class Survey:
             `FAILED_TWICE`.
         todo: posts that need each family.
         needing: posts that need some family, of each file of the posts table.
-        remote, inline: whether a picture lies on a server, and whether the posts table may hold some; both False where
-            no family looks at them.
+        remote: whether a picture lies on a server and a family looks at pictures.
         known: reference to a `Known`.
     """
 
@@ -101,7 +100,6 @@ class Survey:
     todo: dict[str, int] = field(default_factory=dict)
     needing: list[int] = field(default_factory=list)
     remote: bool = False
-    inline: bool = False
     known: Any = None
 
     def wanted(self, posts: Manifest) -> list[Fragment]:
@@ -140,7 +138,7 @@ def survey(
     found = Survey()
     for one in ray.get([answer for answer, _ in asked]):
         found.needing += one.needing
-        found.remote, found.inline = found.remote or one.remote, found.inline or one.inline
+        found.remote = found.remote or one.remote
         for family, counts in one.counts.items():
             found.counts[family] = dict(Counter(found.counts.get(family, {})) + Counter(counts))
         for family, count in one.todo.items():
@@ -156,9 +154,9 @@ def survey_part(question: Question, posts: Sequence[Fragment]) -> tuple[Survey, 
     workspace, again = question.workspace, question.again
     looks = bool(again) and any(IMAGE in find(family).reads for family in question.files)
     read = list(in_turn(lambda fragment: _posts_of(workspace, fragment, looks), posts))
-    ends = np.cumsum([len(ids) for ids, _, _ in read])
-    found = Survey(remote=any(remote for _, remote, _ in read), inline=any(inline for _, _, inline in read))
-    ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _, _ in read)])
+    ends = np.cumsum([len(ids) for ids, _ in read])
+    found = Survey(remote=any(remote for _, remote in read))
+    ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in read)])
     del read
     order = np.argsort(ids).astype(np.int32)
     ids = ids[order]
@@ -188,19 +186,10 @@ def survey_part(question: Question, posts: Sequence[Fragment]) -> tuple[Survey, 
     return found, pa.table(columns)
 
 
-def _posts_of(workspace: Workspace, fragment: Fragment, looks: bool) -> tuple[np.ndarray, bool, bool]:
-    """Row ids of a file of the posts table, whether a picture lies on a server and whether the file may hold some."""
+def _posts_of(workspace: Workspace, fragment: Fragment, looks: bool) -> tuple[np.ndarray, bool]:
+    """Row ids of a file of the posts table, and whether a picture that is looked at lies on a server."""
     table = read_table(workspace, fragment.path, ["row_id", *(["image_uri"] if looks else [])])
-    if not looks:
-        return table["row_id"].to_numpy(), False, False
-    path = workspace.path(fragment.path)
-    metadata = asked_again(lambda: pq.read_metadata(path, filesystem=workspace.filesystem))
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    pictures = [group.column(at) for group in groups for at in range(group.num_columns)]
-    pictures = [column for column in pictures if column.path_in_schema == "image_bytes"]
-    empty = [column.num_values == (column.statistics.null_count if column.statistics else 0) for column in pictures]
-    remote = pc.any(pc.match_substring(table["image_uri"], "://")).as_py()
-    return table["row_id"].to_numpy(), bool(remote), not all(empty)
+    return table["row_id"].to_numpy(), looks and remote(table["image_uri"])
 
 
 def _codes(workspace: Workspace, family: str, files: Sequence[Fragment], ids: np.ndarray) -> np.ndarray:

@@ -1,49 +1,33 @@
 """What a pass tells Ray's metrics, which the dashboard shows and Prometheus scrapes."""
 
 import sys
-from functools import cache
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.util.metrics import Counter, Gauge
 
-
-@cache
-def _posts() -> Counter:
-    return Counter("smp_ray_posts", "posts by what became of them", tag_keys=("family", "status"))
-
-
-@cache
-def _seconds() -> Counter:
-    return Counter("smp_ray_step_seconds", "seconds that workers spent in a step", tag_keys=("step",))
-
-
-@cache
-def _rate() -> Gauge:
-    return Gauge("smp_ray_rows_per_second", "posts that a pass finishes a second, since all its workers have begun")
-
-
-@cache
-def _gpu_memory() -> Gauge:
-    return Gauge("smp_ray_gpu_memory_bytes", "GPU memory that a step took at most in a batch", tag_keys=("step",))
+_POSTS = Counter("smp_ray_posts", "posts by what became of them", tag_keys=("family", "status"))
+_SECONDS = Counter("smp_ray_step_seconds", "seconds that workers spent in a step", tag_keys=("step",))
+_RATE = Gauge("smp_ray_rows_per_second", "posts that a pass finishes a second, since all its workers have begun")
+_GPU_MEMORY = Gauge("smp_ray_gpu_memory_bytes", "GPU memory that a step took at most in a batch", tag_keys=("step",))
 
 
 def count_step(step: str, table: pa.Table, seconds: float, gpu_memory: int = 0) -> None:
     """A batch came through a step, a family or not: its time, bytes, and the statuses that a family gave."""
     tags = {"step": step}
     if seconds > 0:
-        _seconds().inc(seconds, tags)
+        _SECONDS.inc(seconds, tags)
     if f"{step}_status" in table.column_names:
         for entry in pc.value_counts(table[f"{step}_status"].drop_null()).to_pylist():
-            _posts().inc(entry["counts"], {"family": step, "status": entry["values"]})
+            _POSTS.inc(entry["counts"], {"family": step, "status": entry["values"]})
     if gpu_memory > 0:
-        _gpu_memory().set(gpu_memory, tags)
+        _GPU_MEMORY.set(gpu_memory, tags)
 
 
 def show_rate(rows_per_second: float) -> None:
     """How fast the pass is."""
-    _rate().set(rows_per_second)
+    _RATE.set(rows_per_second)
 
 
 def gpu_memory() -> int:

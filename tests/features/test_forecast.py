@@ -21,7 +21,7 @@ from smp_ray.errors import ConfigError
 from smp_ray.features.forecast import Figures, figures_of, forecast, read_figures, write_figures
 from smp_ray.features.placement import place
 from smp_ray.operations import plan
-from smp_ray.pipeline import open_run
+from smp_ray.pipeline import open_run, run_stages
 from smp_ray.ray_session import RaySession
 from smp_ray.resources import Node
 
@@ -107,6 +107,16 @@ def test_a_plan_goes_by_what_a_pass_over_the_workspace_took(sample: Path, sessio
     for workspace, measured in ((sample / "run", True), (tmp_path / "empty", False)):
         planned = plan(open_run(build_config({"workspace": str(workspace), "source": source}), session))
         assert all(rate.measured == measured for rate in planned.rates), workspace
+
+
+def test_a_local_table_of_addresses_is_planned_with_fetching(session: RaySession, tmp_path: Path) -> None:
+    (tmp_path / "posts.csv").write_text("id,title,image\n1,a boat,https://example.org/a.jpg\n")
+    columns = {"post_id": "id", "title": "title", "image": "image"}
+    source = {"kind": "table", "path": str(tmp_path / "posts.csv"), "columns": columns}
+    run = open_run(build_config({"workspace": str(tmp_path / "run"), "source": source}), session)
+    assert "fetching" not in {rate.step for rate in plan(run).rates}, "nobody has looked into the table"
+    run_stages(run, ["ingest"])
+    assert "fetching" in {rate.step for rate in plan(run).rates}
 
 
 def test_a_hundred_gpus_are_planned_within_seconds_and_nothing_is_started(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from smp_ray.demo import MODELS
 from smp_ray.features.store_stage import stored
 from smp_ray.pipeline import open_run
 from smp_ray.ray_session import RaySession
+from smp_ray.schema import FAILED_TWICE, TWICE
 from smp_ray.stage import status
 from tests.features.conftest import exported, run_command, run_features, table_config, write_table
 
@@ -118,21 +119,24 @@ def test_a_caption_that_failed_once_reaches_clip_when_it_is_there(
     config = table_config(tmp_path / "run", write_table(tmp_path / "posts.csv", rows))
     run = run_features(config, session)
     before = exported(run, tmp_path)
-    # As a pass leaves it in which the second caption failed.
-    manifest = stored(run)["caption"]
-    for fragment in manifest.fragments:
-        path = run.workspace.path(fragment.path)
-        table = pq.read_table(path).to_pandas()
-        failed = table["post_id"] == photographs[1].stem
-        table.loc[failed, ["caption", "clip_caption", "similarity_title_caption", "similarity_image_caption"]] = None
-        table.loc[failed, ["caption_status", "caption_error"]] = ["error", "RuntimeError: once"]
-        pq.write_table(pa.Table.from_pandas(table, pq.read_schema(path), preserve_index=False), path)
-    (counts,) = manifest.details["covers"].values()
-    counts |= {"ok": 2, "error": 1}
-    run.workspace.commit(manifest)
-    again = run_features(config, session)
-    assert again.computed == {"caption": 1, "clip": 1}
-    pd.testing.assert_frame_equal(exported(again, tmp_path), before)
+    for error, counts, retry in (("once", {"ok": 2, "error": 1}, ()), (TWICE, {"ok": 2, FAILED_TWICE: 1}, ("error",))):
+        # As a pass leaves it in which the second caption failed.
+        manifest = stored(run)["caption"]
+        for fragment in manifest.fragments:
+            path = run.workspace.path(fragment.path)
+            table = pq.read_table(path).to_pandas()
+            failed = table["post_id"] == photographs[1].stem
+            lost = ["caption", "clip_caption", "similarity_title_caption", "similarity_image_caption"]
+            table.loc[failed, lost] = None
+            table.loc[failed, ["caption_status", "caption_error"]] = ["error", f"RuntimeError: {error}"]
+            pq.write_table(pa.Table.from_pandas(table, pq.read_schema(path), preserve_index=False), path)
+        manifest.details["covers"] = dict.fromkeys(manifest.details["covers"], counts)
+        run.workspace.commit(manifest)
+        if retry:
+            assert not run_features(config, session).computed, "a post that failed twice is left as it is"
+        again = run_features(config, session, retry=retry)
+        assert again.computed == {"caption": 1, "clip": 1}
+        pd.testing.assert_frame_equal(exported(again, tmp_path), before)
 
 
 def test_a_rerun_says_up_to_date_quickly_and_loads_no_model(session: RaySession, tmp_path: Path) -> None:

@@ -222,7 +222,8 @@ def test_what_cannot_fit_is_refused_with_the_nearest_that_does() -> None:
 
 
 def test_a_cluster_that_grows_begins_with_what_is_there() -> None:
-    full = nodes_of([NodeGroup(nodes=4, cpus=8), NodeGroup(nodes=8, cpus=16, gpus=1, gpu="A100")])
+    gpus = [NodeGroup(nodes=8, cpus=16, gpus=1, gpu="A100")]
+    full = nodes_of([NodeGroup(nodes=4, cpus=8), *gpus])
     assert described(full) == "4 × 8 CPUs; 8 × 16 CPUs, 1 GPU A100"
     plan = place(settings(), ALL, full)
     assert [pool.actors for pool in plan.pools] == [6, 1, 1]
@@ -231,6 +232,10 @@ def test_a_cluster_that_grows_begins_with_what_is_there() -> None:
     assert some is not None
     assert [pool.initial for pool in some.pools] == [3, 1, 1]
     assert Counter(bundle.get("GPU") for bundle in plan.bundles)[1.0] == 8
+    # As many actors as may fetch are not needed to begin.
+    fetching = place(settings(), ALL, nodes_of([NodeGroup(nodes=100, cpus=64), *gpus]), remote=True)
+    assert fetching.fetchers > 800
+    assert fetching.beginning(nodes_of([NodeGroup(nodes=2, cpus=64), NodeGroup(nodes=3, cpus=12, gpus=1)])) is not None
 
 
 def test_a_crew_without_gpu_leaves_gpu_nodes_to_others() -> None:

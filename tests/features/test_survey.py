@@ -89,7 +89,7 @@ def test_a_part_agrees_with_a_dictionary(
     assert found.counts == {"clip": dict(Counter(statuses.values()))}
     need = {row_id for row_id, status in statuses.items() if status in AGAIN}
     assert found.needing == [len(need & set(ids[:split])), len(need & set(ids[split:]))]
-    assert (found.remote, found.inline) == (False, False)
+    assert not found.remote
     if known is None:
         assert not need
         return
@@ -118,15 +118,15 @@ def test_pictures_are_looked_for_where_a_family_sees_them(tmp_path: Path) -> Non
     workspace = Workspace.open(str(tmp_path))
     posts = posts_files(workspace, [[0, 1], [2]], [None, "a.jpg", "https://x/b.jpg"], [None, b"bytes", None])
     for families, again, asked, told in (
-        (["clip"], AGAIN, posts.fragments, (True, True)),
-        (["clip"], AGAIN, posts.fragments[:1], (False, True)),
-        (["clip"], AGAIN, posts.fragments[1:], (True, False)),
-        (["perplexity"], AGAIN, posts.fragments, (False, False)),
-        (["clip"], (), posts.fragments, (False, False)),
+        (["clip"], AGAIN, posts.fragments, True),
+        (["clip"], AGAIN, posts.fragments[:1], False),
+        (["clip"], AGAIN, posts.fragments[1:], True),
+        (["perplexity"], AGAIN, posts.fragments, False),
+        (["clip"], (), posts.fragments, False),
     ):
         question = surveys.Question(workspace, {family: [] for family in families}, frozenset(again), {})
         found, known = surveys.survey_part(question, asked)
-        assert (found.remote, found.inline) == told
+        assert found.remote is told
         assert known is None  # everything is needed, or nobody asks
 
 
