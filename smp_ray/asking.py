@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import pandas as pd
+import pyarrow as pa
 import typer
 import yaml
 
@@ -13,6 +14,7 @@ from smp_ray.errors import ConfigError
 from smp_ray.pipeline import pack
 from smp_ray.progress import say
 from smp_ray.shell import ConfigArgument, DebugOption, SetOption, WorkspaceOption, app, errors, opened
+from smp_ray.store.export import check_file_name, write_file
 
 #: Posts that are shown in the terminal.
 _SHOWN = 20
@@ -88,19 +90,21 @@ def score_command(
 
             if image or title or sets or out is None:
                 raise ConfigError("score: with POSTS, --out is needed, and --image, --title and --set have no meaning")
-            count = score_source(loaded, posts, out, level, explain, workspace, debug=debug)
+            count = score_source(loaded, posts, out, level, explain, workspace, not compare, debug)
             say(f"score: {count:,} posts → {out}")
             if compare or count <= _SHOWN:
                 scores = pd.read_parquet(out)
                 show(loaded.compare(scores, level) if compare else scores, level)
             return
         given = candidates(image or [], title or [], sets or [])
+        if out is not None:
+            check_file_name(out)
         scores = loaded.score(given, level, explain, together=False)
         if len(given) > 1:
             scores = loaded.compare(scores, level)
         show(scores, level)
         if out is not None:
-            scores.to_parquet(out)
+            write_file(out, iter([pa.Table.from_pandas(scores, preserve_index=False)]))
 
 
 def candidates(images: list[str], titles: list[str], sets: list[str]) -> pd.DataFrame:

@@ -4,7 +4,6 @@ Exit status: 0 only if everything asked for is there, 1 for a failed run, 2 for 
 Ctrl-C.
 """
 
-import copy
 import os
 import sys
 from collections.abc import Sequence
@@ -79,7 +78,7 @@ def demo_command(
 ) -> None:
     """Run everything on the built-in sample world: synthetic posts, small built-in models, no network."""
     with errors(debug):
-        config = build_config(copy.deepcopy(tour.SETTINGS), sets, workspace, name="demo")
+        config = build_config(tour.SETTINGS, sets, workspace, name="demo")
         say("The sample world is synthetic: made-up posts, rendered pictures, planted effects. As in SMPD, some posts")
         say("have no picture.")
         folder, mark, options = workspace.partition("?")

@@ -168,6 +168,12 @@ def _problem(key: str, values: Sequence[Any]) -> str | None:
 def _sample(table: str) -> dict[str, list[Any]]:
     """The first values of each column."""
     location, names, found = table_files(table, "auto")
+    if found == "csv":
+        with location.text(names[0]) as text:
+            header = text.readline()
+        others = "[;|]" if ".tsv" in names[0].lower() else "[;\t|]"
+        if "," not in header and (wrong := re.search(others, header)):
+            raise DataError(f"{table}: its columns are separated by {wrong[0]!r}, allowed: commas, or tabs in .tsv")
     rows = table_rows(location, names[0], found, [], Intake(lambda row: None))
     with closing(rows):  # type: ignore[type-var]
         records = [record for _, record in islice(rows, _ROWS)]
@@ -177,8 +183,6 @@ def _sample(table: str) -> dict[str, list[Any]]:
     }
     if not values:
         raise DataError(f"{table}: has no rows")
-    if len(values) == 1 and (wrong := re.search("[;\t|]", next(iter(values)))):
-        raise DataError(f"{table}: its columns are separated by {wrong[0]!r}, allowed: commas, or tabs in .tsv")
     return values
 
 

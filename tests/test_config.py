@@ -77,6 +77,14 @@ def test_shipped_configs_are_found() -> None:
         ("training.split.kind=week", "training.split.kind: found 'week', allowed: 'user', 'time' or 'random'"),
         ("training.baselines=[median]", "training.baselines.0: found 'median'"),
         ("report.edges=[4, 2]", "report.edges: found [4, 2], allowed: edges in rising order"),
+        (
+            'report.cleaning.camera_names=["*.jpg"]',
+            "report.cleaning.camera_names: found ['*.jpg'], allowed: regular expressions; '*.jpg' is none: nothing to",
+        ),
+        (
+            "features.images.hosts=['localhost:8000']",
+            "hosts.0: found 'localhost:8000', allowed: a host name or an IP address, without scheme, port and path",
+        ),
         ("features.clip", "found no KEY=VALUE"),
         ("features.clip.batch_size=[", "the value is not YAML"),
         ("workspace.deep=1", "workspace is 'w', not a section"),
@@ -91,6 +99,7 @@ def test_overrides(override: str, expected: str | None) -> None:
         build_config(raw, [override])
     assert expected in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+    assert raw == {"workspace": "w", "source": {"kind": "demo"}}, "it is the caller's"
 
 
 def test_every_problem_has_its_line(tmp_path: Path) -> None:

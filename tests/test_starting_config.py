@@ -68,9 +68,12 @@ def test_nothing_recognisable_says_what_is_lacking(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no column can be the id of a post.* of a, b; add a column"):
         write_starting_config(str(tmp_path / "posts.csv"), str(tmp_path / "out.yaml"))
     assert not (tmp_path / "out.yaml").exists()
-    (tmp_path / "posts.csv").write_text("a;b\n1;x\n")
-    with pytest.raises(DataError, match="separated by ';'"):
-        write_starting_config(str(tmp_path / "posts.csv"), str(tmp_path / "out.yaml"))
+    for row in ("1;x", "1;3,5"):
+        (tmp_path / "posts.csv").write_text(f"a;b\n{row}\n")
+        with pytest.raises(DataError, match="separated by ';'"):
+            write_starting_config(str(tmp_path / "posts.csv"), str(tmp_path / "out.yaml"))
+    (tmp_path / "posts.tsv").write_text("post_id\ttitle\n1\ta boat\n")
+    assert write_starting_config(str(tmp_path / "posts.tsv"), str(tmp_path / "tabs.yaml"))
 
 
 def test_ambiguous_and_misleading_names() -> None:

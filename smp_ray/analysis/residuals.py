@@ -37,7 +37,7 @@ def by_category(categories: pd.Series, largest: int = 20) -> pd.Categorical:
         return pd.Categorical([None] * len(categories), [])
     named = categories.astype(object).where(categories.notna(), NO_CATEGORY).astype(str)
     names = named.value_counts().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
-    shown = names if len(names) <= largest else [*names[:largest], OTHERS]
+    shown = names if len(names) <= largest else list(dict.fromkeys([*names[:largest], OTHERS]))
     return pd.Categorical(named.where(~named.isin(names[largest:]), OTHERS), shown)
 
 

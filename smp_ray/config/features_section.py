@@ -1,5 +1,6 @@
 """The `features` section: what is the same for all families; each family's own section is in its file."""
 
+import ipaddress
 import re
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -45,9 +46,14 @@ def _bucket(uri: str) -> str:
 
 
 def _host(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9.:-]+", name.lower().strip(".")):
-        raise ValueError("a host name or an IP address, without scheme and path")
-    return name.lower().strip(".")
+    name = name.lower().strip(".")
+    try:
+        known = bool(re.fullmatch(r"[a-z0-9.-]+", name) or ipaddress.ip_address(name))
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError("a host name or an IP address, without scheme, port and path")
+    return name
 
 
 class ImagesConfig(Section):

@@ -1,6 +1,7 @@
 """The `report` section."""
 
 import itertools
+import re
 
 from pydantic import Field, field_validator
 
@@ -20,6 +21,16 @@ class CleaningConfig(Section):
     duplicates: bool = Field(True, description="a title that the same user has given before")
     no_image: bool = True
     bad_image: bool = True
+
+    @field_validator("camera_names")
+    @classmethod
+    def _expressions(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"regular expressions; {pattern!r} is none: {error}") from None
+        return patterns
 
 
 class ReportConfig(Section):

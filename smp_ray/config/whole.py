@@ -4,6 +4,7 @@ Every option has its default, unit and bounds in the section that it belongs to.
 out of bounds raise `ConfigError` with the file, the dotted key, what was found and what is allowed, one line a problem.
 """
 
+import copy
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -151,7 +152,7 @@ def build_config(
     raw: dict[str, Any], overrides: list[str] | None = None, workspace: str | None = None, name: str = "config"
 ) -> Config:
     """As `load_config`, from the mapping that a file would hold; `name` stands for the file in messages."""
-    origin: dict[str, str] = {}
+    raw, origin = copy.deepcopy(raw), dict[str, str]()
     for override in overrides or []:
         origin[_apply_override(raw, override)] = "--set"
     if workspace is not None:
@@ -174,16 +175,14 @@ def build_config(
 
 def _values(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """All single values of a mapping with their dotted keys; those of lists under the list's."""
-    below = node.items() if isinstance(node, dict) else [("", entry) for entry in node] if _many(node) else None
-    if below is None:
-        yield key, node
-    else:
-        for name, value in below:
+    if isinstance(node, dict):
+        for name, value in node.items():
             yield from _values(value, f"{key}.{name}".strip("."))
-
-
-def _many(node: Any) -> bool:
-    return isinstance(node, list | tuple)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _values(value, key)
+    else:
+        yield key, node
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

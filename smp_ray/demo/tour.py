@@ -25,8 +25,12 @@ SETTINGS: dict[str, Any] = {
 def show_examples(path: str) -> None:
     """A few posts of the export, so that the newcomer sees what the numbers are about."""
     columns = ["title", "caption", "similarity_title_caption", "title_perplexity"]
+    if lacking := set(columns) - set(pq.read_schema(path).names):
+        console.print(f"without examples, as nobody computed {', '.join(sorted(lacking))}")
+        return
     with_all = pq.read_table(path, columns=columns).to_pandas().dropna().sort_values("similarity_title_caption")
-    picked = with_all.iloc[[round(part * (len(with_all) - 1)) for part in (0, 0.25, 0.5, 0.75, 1)]]
+    places = {round(part * (len(with_all) - 1)) for part in (0, 0.25, 0.5, 0.75, 1)} if len(with_all) else ()
+    picked = with_all.iloc[sorted(places)]
     line = "{:<40.40}  {:<34.34} {:>10} {:>10}".format
     console.print("\n" + line("title", "caption of the picture", "similarity", "perplexity"), style="bold")
     for row in picked.itertuples():

@@ -18,6 +18,9 @@ from smp_ray.features.decode import DecodeStep
 from smp_ray.features.pace import Pace, at_most
 from smp_ray.models.identity import check_identity
 
+#: Posts whose pictures are held at once, where few are computed in one process.
+FEW = 256
+
 
 @lru_cache(maxsize=16)
 def transform_of(key: FamilyKey) -> ImageTransform | None:
@@ -72,7 +75,10 @@ class Here:
         self._steps = [family_step(key, "cpu", None, tell) for key in keys]  # with as many threads as torch takes
 
     def __call__(self, posts: pa.Table) -> pa.Table:
-        """Wide rows (see `store.wide`) of posts, in their order."""
+        """Wide rows (see `store.wide`) of posts, at least one, in their order; the pictures of few are held at once."""
+        return pa.concat_tables(self._computed(posts.slice(start, FEW)) for start in range(0, len(posts), FEW))
+
+    def _computed(self, posts: pa.Table) -> pa.Table:
         table = posts.append_column("place", pa.array(np.arange(len(posts))))
         if "image_bytes" not in table.column_names:
             table = table.append_column("image_bytes", pa.nulls(len(table), pa.large_binary()))

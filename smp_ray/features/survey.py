@@ -67,7 +67,9 @@ class Known:
         wanted = np.any([found[name].to_numpy() for name in flags[:-1]], axis=0)
         for column, files in self.files.items():
             number, position = (found[f"{column}_{what}"].to_numpy() for what in ("fragment", "position"))
-            tables = partial(_stored_column, self.workspace.uri, files, column)
+            # A worker's current folder is another.
+            uri = self.workspace.root if self.workspace.is_local else self.workspace.uri
+            tables = partial(_stored_column, uri, files, column)
             empty = pa.table({column: pa.nulls(0)})
             table = table.append_column(column, gathered(tables, np.where(wanted, number, -1), position, empty)[column])
         return table

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from smp_ray.config import LIGHTGBM
+from smp_ray.errors import DataError
 from smp_ray.predictor.uncertainty import ROUNDS, SETTINGS, Uncertainty, coverage, cross_fitted
 from smp_ray.run import Run
 from smp_ray.store.join import locate
@@ -39,10 +40,12 @@ def calibrate(run: Run, folder: str, splits: Manifest, matrix: Manifest, tuned: 
     values = sizing(final.rows(locate(folds.row_ids[judged], row_ids)), predicted)
     past_only, seed = folds.kind == "time", run.config.training.tune.seed
     sizes = cross_fitted(lambda x, y: _learned(x, y, seed)[1], values, residuals, fold, past_only)
+    sized = np.isfinite(sizes)
+    if sized.sum() < 2:
+        raise DataError("calibrate: one post is left to make intervals of; take more posts or more folds")
     worth = coverage(residuals, sizes, users, fold, LEVEL, past_only)
     text, _ = _learned(values, np.abs(residuals), seed)
     workspace.write(text.encode(), folder, SIZES_FILE)
-    sized = np.isfinite(sizes)
     uncertainty = Uncertainty.of(residuals[sized], sizes[sized], users[sized])
     note = "too few folds to hold intervals against"
     if worth:

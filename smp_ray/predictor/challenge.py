@@ -2,12 +2,15 @@
 
 import json
 import math
+import re
 from collections import Counter
 
 from smp_ray.errors import DataError, one_line
 from smp_ray.sources.json_files import text_lines
 from smp_ray.sources.location import Location, reading
 
+#: How names of pictures end; an id may have a dot.
+_SUFFIX = re.compile(r"\.(jpe?g|png|gif|webp|bmp|mp4)$", re.IGNORECASE)
 #: Ids that a message names at most.
 _NAMED = 3
 
@@ -23,7 +26,7 @@ def check_submission(submission: str, listed: str) -> int:
         DataError: what is missing, too much, twice or no number, or a file that cannot be read.
     """
     lines = (line.strip().replace("\\", "/").rpartition("/")[2] for line in text_lines(Location.open(listed), ""))
-    wanted = {line.rpartition(".")[0] or line for line in lines if line}
+    wanted = {_SUFFIX.sub("", line) for line in lines if line}
     try:
         with reading(submission), Location.open(submission).text("") as text:
             found = [(str(one["post_id"]), one["popularity_score"]) for one in json.load(text)["result"]]

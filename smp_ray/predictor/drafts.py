@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from smp_ray.errors import DataError
 from smp_ray.families.registry import find
@@ -30,8 +31,9 @@ def posts_of(frame: pd.DataFrame, schema: pa.Schema, families: Sequence[str], te
     """The posts table of a frame; what it lacks is missing, what nobody knows is left out, and both are said.
 
     Args:
-        frame: a row a post. Columns have the names of the posts table (`title`, `posted_at`, `user_…`); `image` is a
-            path, an address or bytes. Without a `post_id` posts are numbered from 1. Popularity is not looked at.
+        frame: a row a post. Columns have the names of the posts table (`title`, `posted_at`, `user_…`); `image`, or
+            `image_uri`, is a path, an address or bytes. Without a `post_id` posts are numbered from 1. Popularity is
+            not looked at.
         schema: of the wide rows that the predictor was trained on.
         families: those among them.
         tell: says a line to the user.
@@ -41,8 +43,9 @@ def posts_of(frame: pd.DataFrame, schema: pa.Schema, families: Sequence[str], te
     """
     own = _own(schema, families)
     given = {str(name): name for name in frame.columns}
+    image = IMAGE if IMAGE in given else "image_uri"
     described = {field.name for field in own} - {"row_id", "split", "popularity", "image_uri", "post_id"}
-    said(described - given.keys(), given.keys() - described - {IMAGE, "post_id", "popularity"}, tell)
+    said(described - given.keys(), given.keys() - described - {image, "post_id", "popularity"}, tell)
     columns = {field.name: pa.nulls(len(frame), field.type) for field in own}
     columns["row_id"] = pa.array(np.arange(len(frame)))
     columns["post_id"] = pa.array([str(number + 1) for number in range(len(frame))])
@@ -51,7 +54,11 @@ def posts_of(frame: pd.DataFrame, schema: pa.Schema, families: Sequence[str], te
         if field.name in given and field.name in described | {"post_id"}:
             reading = READINGS.get(field.name) or next(how for fits, how in _BY_TYPE if fits(field.type))
             columns[field.name] = pa.array(_read(frame[given[field.name]], field.name, reading), field.type)
-    images = _read(frame[given[IMAGE]], IMAGE, READINGS[IMAGE]) if IMAGE in given else [None] * len(frame)
+    if {"latitude", "longitude"} <= columns.keys():  # half a place is none
+        whole = pc.and_(columns["latitude"].is_valid(), columns["longitude"].is_valid())
+        for name in {"latitude", "longitude", "geo_accuracy"} & columns.keys():
+            columns[name] = pc.if_else(whole, columns[name], None)
+    images = _read(frame[given[image]], image, _picture) if image in given else [None] * len(frame)
     addresses = [None if isinstance(image, bytes) else _address(image) for image in images]
     columns["image_uri"] = pa.array(addresses, pa.string())
     table = pa.table({field.name: columns[field.name] for field in own})
@@ -105,6 +112,11 @@ def _read(values: pd.Series, name: str, reading: Callable[[Any], Any]) -> list[A
             found.append(None if empty else reading(value))
         except ValueError as error:
             raise DataError(f"row {place + 1}: {name}: {error}") from None
+    return found
+
+
+def _picture(value: Any) -> str | bytes | None:
+    found: str | bytes | None = READINGS[IMAGE](str(value) if isinstance(value, os.PathLike) else value)
     return found
 
 

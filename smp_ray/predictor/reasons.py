@@ -16,7 +16,7 @@ from smp_ray.training.boosting.base import Model
 from smp_ray.training.matrix.matrix import Matrix
 
 #: A part of a vector: principal component, dimension, or part of the reduced text.
-_PART = re.compile(r"_?(pc|d|svd)\d+$")
+_PART = re.compile(r"_(pc|d|svd)\d{2,3}$")
 
 
 def contributions(models: Sequence[Model], matrix: Matrix) -> np.ndarray | None:

@@ -12,9 +12,7 @@ import pyarrow as pa
 
 from smp_ray.config import Config, build_config
 from smp_ray.errors import ConfigError, DataError, ModelError
-from smp_ray.families.base import IMAGE
 from smp_ray.families.keys import FamilyKey, family_keys
-from smp_ray.families.registry import find
 from smp_ray.features.steps import Here
 from smp_ray.fetch.outcome import NO_ADDRESS
 from smp_ray.predictor import reasons
@@ -22,7 +20,7 @@ from smp_ray.predictor.calibrate import sizes_of
 from smp_ray.predictor.drafts import posts_of
 from smp_ray.predictor.unpack import Packed, unpack
 from smp_ray.progress import say
-from smp_ray.schema import BAD_IMAGE, NO_IMAGE, UNREACHABLE
+from smp_ray.schema import BAD_IMAGE, ERROR, NO_IMAGE, UNREACHABLE
 from smp_ray.training.past import Past
 
 #: Level of an interval, if none is asked for.
@@ -70,16 +68,13 @@ class Predictor:
         """Data, users, period, split, metrics with intervals, versions, license."""
         return self.packed.contents.card
 
+    @cached_property
     def keys(self) -> dict[str, FamilyKey]:
-        """The families that it needs, each with the very model that it was trained with; found out once.
+        """The families that it needs, each with the very model that it was trained with.
 
         Raises:
             ModelError: a model is missing here, or is another one.
         """
-        return self._keys
-
-    @cached_property
-    def _keys(self) -> dict[str, FamilyKey]:
         features = self.config.features
         keys = family_keys(features.sections, features.images.limits, lambda _: False, self.config.models)
         for name, wanted in self.packed.contents.families.items():
@@ -101,19 +96,21 @@ class Predictor:
             `<family>_error`, and with `explain` reasons (a list of texts) and by_group (a dict of sums).
 
         Raises:
-            DataError: a value cannot be read, or the picture of a candidate: without it, it would be another one.
+            DataError: a value cannot be read, or the picture of a candidate: without it, it would be another one; there
+                are no posts.
             ModelError: a model is missing here, or is another one.
         """
+        if posts.empty:
+            raise DataError("there are no posts to score")
         table = posts_of(posts, self.packed.schema, tuple(self.packed.contents.families), self.once)
         past = self.packed.fitted.past
         if together:
             past = past.joined(Past.of_posts([table]))
         scores = self.judge(self.features(table), past, level, explain)
-        lost = self.without_picture(scores)
-        if len(lost) and not together:
-            place = lost.index[0]
-            raise DataError(f"{table['image_uri'][place].as_py() or f'picture {place + 1}'}: {lost['why'][place]}")
-        self.tell_lost(len(lost), lost)
+        lost = self.incomplete(scores)
+        if not together:
+            refuse(table, lost)
+        self.tell_incomplete(len(lost), lost)
         return scores
 
     def judge(self, wide: pa.Table, past: Past, level: float = LEVEL, explain: int = 0) -> pd.DataFrame:
@@ -138,20 +135,23 @@ class Predictor:
             frame["by_group"] = reasons.by_group(shap, matrix)
         return frame
 
-    def without_picture(self, scores: pd.DataFrame) -> pd.DataFrame:
-        """Of scored posts those that name a picture which could not be had: post_id, why; indexed by their places."""
+    def incomplete(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """Of scored posts those of which not all could be computed: post_id, why; indexed by their places.
+
+        The picture that they name could not be had, or a model failed on them.
+        """
         why = pd.Series(None, index=scores.index, dtype=object)
-        for family in (name for name in self.packed.contents.families if IMAGE in find(name).reads):
+        for family in self.packed.contents.families:
             errors = scores[f"{family}_error"]
-            lost = scores[f"{family}_status"].isin([BAD_IMAGE, NO_IMAGE, UNREACHABLE]) & (errors != NO_ADDRESS.reason)
-            why = why.mask(lost, errors)
+            failed = [ERROR, BAD_IMAGE, NO_IMAGE, UNREACHABLE]
+            why = why.mask(scores[f"{family}_status"].isin(failed) & (errors != NO_ADDRESS.reason), errors)
         return scores[["post_id"]].assign(why=why).dropna()
 
-    def tell_lost(self, count: int, examples: pd.DataFrame) -> None:
-        """Say how many posts were scored without the picture that they name, if any, with the first of some."""
+    def tell_incomplete(self, count: int, examples: pd.DataFrame) -> None:
+        """Say of how many posts not all could be computed, if any, with the first of some."""
         if count:
             post_id, why = examples.iloc[0]
-            self._tell(f"posts scored without the picture that they name: {count:,} ({post_id}: {why})")
+            self._tell(f"posts scored although not all of them could be computed: {count:,} ({post_id}: {why})")
 
     def compare(self, scores: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
         """Candidates for one post by one user, the best first, with how far each is behind it.
@@ -180,13 +180,17 @@ class Predictor:
             self._told.add(line)
             self._tell(line)
 
-    def features(self, posts: pa.Table) -> pa.Table:
-        """Wide rows of few posts, computed in this process; the models are loaded once."""
-        return self._here(posts)
-
     @cached_property
-    def _here(self) -> Here:
-        return Here(self.config.images, list(self.keys().values()), self.once)
+    def features(self) -> Here:
+        """Makes wide rows of few posts, in this process; the models are loaded once."""
+        return Here(self.config.images, list(self.keys.values()), self.once)
+
+
+def refuse(posts: pa.Table, incomplete: pd.DataFrame) -> None:
+    """A DataError, if of some candidates not all could be computed (see `Predictor.incomplete`)."""
+    if len(incomplete):
+        place = incomplete.index[0]
+        raise DataError(f"{posts['image_uri'][place].as_py() or f'post {place + 1}'}: {incomplete['why'][place]}")
 
 
 def _difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 
 from smp_ray.errors import DataError, WorkspaceError, one_line
 from smp_ray.predictor.calibrate import load_sizes
@@ -106,16 +105,7 @@ def unpack(path: str) -> Packed:
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"{path}: {FACTS}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (
-        DataError,
-        KeyError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        pa.ArrowException,
-        SafetensorError,
-    ) as error:
+    except Exception as error:  # whatever a library says of bytes that somebody made up
         raise DataError(f"{path}: no predictor that can be loaded: {one_line(error)}") from None
 
 

@@ -8,7 +8,7 @@ A package of one's own adds a source by an entry point (docs/add-a-source.md):
 
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
@@ -30,11 +30,14 @@ def source_type() -> Any:
     """The type of a section of any source, for pydantic: the one whose `kind` it names.
 
     Raises:
-        ConfigError: a package's source cannot be imported, or is none.
+        ConfigError: a package's source cannot be imported, is none, or has the kind of another.
     """
-    every = [
-        loaded(entry, SourceSettings, f"the source {entry.name} ({entry.value})", ConfigError)  # type: ignore[type-abstract]
-        for entry in found(GROUP, BUILT_IN)
-    ]
-    sections: Any = reduce(or_, every)
+    every: dict[str, type[SourceSettings]] = {}
+    for entry in found(GROUP, BUILT_IN):
+        who = f"the source {entry.name} ({entry.value})"
+        section = loaded(entry, SourceSettings, who, ConfigError)  # type: ignore[type-abstract]
+        for kind in get_args(section.model_fields["kind"].annotation):
+            if every.setdefault(kind, section) is not section:
+                raise ConfigError(f"{who}: its kind {kind} is that of {every[kind].__name__} already")
+    sections: Any = reduce(or_, dict.fromkeys(every.values()))
     return Annotated[sections, Field(discriminator="kind")]

@@ -6,7 +6,7 @@ allowed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from copy import copy
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -93,10 +93,11 @@ class TableSource(SourceSettings):
         return TableReader(self, workspace)
 
 
-def table_like(path: str, other: SourceSettings) -> dict[str, Any]:
+def table_like(path: str, other: SourceSettings, numbers: Container[str]) -> dict[str, Any]:
     """The section that reads a table with the columns of another source; those it lacks by their own names.
 
-    Popularity and split are not read: the posts are there to be scored. Pictures lie where the other source has them.
+    Popularity and split are not read: the posts are there to be scored. Of `user_<name>` columns those among `numbers`
+    are. Pictures lie where the other source has them; the posts table's own `image_uri` says where.
 
     Raises:
         ConfigError: it has no column of ids.
@@ -105,14 +106,16 @@ def table_like(path: str, other: SourceSettings) -> dict[str, Any]:
     there = table_columns(path)
     mapping = other.columns if isinstance(other, TableSource) else {}
     mapped = {name: column for name, column in mapping.items() if column in there}
-    own = {name: name for name in there if name in TABLE_COLUMNS or name.startswith("user_")}
+    own = [name for name in there if name in TABLE_COLUMNS or (name.startswith("user_") and name in numbers)]
     columns = {name: name for name in own if name not in mapped.values()} | mapped
     columns = {name: column for name, column in columns.items() if name not in ("popularity", "split")}
     if "post_id" not in columns:
         needed = " or ".join(dict.fromkeys([mapping.get("post_id", "post_id"), "post_id"]))
         raise ConfigError(f"{path}: has no column {needed}; it has {', '.join(there[:20]) or 'none'}")
-    root = {"image_root": other.image_root} if isinstance(other, TableSource) and other.image_root else {}
-    return {"kind": "table", "path": path, "columns": columns, **root}
+    root = other.image_root if isinstance(other, TableSource) else None
+    if "image_uri" in there and "image" not in columns:
+        columns["image"], root = "image_uri", "/"
+    return {"kind": "table", "path": path, "columns": columns, "image_root": root}
 
 
 class TableReader(Reader):

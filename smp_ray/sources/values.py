@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def as_text(value: Any) -> str | None:
         return value.decode("utf-8", "replace")
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
-    if isinstance(value, bool | int | float | Decimal):
+    if isinstance(value, bool | int | float | Decimal | UUID):
         return str(value)
     raise _problem(value, "a text")
 
@@ -132,6 +133,8 @@ def as_vector(value: Any) -> np.ndarray[Any, np.dtype[np.float32]] | None:
 
 def as_texts(value: Any, separator: str | None = None) -> list[str] | None:
     """A list of texts without empty ones, from a list or from one string split at `separator` (None: white space)."""
+    if isinstance(value, np.ndarray):  # as pandas reads a list
+        value = value.tolist()
     if not isinstance(value, list):
         text = as_text(value)
         if text is None:

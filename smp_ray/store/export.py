@@ -77,7 +77,8 @@ def write_file(out: str, tables: Iterator[pa.Table]) -> None:
     try:
         with writing(out):
             os.makedirs(folder, exist_ok=True)
-            _write(tables, target, pafs.LocalFileSystem())
+        _write(tables, target, pafs.LocalFileSystem(), out)
+        with writing(out):
             if place.is_local:
                 os.replace(target, place.root)
             else:
@@ -141,9 +142,10 @@ def _export_part(
     add: Add,
 ) -> None:
     """Write one file of a folder; a second try of Ray writes over the first."""
-    with writing(place.path(name)):
+    path = place.path(name)
+    with writing(path):
         place.filesystem.create_dir(place.root, recursive=True)  # on this node
-        _write(map(add, wide(workspace, posts, families, found)), place.path(name), place.filesystem)
+    _write(map(add, wide(workspace, posts, families, found)), path, place.filesystem, path)
 
 
 def _names(place: Place) -> set[str]:
@@ -151,8 +153,15 @@ def _names(place: Place) -> set[str]:
     return {info.base_name for info in place.filesystem.get_file_info(selector)}
 
 
-def _write(pieces: Iterator[pa.Table], path: str, filesystem: pafs.FileSystem) -> None:
+def _write(pieces: Iterator[pa.Table], path: str, filesystem: pafs.FileSystem, told: str) -> None:
+    """Write a file, `told` to those whom it fails; what fails in making the pieces is another matter."""
     first = next(pieces)
-    with pq.ParquetWriter(path, first.schema, filesystem=filesystem, compression="zstd") as writer:
+    with writing(told):
+        writer = pq.ParquetWriter(path, first.schema, filesystem=filesystem, compression="zstd")
+    try:
         for table in chain([first], pieces):
-            writer.write_table(table)
+            with writing(told):
+                writer.write_table(table)
+    finally:
+        with writing(told):
+            writer.close()

@@ -138,7 +138,8 @@ class _S3Lease:
             self._put("create")
             return
         except AlreadyExistsError:
-            pass
+            if self._is_ours():  # it was put, and the answer got lost
+                return
         try:
             first = found = obstore.get(self._store, LEASE)
         except FileNotFoundError:  # given back meanwhile
@@ -156,7 +157,8 @@ class _S3Lease:
         try:
             self._put({"e_tag": found.meta["e_tag"]})
         except PreconditionError:
-            raise _refusal(self._workspace, b"", "It was a moment faster.") from None
+            if not self._is_ours():
+                raise _refusal(self._workspace, b"", "It was a moment faster.") from None
         say(f"{self._workspace.uri}: taken over from a run that has been silent for {silent:.0f} s")
 
     def keep(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -81,8 +82,15 @@ def _read(
         with pq.ParquetFile(full, filesystem=workspace.filesystem, pre_buffer=pre_buffer) as file:
             return read(file)
 
-    try:
+    with reading(full):
         return asked_again(attempt)
+
+
+@contextmanager
+def reading(full: str) -> Iterator[None]:
+    """A WorkspaceError, where the file of this path is gone or torn."""
+    try:
+        yield
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise WorkspaceError(f"{full}: named by a manifest but not readable ({error}); delete the artefact") from None
 

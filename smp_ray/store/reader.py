@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from smp_ray.store.join import gathered, locate_sorted
 from smp_ray.store.manifest import Fragment, Manifest
-from smp_ray.store.parquet import in_turn, read_table
+from smp_ray.store.parquet import in_turn, read_table, reading
 from smp_ray.store.workspace import Workspace, asked_again
 
 #: Folder of the feature families in the workspace.
@@ -125,7 +125,8 @@ def read_columns(workspace: Workspace, manifest: Manifest, columns: Sequence[str
 def iter_posts(workspace: Workspace, posts: Manifest, columns: list[str] | None, rows: int) -> Iterator[pa.Table]:
     """The posts table in pieces of at most `rows` posts, in the order of ingest."""
     for fragment in posts.fragments:
-        with pq.ParquetFile(workspace.path(fragment.path), filesystem=workspace.filesystem) as file:
+        path = workspace.path(fragment.path)
+        with reading(path), pq.ParquetFile(path, filesystem=workspace.filesystem) as file:
             for batch in file.iter_batches(batch_size=rows, columns=columns):
                 yield pa.Table.from_batches([batch])
 

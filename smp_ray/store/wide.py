@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smp_ray.store.manifest import Manifest
+from smp_ray.store.parquet import reading
 from smp_ray.store.reader import FamilyReader, Index, family_of, index_of, iter_posts, post_row_ids
 from smp_ray.store.workspace import Workspace, asked_again
 
@@ -35,7 +36,8 @@ def wide(
     found = indices(workspace, posts, families) if found is None else found
     readers = [FamilyReader(workspace, m, index) for m, index in zip(families, found, strict=True)]
     path = workspace.path(posts.fragments[0].path)
-    schema = asked_again(lambda: pq.read_schema(path, filesystem=workspace.filesystem))
+    with reading(path):
+        schema = asked_again(lambda: pq.read_schema(path, filesystem=workspace.filesystem))
     columns = [name for name in schema.names if name != "image_bytes"]
     for piece in iter_posts(workspace, posts, columns, PIECE):
         posts_of_piece = keep(piece)

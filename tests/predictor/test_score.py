@@ -26,12 +26,14 @@ from smp_ray.asking import candidates
 from smp_ray.cli import app
 from smp_ray.demo import MODELS
 from smp_ray.errors import ConfigError, DataError, ModelError
+from smp_ray.fetch.outcome import NO_ADDRESS
 from smp_ray.pipeline import open_run, pack, run_stages
-from smp_ray.predictor.drafts import aligned
+from smp_ray.predictor.drafts import aligned, posts_of
 from smp_ray.predictor.scoring import Predictor
 from smp_ray.ray_session import RaySession
 from smp_ray.score import score_source, write_scores
 from smp_ray.store.manifest import Manifest
+from smp_ray.training.past import Past, seconds, user_hashes
 from tests.features.conftest import run_command
 from tests.predictor.small import NAMES, config, rows, write_posts
 
@@ -161,8 +163,8 @@ def test_columns_of_families_that_others_read_stay() -> None:
     assert [line.rpartition(": ")[2] for line in told] == ["title", "colour"]
 
 
-def test_posts_without_the_picture_that_they_name_are_told_and_candidates_refused(
-    trained: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+def test_posts_of_which_not_all_could_be_computed_are_told_and_candidates_refused(
+    trained: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     told: list[str] = []
     predictor = Predictor.load(str(trained[0]), tell=told.append)
@@ -170,26 +172,64 @@ def test_posts_without_the_picture_that_they_name_are_told_and_candidates_refuse
 
     def judged(table: pa.Table, *_: Any) -> pd.DataFrame:
         """As a predictor does that has CLIP."""
-        errors = ["the post has no image", "no such file", "not an image but text"]
-        statuses = ["no_image", "no_image", "bad_image"]
-        return pd.DataFrame({"post_id": ["1", "2", "3"], "clip_status": statuses, "clip_error": errors})
+        families = {
+            "clip_status": ["no_image", "no_image", "error"], "clip_error": [NO_ADDRESS.reason, "no such file", "oops"],
+            "perplexity_status": ["ok"] * 3, "perplexity_error": [None] * 3,
+        }  # fmt: skip
+        return pd.DataFrame({"post_id": ["1", "2", "3"], **families})
 
     monkeypatch.setattr(predictor, "judge", judged)
-    monkeypatch.setitem(predictor.packed.contents.families, "clip", {})
     monkeypatch.setattr(predictor, "features", lambda table: table)
+    monkeypatch.setitem(predictor.packed.contents.families, "clip", {})
     predictor.score(frame)
-    assert told[-1] == "posts scored without the picture that they name: 2 (2: no such file)"
+    line = "posts scored although not all of them could be computed: {} (2: no such file)"
+    assert told[-1] == line.format(2)
     with pytest.raises(DataError, match=r"nope\.jpg: no such file"):
         predictor.score(frame, together=False)
+    with pytest.raises(DataError, match="no posts"):
+        predictor.score(frame[:0])
 
     monkeypatch.setattr("smp_ray.score.aligned", lambda table, *_: table)
-    pieces = iter([pa.table({"n": [1, 2, 3]})] * 4)
-    assert (
-        write_scores(str(trained[0].parent / "lost.parquet"), predictor, pieces, predictor.packed.fitted.past, 0.9, 0)
-        == 12
-    )
-    assert told[-1] == "posts scored without the picture that they name: 8 (2: no such file)", "once, of all pieces"
-    assert sum("without the picture" in line for line in told) == 2
+    pieces, past = [pa.table({"image_uri": [None, "nope.jpg", "a"]})] * 4, predictor.packed.fitted.past
+    assert write_scores(str(tmp_path / "lost.parquet"), predictor, iter(pieces), past, 0.9) == 12
+    assert told[-1] == line.format(8), "once, of all pieces"
+    assert sum("not all of them" in line for line in told) == 2
+    with pytest.raises(DataError, match=r"nope\.jpg: no such file"):
+        write_scores(str(tmp_path / "lost.parquet"), predictor, iter(pieces), past, 0.9, together=False)
+
+
+def test_a_frame_as_pandas_reads_the_posts_table(trained: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    """Lists come as arrays, the picture by its address or as a path object; half a place is none."""
+    frame = pd.DataFrame({"title": ["a"], "tags": [["sea", "sun"]], "image_uri": ["a.jpg"], "latitude": [40.0]})
+    frame.to_parquet(tmp_path / "posts.parquet")
+    packed = Predictor.load(str(trained[0])).packed
+    told: list[str] = []
+    read = posts_of(pd.read_parquet(tmp_path / "posts.parquet"), packed.schema, (), told.append)
+    (post,) = read.to_pylist()
+    assert (post["tags"], post["latitude"]) == (["sea", "sun"], None)
+    assert post["image_uri"] == str(Path("a.jpg").absolute())
+    assert not [line for line in told if "left out" in line]
+    (other,) = posts_of(pd.DataFrame({"image": [Path("a.jpg")]}), packed.schema, (), told.append).to_pylist()
+    assert other["image_uri"] == post["image_uri"]
+
+
+def test_candidates_of_a_table_are_not_each_others_past(trained: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    path, _ = trained
+    drafts = [{**TESTED[0], "id": f"d{n}", "when": 1_800_000_000 + 3600 * n} for n in range(12)]
+    posts, out = write_posts(tmp_path / "drafts.csv", drafts), tmp_path / "out.parquet"
+    predictor = Predictor.load(str(path), tell=lambda line: None)
+    for together, more in ((True, list(range(12))), (False, [0] * 12)):
+        seen: list[float] = []
+
+        def judged(table: pa.Table, past: Past, *_: Any, seen: list[float] = seen) -> pd.DataFrame:
+            seen += past.counts(user_hashes(table["user_id"]), seconds(table["posted_at"])).tolist()
+            return Predictor.judge(predictor, table, past)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(predictor, "judge", judged)
+            assert score_source(predictor, str(posts), str(out), 0.9, together=together) == 12
+        assert [count - seen[0] for count in seen] == more
+        assert seen[0] > 0
 
 
 def test_a_table_says_what_it_lacks_and_what_is_left_out(trained: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
@@ -256,6 +296,7 @@ def hostile(name: str, data: bytes) -> Callable[[dict[str, bytes]], None]:
         (lambda files: files.update({"predictor.json": b'{"format": 2}'}), "format"),
         (hostile("model-0.txt", b"tree\nnum_class=1\nTree=0\n"), "not a whole model"),
         (hostile("encoder.safetensors", b"\xff" * 100), "no predictor that can be loaded"),
+        (hostile("encoder.safetensors", b"\x02" + bytes(7) + b"[]"), "no predictor that can be loaded"),
         (hostile("past.safetensors", b""), "no predictor that can be loaded"),
         (hostile("columns.parquet", b"PAR1"), "no predictor that can be loaded"),
     ],
@@ -294,10 +335,10 @@ def test_another_model_is_refused_by_name(trained: tuple[Path, pd.DataFrame], tm
     file = tmp_path / "model" / "tokenizer_config.json"
     file.write_text(file.read_text() + "\n")
     with pytest.raises(ModelError, match=r"perplexity: is not the model .*tokenizer_config\.json"):
-        Predictor.load(str(trained[0]), [setting]).keys()
+        Predictor.load(str(trained[0]), [setting]).keys  # noqa: B018
     shutil.rmtree(tmp_path / "model")
     with pytest.raises(ModelError, match="perplexity"):
-        Predictor.load(str(trained[0]), [setting]).keys()
+        Predictor.load(str(trained[0]), [setting]).keys  # noqa: B018
 
 
 def test_a_source_of_ones_own(trained: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
@@ -321,3 +362,7 @@ def test_a_source_of_ones_own(trained: tuple[Path, pd.DataFrame], tmp_path: Path
     pd.DataFrame({"title": ["a"]}).to_csv(tmp_path / "nameless.csv")
     with pytest.raises(ConfigError, match="has no column id"):
         score_source(predictor, str(tmp_path / "nameless.csv"), str(tmp_path / "out.parquet"), 0.9)
+    # Texts of users that nobody asked for are left out, and keep no post from being taken.
+    write_posts(tmp_path / "named.csv", [{**row, "user_name": "bob"} for row in TESTED])
+    assert score_source(predictor, str(tmp_path / "named.csv"), str(tmp_path / "named.parquet"), 0.9) == 12
+    np.testing.assert_allclose(pd.read_parquet(tmp_path / "named.parquet")["prediction"], found, atol=1e-6)

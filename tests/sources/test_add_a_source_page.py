@@ -8,7 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import pytest
 from jobs.bench.packages import install
 from smp_ray.config import build_config, config_class
 from smp_ray.errors import ConfigError, DataError
-from smp_ray.sources.registry import GROUP
+from smp_ray.plugins import found
+from smp_ray.sources.registry import GROUP, source_type
+from smp_ray.sources.table import TableSource
 from smp_ray.store.workspace import Workspace
 from tests.sources.helpers import folder_of, section, take
 
@@ -95,6 +97,20 @@ def test_the_example_knows_its_files(tmp_path: Path, diary: Path) -> None:
     (diary / "diary.json").unlink()
     with pytest.raises(DataError, match=r"diary\.json: no such file"):
         folder()
+
+
+def test_a_package_whose_kind_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = EntryPoint("mine", "smp_ray.sources.table:TableSource", GROUP)
+    other = EntryPoint("theirs", f"{__name__}:Taken", GROUP)
+    monkeypatch.setattr("smp_ray.sources.registry.found", lambda *given: [*found(*given), own])
+    source_type()
+    monkeypatch.setattr("smp_ray.sources.registry.found", lambda *given: [*found(*given), other])
+    with pytest.raises(ConfigError, match=r"the source theirs \(.*:Taken\): its kind table is that of TableSource"):
+        source_type()
+
+
+class Taken(TableSource):
+    """Another class with the kind of a table."""
 
 
 def test_without_the_package_there_is_no_such_source(diary: Path) -> None:

@@ -110,18 +110,22 @@ def test_a_table_to_be_scored_is_read_as_the_one_that_was_learned_from(tmp_path:
     (tmp_path / "tomorrow.csv").write_text("id,i,likes,part\n1,a.jpg,pending,soon\n")
     columns = {"post_id": "id", "image": "i", "popularity": "likes", "split": "part", "title": "text"}
     learned = TableSource(kind="table", path="posts.csv", columns=columns, image_root=str(tmp_path / "images"))
-    section = table_like(str(tmp_path / "tomorrow.csv"), learned)
+    section = table_like(str(tmp_path / "tomorrow.csv"), learned, {"user_photo_count"})
     assert section["columns"] == {"post_id": "id", "image": "i"}
     post = take(tmp_path / "ws", **section).posts["1"]
     assert (post["image_uri"], post["split"]) == (f"{tmp_path}/images/a.jpg", "test")
 
 
 def test_a_column_that_a_table_to_be_scored_lacks_is_taken_by_its_own_name(tmp_path: Path) -> None:
-    (tmp_path / "tomorrow.csv").write_text("post_id,title,i,user_age,popularity\n1,a boat,a.jpg,3,4\n")
+    (tmp_path / "tomorrow.csv").write_text("post_id,title,i,user_age,user_name,popularity\n1,a boat,a.jpg,3,bob,4\n")
     learned = TableSource(kind="table", path="posts.csv", columns={"post_id": "id", "image": "i", "category": "title"})
-    section = table_like(str(tmp_path / "tomorrow.csv"), learned)
+    section = table_like(str(tmp_path / "tomorrow.csv"), learned, {"user_age"})
     own = {"post_id": "post_id", "user_age": "user_age"}
     assert section["columns"] == {**own, "image": "i", "category": "title"}  # a column means what it meant
+    (tmp_path / "own.csv").write_text("post_id,image_uri\n1,/elsewhere/a.jpg\n")
+    assert take(tmp_path / "ws", **table_like(str(tmp_path / "own.csv"), learned, ())).posts["1"]["image_uri"] == (
+        "/elsewhere/a.jpg"
+    )
 
 
 def test_labels_of_posts_that_are_not_learned_from_do_not_count(tmp_path: Path) -> None:

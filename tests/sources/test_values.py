@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime
 
 import numpy as np
@@ -108,6 +109,8 @@ def test_hours_flags_vectors_and_lists() -> None:
     assert as_texts("a,,b ,", ",") == ["a", "b"]
     assert as_texts(" a\tb  c") == ["a", "b", "c"]
     assert as_texts(["a", "", None, 7]) == ["a", "7"]
+    assert as_texts(np.array(["a", "", None, 7], dtype=object)) == ["a", "7"]
+    assert as_texts(uuid.UUID(int=5)) == ["00000000-0000-0000-0000-000000000005"]
 
 
 @pytest.mark.parametrize("value", ["1,x", "1,nan", "1,[2]", "1e99", 5, {"a": 1}, "1,null"])

@@ -104,6 +104,23 @@ def test_on_s3_a_heartbeat_whose_fate_is_not_known_is_followed_by_another(
     assert "heartbeat failed: the answer got lost" in capsys.readouterr().err
 
 
+def test_on_s3_a_lease_whose_answer_got_lost_is_taken(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, put = Workspace.open(bucket.format("lost")), obstore.put
+
+    def heard_twice(*given: object, **named: object) -> object:
+        monkeypatch.setattr(obstore, "put", put)
+        put(*given, **named)  # its answer gets lost, and it is asked again
+        return put(*given, **named)
+
+    monkeypatch.setattr(obstore, "put", heard_twice)
+    with holding(workspace):
+        workspace.read(LEASE)
+    assert not capsys.readouterr().err
+    assert not workspace.exists(LEASE)
+
+
 def fail_once(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
     kept = getattr(obstore, name)
 
