@@ -128,4 +128,9 @@ class TuneConfig(Section):
         return self
 
 
-_RESERVED = {"num_iterations", "n_estimators", "num_threads", "n_jobs", "seed", "random_state", "metric", "verbosity"}
+#: With LightGBM's other names for them.
+_RESERVED = {
+    "num_iterations", "num_iteration", "n_iter", "num_tree", "num_trees", "num_round", "num_rounds", "nrounds",
+    "num_boost_round", "n_estimators", "max_iter", "num_threads", "num_thread", "nthread", "nthreads", "n_jobs", "seed",
+    "random_seed", "random_state", "metric", "metrics", "metric_types", "verbosity", "verbose",
+}  # fmt: skip

@@ -21,6 +21,8 @@ from smp_ray.models.tensors import metadata_of
 
 #: Key of the shape in the metadata of a safetensors file.
 METADATA = "smp_ray.adapters"
+#: Posts that trained adapters see at once: all of them see a post of no fold, which takes memory for each.
+APPLIED = 2048
 
 
 @dataclass(frozen=True)
@@ -122,13 +124,13 @@ class AdapterBank(nn.Module):
         """
         found = Adapted(torch.zeros_like(image), torch.zeros_like(title), image.new_zeros(len(image)))
         for number in adapter.unique().tolist():
-            rows = torch.nonzero(adapter == number)[:, 0]
             bank = self._only(list(range(self.shape.folds)) if number < 0 else [number])
-            out = bank(image[rows], title[rows], has_image[rows], has_title[rows])
-            found.image[rows] = unit(out.image.mean(dim=0))
-            found.title[rows] = unit(out.title.mean(dim=0))
-            popularity = out.prediction * bank.label_std[:, None] + bank.label_mean[:, None]
-            found.prediction[rows] = popularity.mean(dim=0)
+            for rows in torch.nonzero(adapter == number)[:, 0].split(APPLIED):
+                out = bank(image[rows], title[rows], has_image[rows], has_title[rows])
+                found.image[rows] = unit(out.image.mean(dim=0))
+                found.title[rows] = unit(out.title.mean(dim=0))
+                popularity = out.prediction * bank.label_std[:, None] + bank.label_mean[:, None]
+                found.prediction[rows] = popularity.mean(dim=0)
         return found
 
     def _only(self, adapters: list[int]) -> AdapterBank:

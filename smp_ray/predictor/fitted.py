@@ -71,7 +71,8 @@ class Fitted:
         """
         # As it was fitted: more threads add up in another order.
         with threadpool_limits(1):
-            columns = columns_from(tables, self.families, self.groups, past, self.adapters, self.delay_days)
+            delay, widths = self.delay_days, self.encoder.widths
+            columns = columns_from(tables, self.families, self.groups, past, self.adapters, delay, widths)
             return self.encoder.transform(columns)
 
     def predict(self, matrix: Matrix) -> np.ndarray:

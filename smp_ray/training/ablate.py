@@ -59,14 +59,15 @@ def candidates(sweep: TuneConfig, count: int) -> list[dict[str, Any]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=sweep.seed))
     space = {name: range_.distribution() for name, range_ in sweep.space.items()}
-    drawn = [study.ask(space).params for _ in range(count - 1)]
-    return [{**sweep.params, **one} for one in ({}, *drawn)]
+    tried = [{}, *(study.ask(space).params for _ in range(count - 1))]
+    return [{**sweep.params, **one} for number, one in enumerate(tried) if one not in tried[:number]]
 
 
 def ablate(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     """Judge every variant and store its out-of-fold predictions, `out_of_fold.parquet` with one column a variant."""
     workspace, config, folds = run.workspace, run.config, load_splits(run.workspace, splits)
-    wanted = variants(tuple(matrix.details["families"]))
+    there = set(matrix.details["columns"].values())  # a group may have come to nothing
+    wanted = variants(tuple(group for group in matrix.details["families"] if group in there))
     shared = ray.remote(num_cpus=0.5)(load_folds).remote(workspace, matrix, folds)
     cpus = run.session.cpus_of(config.training.tune.cpus_per_trial, CPUS_PER_TRIAL)
     task = ray.remote(num_cpus=cpus)(_variant)

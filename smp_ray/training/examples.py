@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from smp_ray.errors import DataError
 from smp_ray.run import Run
 from smp_ray.schema import KEYS
+from smp_ray.store.join import locate_sorted
 from smp_ray.store.manifest import Fragment, Made, Manifest, content_of, fingerprint
 from smp_ray.store.parquet import in_turn, read_table, write_table
 from smp_ray.store.wide import PIECE, wide
@@ -39,7 +40,8 @@ def gather(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest]) -
     if most is not None and len((every := _labelled(run.workspace, posts))[0]) > most:
         row_ids, users, times, popularity = every
         # A post without a user is its own.
-        sample = row_ids[spread(np.where(users == 0, row_ids.view(np.uint64), users), np.nan_to_num(times), most)]
+        owners = np.where(users == 0, row_ids.view(np.uint64), users)
+        sample = np.sort(row_ids[spread(owners, np.nan_to_num(times), most)])
         # All labelled posts are their users' past, as they are when later posts are predicted.
         past = f"{folder}/{PAST_FILE}"
         run.workspace.write(Past.of(users, times, popularity).to_bytes(), past)
@@ -104,7 +106,7 @@ def _wanted(table: pa.Table) -> pa.Table:
 
 def _kept(table: pa.Table, sample: np.ndarray | None) -> pa.Table:
     table = _wanted(table)
-    return table if sample is None else table.filter(pa.array(np.isin(table["row_id"].to_numpy(), sample)))
+    return table if sample is None else table.filter(pa.array(locate_sorted(table["row_id"].to_numpy(), sample) >= 0))
 
 
 def _labelled(workspace: Workspace, posts: Manifest) -> tuple[np.ndarray, ...]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from smp_ray.evaluation.bootstrap import Bootstrap, estimates
 from smp_ray.evaluation.metrics import by_fold
-from smp_ray.progress import console
+from smp_ray.progress import Reporter, console
 from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
 from smp_ray.training import tables
@@ -35,20 +36,24 @@ def measure(run: Run, folder: str, splits: Manifest, used: dict[str, Manifest | 
     variants: dict[str, dict[str, Any]] = {}
     resampled: dict[str, np.ndarray] = {}
     pairs: list[tuple[str, str]] = []
-    for name, artefact in there.items():
-        own = artefact.details["variants"]
-        pairs += product(artefact.details.get("against_earlier", ()), variants)
-        pairs += [(variant, reference) for variant, reference in artefact.details.get("pairs", ())]
-        for variant in own:
-            predicted = read_out_of_fold(run.workspace, artefact, folds, variant)[judged]
-            resampled[variant] = bootstrap.metrics(labels, predicted)
-            parts = by_fold(labels, predicted, folds.folds[judged])
-            variants[variant] = {"from": name, "pooled": _plain(resampled[variant]), "folds": parts}
-            variants[variant] |= {"caution": own[variant]["caution"]} if "caution" in own[variant] else {}
+    total = sum(len(artefact.details["variants"]) for artefact in there.values())
+    # Threads that share the sum of a few numbers a post wait for each other longer than they add.
+    with Reporter(folder, "variants") as reporter, threadpool_limits(1):
+        for name, artefact in there.items():
+            own = artefact.details["variants"]
+            pairs += product(artefact.details.get("against_earlier", ()), variants)
+            pairs += [(variant, reference) for variant, reference in artefact.details.get("pairs", ())]
+            for variant in own:
+                predicted = read_out_of_fold(run.workspace, artefact, folds, variant)[judged]
+                resampled[variant] = bootstrap.metrics(labels, predicted)
+                parts = by_fold(labels, predicted, folds.folds[judged])
+                variants[variant] = {"from": name, "pooled": _plain(resampled[variant]), "folds": parts}
+                variants[variant] |= {"caution": own[variant]["caution"]} if "caution" in own[variant] else {}
+                reporter.update(len(variants), total)
     metrics = {
         "protocol": {
             "split": folds.kind, "folds": folds.count, "labelled_posts": len(folds.row_ids),
-            "judged_posts": int(judged.sum()), "users": len(np.unique(folds.users)),
+            "judged_posts": int(judged.sum()), "users": len(np.unique(folds.users[judged])),
             "intervals": "95 %, bootstrap over users", "warnings": splits.details["warnings"],
         },
         "variants": variants,

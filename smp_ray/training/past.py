@@ -25,7 +25,7 @@ HISTORY_COLUMNS = (
 
 def seconds(moments: pa.ChunkedArray) -> np.ndarray:
     """Timestamps in microseconds as seconds since 1970, float64 (posts,); NaN where missing."""
-    return moments.cast(pa.int64()).cast(pa.float64()).to_numpy() / 1e6
+    return moments.cast(pa.int64()).cast(pa.float64(), safe=False).to_numpy() / 1e6
 
 
 def user_hashes(users: pa.ChunkedArray) -> np.ndarray:
@@ -72,10 +72,11 @@ class Past:
         return cls(**load(data))
 
     def joined(self, other: Past) -> Past:
-        """All posts of both; one of `other` with the user and the time of one that is here is the same post."""
+        """All posts of both; as many of `other` as are here with their user and time are the same posts."""
         _, before = self.before(other.users, other.times)
         _, with_it = self.before(other.users, np.nextafter(other.times, np.inf))
-        known = before < with_it
+        number = pd.DataFrame({"user": other.users, "time": other.times}).groupby(["user", "time"]).cumcount()
+        known = number.to_numpy() < with_it - before
         new = {name: values[~known] for name, values in other._arrays.items()}
         return Past.of(*(np.concatenate([values, new[name]]) for name, values in self._arrays.items()))
 

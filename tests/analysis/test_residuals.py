@@ -84,6 +84,9 @@ def test_by_category() -> None:
     every = errors_by(frame, by_category(frame["category"], largest=99), 100, few=10)
     assert len(every) == len(counts)
     assert "others" not in set(every["group"])
+    # A category may be called so.
+    named_others = pd.Series([*map(str, range(24)), *["others"] * 5])
+    assert by_category(named_others).value_counts()["others"] == 5 + 24 - 19
 
 
 def test_by_user_posts() -> None:

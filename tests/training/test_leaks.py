@@ -19,14 +19,13 @@ from smp_ray.ray_session import RaySession
 from smp_ray.training.baselines import mean_prediction, user_mean_prediction
 from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.lightgbm import LightGBM
-from smp_ray.training.matrix.build import aligned
 from smp_ray.training.matrix.columns import Columns
 from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.matrix import FoldData, load_folds
 from smp_ray.training.splits import Splits, divide, load_splits
 from tests.training.runs import brought
 from tests.training.test_splits import labelled
-from tests.training.worlds import GROUPS, World, gathered
+from tests.training.worlds import GROUPS, World, aligned, gathered
 
 FOLDS = 4
 #: Of the whole chain, small.

@@ -69,6 +69,8 @@ def test_every_variant_is_judged_and_compared_as_its_artefact_asks(tmp_path: Pat
     }  # fmt: skip
     cautions = {name: values["caution"] for name, values in metrics["variants"].items() if "caution" in values}
     assert cautions == {"flattered": "chosen on its own folds"}
+    protocol, users = metrics["protocol"], small_splits().users[small_splits().judged]
+    assert (protocol["judged_posts"], protocol["users"]) == (len(users), len(set(users)))
     assert metrics["artefacts"] == {"plain": "key", "better": "key", "parts": "key"}
     pairs = [(pair["variant"], pair["reference"]) for pair in metrics["differences"]]
     assert pairs == [("two", "zero"), ("two", "one"), ("four", "three")]

@@ -73,6 +73,14 @@ def test_a_post_that_is_in_both_counts_once() -> None:
     assert both.history(np.array([7], np.uint64), np.array([9.0]), 0.0)["user_history_mean"] == [3.5]
 
 
+def test_of_posts_with_one_date_as_many_count_as_there_are() -> None:
+    """Two were learned from on day 2; of the three that are asked about on that day, one is new."""
+    learned = Past.of(np.full(2, 7, np.uint64), np.full(2, 2.0), np.array([3.0, 4.0]))
+    asked = Past.of(np.full(4, 7, np.uint64), np.array([2.0, 3.0, 2.0, 2.0]), np.full(4, np.nan))
+    both = learned.joined(asked)
+    assert (both.times.tolist(), np.isnan(both.popularity).sum()) == ([2.0, 2.0, 2.0, 3.0], 2)
+
+
 def test_nobody_has_a_past_where_nothing_was_posted() -> None:
     none = Past.of(np.zeros(0, np.uint64), np.zeros(0), np.zeros(0))
     asked = (np.array([1, 0], np.uint64), np.array([5.0, 5.0]))

@@ -15,13 +15,12 @@ from smp_ray.evaluation.bootstrap import Bootstrap
 from smp_ray.evaluation.metrics import score
 from smp_ray.training.boosting.cross_fit import cross_fit
 from smp_ray.training.boosting.lightgbm import LightGBM
-from smp_ray.training.matrix.build import aligned
 from smp_ray.training.matrix.columns import Columns
 from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.matrix import FoldData
 from smp_ray.training.splits import Splits, load_splits
 from tests.training.runs import brought, run_with
-from tests.training.worlds import gathered
+from tests.training.worlds import aligned, gathered
 
 #: Fixed settings in the middle of configs/smp-video.yaml's space: no sweep, so nothing is chosen on these folds.
 SETTINGS: dict[str, Any] = {

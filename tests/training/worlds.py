@@ -12,11 +12,13 @@ import pyarrow as pa
 from smp_ray.config import Config, build_config
 from smp_ray.families.registry import find
 from smp_ray.schema import KEYS, POSTS
+from smp_ray.store.join import locate
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import write_table
 from smp_ray.store.wide import wide
 from smp_ray.store.workspace import Workspace
 from smp_ray.training.matrix.columns import Columns, columns_from
+from smp_ray.training.splits import Splits
 
 WIDTH = 8
 #: All groups of the matrix that these worlds have columns for.
@@ -33,6 +35,12 @@ def world_config(folder: Path, families: tuple[str, ...] = ("clip", "perplexity"
 def gathered(workspace: Workspace, posts: Manifest, stored: dict[str, Manifest], groups: Sequence[str]) -> Columns:
     """What some groups of the matrix are made of, for all posts, labelled or not."""
     return columns_from(wide(workspace, posts, list(stored.values())), list(stored), groups)
+
+
+def aligned(row_ids: np.ndarray, splits: Splits, fold: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Popularity, user codes and the training mask of a fold for given posts."""
+    place = locate(row_ids, splits.row_ids)
+    return splits.popularity[place], splits.users[place], splits.training(fold)[place]
 
 
 class World:

@@ -66,8 +66,10 @@ class Predictor(ABC):
     name: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]] = {}
 
-    def check(self, space: Mapping[str, SearchRange]) -> None:  # noqa: B027  (nothing is refused unless it says so)
-        """Raise a `ConfigError` that names what of a space cannot be searched."""
+    def check(  # noqa: B027  (nothing is refused unless it says so)
+        self, space: Mapping[str, SearchRange], params: Mapping[str, Any]
+    ) -> None:
+        """Raise a `ConfigError` that names what of a space cannot be searched, or of fixed parameters be set."""
 
     def pace(self, params: Mapping[str, Any]) -> float:
         """How far a round goes, against one with the predictor's own settings: at most 1."""
@@ -89,13 +91,6 @@ class Predictor(ABC):
     @abstractmethod
     def begin(self, data: Any, params: dict[str, Any]) -> Growing:
         """A model of no rounds on prepared data, with complete parameters."""
-
-    def together(self, params: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Complete parameters under which processes with a part of the posts each grow one model; None: it cannot.
-
-        `network` is what `ray.train.lightgbm.get_network_params` says of the processes.
-        """
-        return None
 
     @abstractmethod
     def load(self, text: str) -> Model:

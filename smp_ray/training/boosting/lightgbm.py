@@ -12,7 +12,11 @@ from smp_ray.training.boosting.base import Growing, Model, Objective, Predictor
 from smp_ray.training.boosting.trees import checked
 from smp_ray.training.matrix.matrix import Matrix
 
-_LOSS_ALIASES = {"objective", "objective_type", "app", "application", "loss"}
+#: LightGBM's other names of its parameters.
+_LOSS = {"objective", "objective_type", "app", "application", "loss"}
+_RATES = ("learning_rate", "shrinkage_rate", "eta")
+_KINDS = ("boosting", "boosting_type", "boost", "data_sample_strategy")
+_LINEAR = {"linear_tree", "linear_trees"}
 
 
 class LightGBM(Predictor):
@@ -25,8 +29,8 @@ class LightGBM(Predictor):
         "boosting": "gbdt", "alpha": 0.9,
     }  # fmt: skip
 
-    def check(self, space: Mapping[str, SearchRange]) -> None:
-        """Refuse what shapes the bins, which all trials share."""
+    def check(self, space: Mapping[str, SearchRange], params: Mapping[str, Any]) -> None:
+        """Refuse what shapes the bins, which all trials share, and linear trees."""
         # Of the parameters that it is given, a Dataset names those that are its own.
         wrong = sorted(lgb.Dataset(np.zeros((0, 0)), params=dict.fromkeys(space)).get_params())
         if wrong:
@@ -34,6 +38,8 @@ class LightGBM(Predictor):
                 f"training.tune.space: {', '.join(wrong)} shapes the bins, which all trials share; set it in "
                 "training.tune.params"
             )
+        if linear := _LINEAR & {*space, *(name for name, value in params.items() if value)}:
+            raise ConfigError(f"training.tune: {linear.pop()}: linear trees give no reasons, and are not taken")
 
     def pace(self, params: Mapping[str, Any]) -> float:
         """Slow learners need as many more rounds to get as far.
@@ -42,7 +48,7 @@ class LightGBM(Predictor):
         rounds of this measure and at their end correlate by 0.99, after 100 plain rounds by 0.33.
         """
         usual = self.defaults["learning_rate"]
-        return min(1.0, float(params.get("learning_rate", usual)) / usual)
+        return min(1.0, float(next((params[name] for name in _RATES if name in params), usual)) / usual)
 
     def complete(self, params: Mapping[str, Any], objective: Objective, seed: int, threads: int) -> dict[str, Any]:
         """An `objective` among `params` is the loss; the seed is that of bagging, columns, binning and dart."""
@@ -58,11 +64,11 @@ class LightGBM(Predictor):
             "feature_pre_filter": False,
             "verbosity": -1,
         }
-        if not _LOSS_ALIASES & set(params):
+        if not _LOSS & set(params):
             # LightGBM's mape is the absolute error weighted by 1 / max(1, |label|).
             complete["objective"] = "mape" if objective == "mape" else "regression_l1"
-        if "bagging_fraction" in params and "goss" not in (params.get("boosting"), params.get("data_sample_strategy")):
-            # LightGBM ignores bagging_fraction unless bagging_freq says how often to draw; goss allows neither.
+        if "goss" not in [params.get(name) for name in _KINDS]:
+            # LightGBM ignores bagging_fraction, whatever it is called, unless this says how often to draw.
             complete.setdefault("bagging_freq", 1)
         return complete
 
@@ -89,10 +95,6 @@ class LightGBM(Predictor):
     def begin(self, data: tuple[lgb.Dataset, lgb.Dataset | None], params: dict[str, Any]) -> Growing:
         """A booster of no trees."""
         return _Booster(*data, params)
-
-    def together(self, params: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Each process bins and counts its own posts, and they add up their histograms."""
-        return {**params, "tree_learner": "data_parallel", "pre_partition": True, **network}
 
     def load(self, text: str) -> Model:
         """From LightGBM's own text."""

@@ -92,11 +92,12 @@ def _encode_part(
     """Encode and write one fold (None: all labelled posts). Runs as a Ray task."""
     settings = config.training
     encoder = Encoder(settings.matrix, settings.split.seed)
-    popularity, users, training = aligned(columns.row_ids, splits, fold)
-    part, name = training, "final"
+    place = locate(columns.row_ids, splits.row_ids)
+    popularity, users = splits.popularity[place], splits.users[place]
+    part, training, name = np.ones(len(place), dtype=bool), np.ones(len(place), dtype=bool), "final"
     if fold is not None:
-        part = training | np.isin(columns.row_ids, splits.row_ids[splits.validation(fold)])
-        name = f"fold-{fold}"
+        training, name = splits.training(fold)[place], f"fold-{fold}"
+        part = training | splits.validation(fold)[place]
     matrix = encoder.fit_transform(columns, training, popularity, users).rows(part)
     if fold is None:
         workspace.write(encoder.to_bytes(), folder, ENCODER_FILE)
@@ -123,13 +124,3 @@ def suspicious(matrix: Matrix, popularity: np.ndarray) -> list[str]:
         if ranks is not None and abs(ranks) > SUSPICIOUS_SRC:
             found.append(f"{name} alone ranks popularity with SRC {ranks:.2f}: does it hold the label?")
     return found
-
-
-def aligned(row_ids: np.ndarray, splits: Splits, fold: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Popularity (NaN where unlabelled), user codes and the training mask of a fold (None: all) for given posts."""
-    positions = locate(row_ids, splits.row_ids)
-    labelled = positions >= 0
-    popularity = np.where(labelled, splits.popularity[positions], np.nan)
-    users = np.where(labelled, splits.users[positions], -1)
-    trains = labelled & (True if fold is None else splits.training(fold)[positions])
-    return popularity, users, trains

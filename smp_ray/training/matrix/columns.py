@@ -5,7 +5,7 @@ Rows follow those given; what is missing is NaN or None, never a made-up value. 
 from the families' own columns.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,13 +63,16 @@ class Columns:
         """Add a number, float64 (posts,)."""
         self.numbers[name], self.families[name] = values, group
 
-    def add(self, group: str, name: str, column: pa.ChunkedArray) -> None:
-        """Add a column by its type: texts are categories, lists of floats vectors; what has no place is left out."""
+    def add(self, group: str, name: str, column: pa.ChunkedArray, width: int | None = None) -> None:
+        """Add a column by its type: texts are categories, lists of floats vectors; what has no place is left out.
+
+        `width` is that of lists; None: that of most of them.
+        """
         kind = column.type
         if pa.types.is_fixed_size_list(kind):
             self.vectors[name] = vectors(column)
         elif pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
-            self.vectors[name] = _ragged(column)
+            self.vectors[name] = _ragged(column, width)
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
             self.categories[name] = column.to_numpy()
         elif pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
@@ -86,6 +89,7 @@ def columns_from(
     past: Past | None = None,
     adapters: Adapters | None = None,
     delay_days: float | None = None,
+    widths: Mapping[str, int] | None = None,
 ) -> Columns:
     """What some groups are made of.
 
@@ -96,6 +100,7 @@ def columns_from(
         past: what counts as the users' earlier posts; None: these posts themselves.
         adapters: for the group `adapted`.
         delay_days: when a popularity was known after its post; the group `history` needs it.
+        widths: of vectors, by column, as an encoder was fitted on them.
     """
     from scipy import sparse
 
@@ -128,17 +133,18 @@ def columns_from(
         for name, values in past.history(users, times, delay_days).items():
             found.put(HISTORY, name, values)
     for name, group in group_of.items():
-        found.add(group, name, every[name])
+        found.add(group, name, every[name], (widths or {}).get(name))
         every = every.drop_columns([name])  # what is copied is given up, or vectors would be there twice
     if counts:
         found.counts = {name: sparse.vstack([part[name] for part in counts], format="csr") for name in counts[0]}
     return found
 
 
-def _ragged(column: pa.ChunkedArray) -> np.ndarray:
-    """Lists of one length (the commonest) as (posts, width); others and nulls are rows of NaN."""
+def _ragged(column: pa.ChunkedArray, width: int | None) -> np.ndarray:
+    """Lists of one length (None: the commonest) as (posts, width); others and nulls are rows of NaN."""
     lengths = pc.list_value_length(column).fill_null(0).to_numpy()
-    width = int(np.bincount(lengths[lengths > 0], minlength=1).argmax())
+    if width is None:
+        width = int(np.bincount(lengths[lengths > 0], minlength=1).argmax())
     values = np.full((len(column), width), np.nan, dtype=np.float32)
     fitting = lengths == width
     if width:

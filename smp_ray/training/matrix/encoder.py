@@ -121,6 +121,8 @@ class Encoder:
 
     def _matrix(self, built: dict[str, tuple[str, np.ndarray]], texts: Arrays) -> Matrix:
         every = {**built, **{name: (TEXT, values) for name, values in texts.items()}}
+        if not every:
+            raise DataError(f"these posts have nothing to say in {', '.join(sorted(set(self.families.values())))}")
         values = np.stack([values for _, values in every.values()], axis=1, dtype=np.float32, casting="same_kind")
         return Matrix(values, tuple(every), tuple(family for family, _ in every.values()), self._levels)
 
@@ -173,8 +175,6 @@ class Encoder:
 
     def _reduced(self, name: str, vectors: np.ndarray) -> tuple[np.ndarray, str]:
         """Principal components or the vectors themselves, float32 (posts, dimensions), and what they are called."""
-        if not vectors.shape[1]:  # none of these posts has one, and so there is no width
-            vectors = np.full((len(vectors), self.widths[name]), np.nan, vectors.dtype)
         if vectors.shape[1] != self.widths[name]:
             raise DataError(f"{name} has {vectors.shape[1]} numbers, the encoder was fitted on {self.widths[name]}")
         if f"{name}_mean" not in self.arrays:

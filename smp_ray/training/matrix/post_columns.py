@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from smp_ray.schema import POSTS
+from smp_ray.training.past import seconds
 
 #: Texts of the posts table that are categories; further text columns of a source are taken unless named below.
 CATEGORIES = ("category", "subcategory", "concept", "text_language", "media_type")
@@ -22,8 +23,8 @@ _DAY = 86_400.0
 
 
 def as_float(column: pa.ChunkedArray) -> np.ndarray:
-    """Numbers or truth values as float64 (posts,); NaN where missing."""
-    return column.cast(pa.float64()).to_numpy()
+    """Numbers or truth values as float64 (posts,), the nearest where one has more digits; NaN where missing."""
+    return column.cast(pa.float64(), safe=False).to_numpy()
 
 
 def signed_log(values: np.ndarray) -> np.ndarray:
@@ -33,16 +34,15 @@ def signed_log(values: np.ndarray) -> np.ndarray:
 
 def metadata(table: pa.Table) -> dict[str, Any]:
     """Times, places, categories, what the source added, and what a title looks like, by name, of the posts table."""
-    posted = pd.DatetimeIndex(table["posted_at"].to_pandas())
-    seconds = np.asarray((posted - pd.Timestamp(0, tz="UTC")).total_seconds())
+    posted, since = pd.DatetimeIndex(table["posted_at"].to_pandas()), seconds(table["posted_at"])
     times = {
         "post_hour": posted.hour + posted.minute / 60.0, "post_weekday": posted.dayofweek, "post_month": posted.month,
-        "post_day_of_month": posted.day, "post_days_since_1970": seconds / _DAY,
+        "post_day_of_month": posted.day, "post_days_since_1970": since / _DAY,
     }  # fmt: skip
     found = {name: np.asarray(values, dtype=np.float64) for name, values in times.items()}
     found |= {name: table[name] for name in ("latitude", "longitude", "geo_accuracy", *CATEGORIES)}
     for name in (column for column in table.column_names if column not in POSTS.names):
-        found |= _extra(name, table[name], seconds)
+        found |= _extra(name, table[name], since)
     title = table["title"]
     length = as_float(pc.utf8_length(title))
     found["title_characters"] = length
@@ -61,9 +61,11 @@ def _extra(name: str, column: pa.ChunkedArray, posted: np.ndarray) -> dict[str, 
         return {}
     if pa.types.is_list(column.type) and not pa.types.is_floating(column.type.value_type):
         return {f"{name}_count": pc.list_value_length(column)}
-    if _DATE.search(name) and not text and not pa.types.is_list(column.type):
+    dated = pa.types.is_timestamp(column.type)
+    if dated or (_DATE.search(name) and not text and not pa.types.is_list(column.type)):
         # A date means what it is before the post: how long the user had been there.
-        return {f"days_since_{name}": (posted - as_float(column)) / _DAY}
+        date = seconds(column.cast(pa.timestamp("us", column.type.tz))) if dated else as_float(column)
+        return {f"days_since_{name}": (posted - date) / _DAY}
     counted = name.endswith("_count") and pa.types.is_primitive(column.type)
     return {name: column, f"log_{name}": signed_log(as_float(column))} if counted else {name: column}
 

@@ -87,6 +87,7 @@ class Suggestions(Searcher):
                 self._asked[trial_id] = asked, {"number": number, "params": params}
                 return self._asked[trial_id][1]
             self._search.on_trial_complete(asked, error=True)  # it says nothing new
+        self._trials = len(self._numbers)  # Tune goes on asking, several times a second, while others run
         if self._asked:
             return None
         return cast(None, Searcher.FINISHED)  # a text, which Tune compares with; its types know of None alone

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from smp_ray.config import CPUS_PER_TRIAL, Choice, SearchRange
+from smp_ray.config import CPUS_PER_TRIAL, LIGHTGBM, Choice, SearchRange
 from smp_ray.errors import ConfigError, SmpRayError
 from smp_ray.evaluation.metrics import METRICS
 from smp_ray.progress import Reporter
@@ -57,7 +57,7 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
         SmpRayError: all trials failed, or a trial does not fit the cluster.
     """
     settings, predictor = run.config.training.tune, find(run.config.training.predictor)
-    predictor.check(settings.space)
+    predictor.check(settings.space, settings.params)
     workspace, folds = run.workspace, load_splits(run.workspace, splits)
     together = _together(run, folder, matrix, folds)
     check_labels([folds.popularity[folds.validation(fold)] for fold in range(folds.count)], settings.objective)
@@ -137,7 +137,7 @@ def _together(run: Run, folder: str, matrix: Manifest, splits: Splits) -> Togeth
     if workers == 1:
         return None
     setting = f"training.boosting.workers is {workers}"
-    if find(settings.predictor).together({}, {}) is None:
+    if settings.predictor != LIGHTGBM:
         raise ConfigError(f"{setting}, but the predictor {settings.predictor} trains in one process")
     cpus, nodes = run.session.cpus_of(settings.tune.cpus_per_trial, CPUS_PER_TRIAL), run.session.nodes()
     if (room := sum(int(node.cpus // cpus) for node in nodes)) < workers:

@@ -24,12 +24,24 @@ def test_the_objective_picks_the_loss() -> None:
 def test_bagging_is_switched_on_with_its_fraction() -> None:
     assert LIGHTGBM.complete({"bagging_fraction": 0.5}, "mae", 0, 1)["bagging_freq"] == 1
     assert LIGHTGBM.complete({"bagging_fraction": 0.5, "bagging_freq": 3}, "mae", 0, 1)["bagging_freq"] == 3
-    assert "bagging_freq" not in LIGHTGBM.complete({"bagging_fraction": 0.5, "boosting": "goss"}, "mae", 0, 1)
+    for kind in ("boosting", "boosting_type", "data_sample_strategy"):
+        assert "bagging_freq" not in LIGHTGBM.complete({"bagging_fraction": 0.5, kind: "goss"}, "mae", 0, 1)
+    # Whatever it is called; where nothing is drawn, the frequency does nothing.
+    matrix, popularity = small_matrix()
+    texts = {}
+    for name in ("bagging_fraction", "subsample", ""):
+        params = {name: 0.5} if name else {}
+        booster = fit(LIGHTGBM, matrix, popularity, LIGHTGBM.complete(params, "mae", 0, 1), 5)
+        texts[name] = LIGHTGBM.load(booster.text()).predict(matrix).tolist()
+    assert texts["bagging_fraction"] == texts["subsample"] != texts[""]
+    plain = {**LIGHTGBM.complete({}, "mae", 0, 1), "bagging_freq": 0}
+    assert LIGHTGBM.load(fit(LIGHTGBM, matrix, popularity, plain, 5).text()).predict(matrix).tolist() == texts[""]
 
 
 def test_slow_learners_have_farther_to_go() -> None:
     assert [LIGHTGBM.pace({"learning_rate": rate}) for rate in (0.05, 0.1, 0.2)] == [0.5, 1.0, 1.0]
     assert LIGHTGBM.pace({}) == 1.0
+    assert LIGHTGBM.pace({"eta": 0.05}) == 0.5
 
 
 def test_the_default_point_lies_in_the_space() -> None:
@@ -48,9 +60,11 @@ def test_the_default_point_lies_in_the_space() -> None:
 
 
 def test_what_shapes_the_bins_is_not_searched() -> None:
-    LIGHTGBM.check(TuneConfig().space)
+    LIGHTGBM.check(TuneConfig().space, {"linear_tree": False})
     with pytest.raises(ConfigError, match=r"training\.tune\.space: max_bin"):
-        LIGHTGBM.check({"max_bin": IntRange(type="int", low=15, high=255)})
+        LIGHTGBM.check({"max_bin": IntRange(type="int", low=15, high=255)}, {})
+    with pytest.raises(ConfigError, match=r"training\.tune: linear_tree: linear trees give no reasons"):
+        LIGHTGBM.check({}, {"linear_tree": True})
 
 
 def test_a_rare_column_is_kept_for_small_leaves() -> None:

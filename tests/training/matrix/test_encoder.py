@@ -17,8 +17,11 @@ from smp_ray.config import MatrixConfig
 from smp_ray.errors import DataError
 from smp_ray.training.matrix.columns import Columns
 from smp_ray.training.matrix.encoder import Encoder, informative
+from smp_ray.training.past import Past
 from tests.training.worlds import GROUPS, World, gathered
 
+NOBODY = Past.of(np.zeros(0, np.uint64), np.zeros(0), np.zeros(0))
+FLOATS = pa.list_(pa.float32())
 LOADED = """
 import sys
 from pathlib import Path
@@ -92,6 +95,21 @@ def test_posts_of_another_kind_are_refused(tmp_path: Path) -> None:
     del posts.families["user_video_count"]
     with pytest.raises(DataError, match="lack columns that the encoder was fitted on: user_video_count"):
         encoder.transform(posts)
+
+
+def test_lists_of_another_length_are_missing_whatever_lies_beside_them() -> None:
+    """As in training, where those of the commonest length count."""
+    for lengths in ([400, 399], [399], [399, 399, 400]):
+        columns = Columns(np.arange(len(lengths)), np.arange(len(lengths)), NOBODY)
+        columns.add("metadata", "user_description", pa.chunked_array([[[0.5] * n for n in lengths]], FLOATS), 400)
+        present = np.isfinite(columns.vectors["user_description"])
+        assert (present.shape, present.all(axis=1).tolist()) == ((len(lengths), 400), [n == 400 for n in lengths])
+
+
+def test_posts_without_any_column_are_an_error() -> None:
+    columns = Columns(np.arange(3), np.arange(3), NOBODY, families={"title_perplexity": "perplexity"})
+    with pytest.raises(DataError, match="nothing to say in perplexity"):
+        Encoder(MatrixConfig(), 0).fit_transform(columns, np.ones(3, bool), np.arange(3.0), np.arange(3))
 
 
 def test_informative() -> None:

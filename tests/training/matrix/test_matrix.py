@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ from smp_ray.errors import ConfigError
 from smp_ray.evaluation.metrics import src
 from smp_ray.ray_session import RaySession
 from smp_ray.training.examples import POSTS, example_pieces
-from smp_ray.training.matrix.build import aligned, suspicious
+from smp_ray.training.matrix.build import suspicious
 from smp_ray.training.matrix.columns import Columns, columns_from
 from smp_ray.training.matrix.encoder import Encoder
 from smp_ray.training.matrix.matrix import Matrix, load_final, load_folds
 from smp_ray.training.splits import load_splits
 from tests.training.runs import brought, run_with
-from tests.training.worlds import GROUPS, WIDTH, World, gathered, world_config
+from tests.training.worlds import GROUPS, WIDTH, World, aligned, gathered, world_config
 
 
 def loaded(world: World) -> Columns:
@@ -84,6 +85,22 @@ def test_dates_become_ages_vectors_are_reduced_and_the_uninformative_goes(tmp_pa
     assert not gone & set(matrix.names)
     assert {"user_photo_count", "user_description_pc00"} <= set(matrix.names)
     assert np.isnan(column(matrix, "user_description_pc00")[-1])
+
+
+def test_any_year_and_any_number_of_a_source_is_taken(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    moments = world.columns["posted_at"].to_pylist()
+    first, last = (int(datetime(year, 1, 2, tzinfo=UTC).timestamp()) * 10**6 for year in (1, 9999))
+    joined = pa.array(
+        [moment - 5 * 86_400 * 10**6 for moment in (first, last, *moments[2:])], pa.timestamp("us", "UTC")
+    )
+    world.columns["posted_at"] = pa.array([first, last, *moments[2:]], pa.int64())
+    world.extra |= {"user_large": pa.array([2**60 + n for n in range(200)]), "user_joined": joined}
+    found = loaded(world).numbers
+    assert found["post_month"][:2].tolist() == [1, 1]
+    assert found["post_days_since_1970"][0] == pytest.approx(-719_161, abs=1)
+    assert set(found["days_since_user_joined"]) == {5.0}
+    assert found["user_large"][0] == 2.0**60
 
 
 def test_what_has_date_within_a_word_is_no_date(tmp_path: Path) -> None:

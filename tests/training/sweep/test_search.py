@@ -86,14 +86,18 @@ def test_after_the_deadline_one_trial_is_tried_at_most() -> None:
     assert Suggestions(RANGES, LightGBM.defaults, 3, tried(search(), 2), 0).suggest("a") == "FINISHED"
 
 
-def test_a_space_of_few_points_is_searched_once() -> None:
+def test_a_space_of_few_points_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     space: dict[str, SearchRange] = {"extra_trees": Choice(type="choice", values=(True, False))}
     few = Suggestions(space, {"extra_trees": False}, 0)
     suggested = [few.suggest(name) for name in "abc"]
     assert suggested == [
         {"number": 0, "params": {"extra_trees": False}}, {"number": 1, "params": {"extra_trees": True}}, None,
     ]  # fmt: skip
-    for name in "ab":
+    monkeypatch.setattr(few._search, "suggest", lambda _: pytest.fail("nothing new is there, and nobody draws"))
+    assert few.suggest("c") is None
+    few.on_trial_complete("a", error=True)
+    assert few.suggest("d") == suggested[0], "one that got lost comes again"
+    for name in "bd":
         few.on_trial_complete(name, {OBJECTIVE: 1.0})
     assert few.suggest("c") == "FINISHED"
     none = Suggestions({}, {}, 0)
