@@ -51,7 +51,8 @@ class ClipSource:
         Returns:
             For a folder or 'embedded' `{"name", "files": {relative name: digest}}`; for a hub repository
             `{"name", "revision"}` with the commit; for a built-in name `{"name", "pretrained"}` with the weights
-            file's digest, with the tag and the `"revision"` of its repository, or with the tag's URL.
+            file's digest, with the tag and the `"revision"` of its repository, or with the tag's URL, and
+            `{"tokenizer": {"name", "revision"}}` where that is in another repository.
 
         Raises:
             ModelError: for an empty folder, or a repository whose commit cannot be found out.
@@ -60,10 +61,12 @@ class ClipSource:
             return folder_identity(self.model, Path(self.place))
         if self.kind == "repository":
             return {"name": self.model, "revision": hub_commit(self.place, self.revision)}
+        other = self._tokenizer()
+        more = {"tokenizer": {"name": other, "revision": hub_commit(other, None)}} if other else {}
         if self.in_repository:
             commit = hub_commit(self.place, self.revision)
-            return {"name": self.model, "pretrained": self.tag, "revision": commit}
-        return {"name": self.model, "pretrained": self.place if self.tag else file_digest(Path(self.place))}
+            return {"name": self.model, "pretrained": self.tag, "revision": commit, **more}
+        return {"name": self.model, "pretrained": self.place if self.tag else file_digest(Path(self.place)), **more}
 
     def config(self) -> dict[str, Any]:
         """The model's `open_clip_config.json`, or for a built-in name the same shape, with the tag's preprocessing.
@@ -105,6 +108,9 @@ class ClipSource:
                 quick = bool(self.entry.get("quick_gelu", False))
                 model = {"pretrained": self.tag or self.place, "force_quick_gelu": quick}
             tokenizer: dict[str, Any] = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+            if other := self._tokenizer():
+                tokenizer["revision"] = hub_commit(other, None)
+                hub_folder(other, tokenizer["revision"])  # once a node
             if self.in_repository:
                 # open_clip looks the preprocessing up by the tag, not by the file; the size is the model's own.
                 forced = {key: value for key, value in self.entry.items() if key != "size"}
@@ -119,6 +125,16 @@ class ClipSource:
     def in_repository(self) -> bool:
         """Whether the weights of the tag lie in a hub repository."""
         return bool(self.entry.get("hf_hub"))
+
+    def _tokenizer(self) -> str:
+        """The hub repository of a built-in name's tokenizer, where it is another than that of the weights; else ""."""
+        if self.kind in ("folder", "repository"):
+            return ""
+        import open_clip
+
+        text = (open_clip.get_model_config(_built_in(self.model)) or {}).get("text_cfg", {})
+        named = str(text.get("hf_tokenizer_name") or "")
+        return "" if named == self.place else named
 
     def _folder(self, weights: bool = False) -> Path:
         """The folder itself, or a repository's in the cache: configuration, tokenizer and, if asked for, weights."""

@@ -125,6 +125,20 @@ def test_a_tags_tokenizer_is_of_the_same_commit(hub, monkeypatch):
     assert tokenizer == {"model_name": "ViT-B-16-SigLIP2", "trust_remote_code": False, "revision": OLD}
 
 
+def test_a_tokenizer_of_another_repository_counts_and_is_of_one_commit(hub, monkeypatch, tmp_path):
+    config = open_clip.get_model_config("ViT-B-16-SigLIP2")
+    config["text_cfg"]["hf_tokenizer_name"] = "someone/model"
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16-SigLIP2", config)
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"1")
+    source = clip_source(ClipSettings(model="ViT-B-16-SigLIP2", pretrained=str(weights)))
+    assert source.identity()["tokenizer"] == {"name": "someone/model", "revision": NEW}
+    _, tokenizer = source.arguments()
+    assert tokenizer == {"model_name": "ViT-B-16-SigLIP2", "trust_remote_code": False, "revision": NEW}
+    assert ("GET", "open_clip_config.json") in hub.files(NEW)
+    assert ("GET", "open_clip_model.safetensors") not in hub.files(NEW)
+
+
 def test_a_tag_without_a_repository_is_its_url(monkeypatch):
     entry = TAG | {"hf_hub": "", "url": "https://example.org/0123abc/ViT-B-32.pt"}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED["ViT-B-32"], "openai", entry)
