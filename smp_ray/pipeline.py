@@ -86,7 +86,7 @@ STAGES: tuple[Stage, ...] = (
         "adapt", "Cross-fitted CLIP-adapters on Ray Train.",
         "smp_ray.training.adapter.adapt:adapt", reads=("gather", "splits"), families=_embedder, wanted=_adapts,
         settings=_of("training.adapter", without=("workers", "use_gpu", "cpus_per_worker", "max_failures")),
-        labels=True, ray=True, version=3,
+        labels=True, ray=True, version=4,
     ),
     Stage(
         "matrix", "The columns that the predictor sees, encoded fold by fold.",
@@ -94,7 +94,7 @@ STAGES: tuple[Stage, ...] = (
         settings=lambda config: {
             "groups": list(matrix_groups(config)), "seed": config.training.split.seed, **_columns(config)
         },
-        labels=True, ray=True, version=5,
+        labels=True, ray=True, version=6,
     ),
     Stage(
         "baselines", "What the sweep is compared with, on the same folds.", "smp_ray.training.baselines:baselines",
@@ -115,7 +115,7 @@ STAGES: tuple[Stage, ...] = (
         "predict", "predictions.parquet, and the challenge's submission.json for the posts of split test.",
         "smp_ray.predictor.predict:predict",
         reads=("ingest", "features", "splits", "adapt", "matrix", "tune"), families=matrix_families,
-        settings=lambda config: {"external_data": external_data(config)}, labels=True, version=3,
+        settings=lambda config: {"external_data": external_data(config)}, labels=True, version=4,
     ),
     Stage(
         "ablate", "What each group of columns is worth: the ablation table.", "smp_ray.training.ablate:ablate",

@@ -103,12 +103,11 @@ class PartWriter:
         schema: of all that is written.
     """
 
-    def __init__(self, workspace: Workspace, path: str, schema: pa.Schema, compression: str = "zstd") -> None:
+    def __init__(self, workspace: Workspace, path: str, schema: pa.Schema) -> None:
         self.fragments: list[Fragment] = []
         self._workspace = workspace
         self._name = path
         self._schema = schema
-        self._compression = compression
         self._writer: pq.ParquetWriter | None = None
         self._rows = self._bytes = 0
 
@@ -132,9 +131,7 @@ class PartWriter:
             if self._writer is None:
                 self._workspace.make_dir(self._path.rpartition("/")[0])
                 full_path, system = self._workspace.path(self._path), self._workspace.filesystem
-                self._writer = pq.ParquetWriter(
-                    full_path, self._schema, filesystem=system, compression=self._compression
-                )
+                self._writer = pq.ParquetWriter(full_path, self._schema, filesystem=system, compression="zstd")
             if table.num_rows:
                 self._writer.write(table)
         self._rows += table.num_rows

@@ -67,11 +67,14 @@ def gather(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest]) -
     return Made(rows=rows, fragments=fragments, details={"contents": contents, "past": past}, note=note)
 
 
+def example_files(labelled: Manifest, part: str) -> list[Fragment]:
+    """The files of one part: `POSTS`, or a family, in order."""
+    return [fragment for fragment in labelled.fragments if _part_of(fragment.path) == part]
+
+
 def example_pieces(workspace: Workspace, labelled: Manifest, parts: Sequence[str]) -> Iterator[pa.Table]:
     """The labelled posts in order, in pieces of at most `PIECE`: `POSTS`, families, or several side by side."""
-    count = sum(_part_of(fragment.path) == POSTS for fragment in labelled.fragments)
-    for number in range(count):
-        files = [labelled.file(f"{part}-{number:05d}.parquet") for part in parts]
+    for files in zip(*(example_files(labelled, part) for part in parts), strict=True):
         tables = [read_table(workspace, file.path) for file in files]
         columns = {name: table[name] for table in tables for name in table.column_names}
         yield pa.table(columns)

@@ -39,8 +39,7 @@ def adapt(run: Run, folder: str, labelled: Manifest, splits: Manifest) -> Made:
     finite = history[np.isfinite(history["heldout_loss"])]
     best = finite.loc[finite.groupby("adapter")["heldout_loss"].idxmin(), ["adapter", "epoch", "heldout_mae"]]
     progress = run.workspace.read_json(folder, rows.PROGRESS)
-    for leftover in (rows.INPUT, RUNS):
-        run.workspace.delete_dir(folder, leftover)
+    run.workspace.delete_dir(folder, RUNS)
     details = {"embeddings": [image, title], "best": best.to_dict("records"), **progress}
     learned = f"held-out MAE {best['heldout_mae'].mean():.3f}" if len(best) else "no adapter learned anything"
     by = f"{progress['workers']} worker{'s' if progress['workers'] > 1 else ''}"

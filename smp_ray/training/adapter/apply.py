@@ -56,7 +56,7 @@ class Adapters:
         """`ADAPTED_COLUMNS` of posts with `row_id` and both embeddings, null where what they are made of is missing."""
         import torch
 
-        given = inputs(table.select(self.columns).rename_columns(["image", "title"]))
+        given = inputs(table, self.columns)
         place = locate_sorted(table["row_id"].to_numpy(), self.row_ids)
         adapter = np.full(len(place), self.others)
         adapter[place >= 0] = self.assigned[place[place >= 0]]

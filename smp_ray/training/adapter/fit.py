@@ -1,15 +1,18 @@
 """The adapters' training on Ray Train.
 
-One task writes the input and drives one `fit()`; each worker reads its shard through Ray Data, trains, and reports a
+One task drives one `fit()`; each worker reads its shard of the gathered posts through Ray Data, trains, and reports a
 checkpoint every epoch.
 """
+
+from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import ray
 import ray.data
@@ -45,11 +48,11 @@ def train(
 ) -> None:
     """Train until every adapter has stopped; goes on from the last epoch where an earlier run broke off."""
     scaling = scaling_config(settings, nodes)
-    present, width = rows.write_input(embeddings, f"{folder}/{rows.INPUT}")
+    present, width = embeddings.present()
     plan = plan_adapters(splits, settings, present)
     # Of a post, a worker keeps two float16 embeddings, a label, two flags and its roles.
     kept = max(1, settings.memory_mb * 2**20 // (4 * width + 6 + plan.roles.shape[1]))
-    streamed = kept if plan.rows > kept * scaling.num_workers else None
+    streamed = kept if len(plan.roles) > kept * scaling.num_workers else None
     name = folder.rpartition("/")[2]
     forget_what_ray_cannot_resume(workspace, folder, name)
     context = ray.data.DataContext.get_current()
@@ -57,11 +60,12 @@ def train(
     context.enable_progress_bars = False
     context.checkpoint_config = None  # left set by a feature pass, it would give the workers no rows
     data = ray.data.read_parquet(
-        workspace.path(folder, rows.INPUT), filesystem=workspace.filesystem, partitioning=None,
+        embeddings.files, filesystem=workspace.filesystem, columns=["row_id", *embeddings.columns], partitioning=None,
         shuffle="files" if streamed else None, num_cpus=READ_CPUS,
     )  # fmt: skip
+    collate = Collate(plan, embeddings.columns)
     trainer = ray.train.torch.TorchTrainer(
-        partial(train_worker, settings, plan, width, workspace, folder, streamed),
+        partial(train_worker, settings, collate, width, workspace, folder, streamed),
         datasets={_DATASET: data},
         # One worker sees the same rows in the same order each time, so a resumed training ends as an unbroken one.
         dataset_config=ray.train.DataConfig(
@@ -110,14 +114,14 @@ def forget_what_ray_cannot_resume(workspace: Workspace, folder: str, name: str) 
 
 
 def train_worker(
-    settings: AdapterConfig, plan: AdapterPlan, width: int, workspace: Workspace, folder: str, streamed: int | None
+    settings: AdapterConfig, collate: Collate, width: int, workspace: Workspace, folder: str, streamed: int | None
 ) -> None:
     """What Ray Train runs in each worker; `folder` is the artefact's, `streamed` as in `shard_source`."""
     # Ray gives a worker as many threads as CPUs at best; torch would take the whole machine in each.
     torch.set_num_threads(max(1, int(settings.cpus_per_worker)))
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    training = BankTraining(settings, plan, width, ray.train.torch.get_device(), rank, world)
+    training = BankTraining(settings, collate.plan, width, ray.train.torch.get_device(), rank, world)
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as saved:
             training.load(torch.load(Path(saved) / _STATE_FILE, map_location="cpu", weights_only=True))
@@ -125,7 +129,7 @@ def train_worker(
     # A kill may lose an epoch's checkpoint, but not the note of where each start went on.
     before = workspace.read_json(folder, rows.PROGRESS) or {"starts": []}
     starts = [*before["starts"], training.epoch]
-    source = shard_source(ray.train.get_dataset_shard(_DATASET), plan, streamed)
+    source = shard_source(ray.train.get_dataset_shard(_DATASET), collate, streamed)
     while True:
         if rank == 0:
             workspace.write_json({"epoch": training.epoch, "workers": world, "starts": starts}, folder, rows.PROGRESS)
@@ -145,13 +149,13 @@ def train_worker(
         workspace.write(training.result().to_bytes(), folder, rows.ADAPTERS)
 
 
-def shard_source(shard: ray.data.DataIterator, plan: AdapterPlan, streamed: int | None) -> Source:
+def shard_source(shard: ray.data.DataIterator, collate: Collate, streamed: int | None) -> Source:
     """A worker's rows: read once, or streamed by every epoch and shuffled in parts of so many `streamed` rows."""
 
     def stream(size: int, seed: int | None) -> Iterable[Rows]:
         buffer = None if seed is None or streamed is None else max(streamed, size)
         return shard.iter_torch_batches(
-            batch_size=size, collate_fn=Collate(plan), local_shuffle_buffer_size=buffer, local_shuffle_seed=seed
+            batch_size=size, collate_fn=collate, local_shuffle_buffer_size=buffer, local_shuffle_seed=seed
         )
 
     if streamed is not None:
@@ -162,12 +166,20 @@ def shard_source(shard: ray.data.DataIterator, plan: AdapterPlan, streamed: int 
 
 @dataclass
 class Collate(ArrowBatchCollateFn):
-    """An Arrow batch as tensors, with the posts' labels and roles."""
+    """An Arrow batch as tensors, with the posts' labels and roles; `columns` are those of the embeddings."""
 
     plan: AdapterPlan
+    columns: tuple[str, str]
 
     def __call__(self, batch: pa.Table) -> dict[str, torch.Tensor]:  # type: ignore[override]  # Ray's is a type variable
         """The tensors of `Rows`."""
-        position = batch["position"].to_numpy()
-        found = {"popularity": self.plan.popularity[position], "roles": self.plan.roles[position], **rows.inputs(batch)}
-        return {name: torch.tensor(values) for name, values in found.items()}
+        position = self._index.get_indexer(batch["row_id"].to_numpy())
+        found = {"popularity": self.plan.popularity[position], "roles": self.plan.roles[position]}
+        return {name: torch.tensor(values) for name, values in (found | rows.inputs(batch, self.columns)).items()}
+
+    @cached_property
+    def _index(self) -> pd.Index:
+        return pd.Index(self.plan.row_ids)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_index"}

@@ -77,7 +77,7 @@ class BankTraining:
             self.bank.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         # A post weighs the same in every batch, however many of an adapter's posts are in it.
-        share = (self.plan.roles == TRAINS).sum(axis=0) / self.plan.rows
+        share = (self.plan.roles == TRAINS).mean(axis=0)
         self.weight = torch.from_numpy(1 / share).float().to(self.device)[:, None]
         self.best = {name: value.detach().clone() for name, value in self.bank.named_parameters()}
         self.best_loss = torch.full((adapters,), torch.inf, dtype=torch.float64)

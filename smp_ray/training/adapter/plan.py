@@ -25,16 +25,16 @@ class AdapterPlan:
 
     Attributes:
         folds: their number.
-        popularity: float32 (posts,), of the labelled posts.
+        row_ids: int64 (posts,), of the labelled posts.
+        popularity: float32 (posts,).
         roles: uint8 (posts, adapters), UNSEEN, TRAINS or HELD_OUT (for early stopping).
-        rows: labelled posts that have an embedding.
         label_mean, label_std: float64 (adapters,), of the labels that the adapter learns from; std above 0.
     """
 
     folds: int
+    row_ids: np.ndarray
     popularity: np.ndarray
     roles: np.ndarray
-    rows: int
     label_mean: np.ndarray
     label_std: np.ndarray
 
@@ -83,9 +83,9 @@ def plan_adapters(splits: Splits, settings: AdapterConfig, present: np.ndarray) 
     deviations = np.array([values.std() for values in labels])
     return AdapterPlan(
         folds=splits.count,
+        row_ids=splits.row_ids,
         popularity=splits.popularity.astype(np.float32),
         roles=roles,
-        rows=int(present.sum()),
         label_mean=np.array([values.mean() for values in labels]),
         # All labels equal is possible in a small block; there is nothing to scale then.
         label_std=np.where(deviations > 0, deviations, 1.0),

@@ -30,7 +30,7 @@ from smp_ray.training.adapter.apply import Adapters
 from smp_ray.training.adapter.fit import Collate
 from smp_ray.training.adapter.loop import BankTraining, Rows, in_memory
 from smp_ray.training.adapter.plan import assign, plan_adapters
-from smp_ray.training.adapter.rows import Embeddings, write_input
+from smp_ray.training.adapter.rows import Embeddings
 from smp_ray.training.splits import Splits, load_splits
 from tests.training.runs import brought, run_with
 
@@ -151,8 +151,9 @@ def training(world: World, splits: Splits | None = None, **adapter: Any) -> tupl
     """A training that has not begun and its rows, without Ray."""
     splits = splits or world.splits
     settings = world.config(**adapter).training.adapter
-    plan = plan_adapters(splits, settings, write_input(world.embeddings, "here/input")[0])
-    rows = Collate(plan)(pq.read_table(world.workspace.path("here/input")))
+    plan = plan_adapters(splits, settings, world.embeddings.present()[0])
+    tables = [pq.read_table(path) for path in world.embeddings.files]
+    rows = Collate(plan, world.embeddings.columns)(pa.concat_tables(tables))
     return BankTraining(settings, plan, rows["image"].shape[1]), rows
 
 
