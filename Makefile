@@ -16,7 +16,7 @@ test-all: install
 	-@$(MAKE) --no-print-directory .cache/smollm2
 	$(BIN)/python -m pytest -m slow
 
-# Before a release, on a quiet machine: kills at random, a cluster that grows from nothing, all counts of GPUs, seconds.
+# Before a release, on a quiet machine: kills at random, clusters that grow or shrink, ten million posts, counts of GPUs, seconds.
 test-thorough: install
 	$(BIN)/python -m pytest -m thorough
 

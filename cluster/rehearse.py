@@ -160,6 +160,8 @@ class Rehearsal:
                 # There are more logical CPUs than cores, so that starting may take long.
                 "OMP_NUM_THREADS": "1",
                 "RAY_raylet_start_wait_time_s": f"{PATIENCE:.0f}",
+                # Nobody would take workers that a node starts in advance: a job has an environment of its own.
+                "RAY_prestart_worker_first_driver": "0",
             }
             stack.callback(self._stop)
             self._start(

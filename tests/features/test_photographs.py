@@ -116,7 +116,7 @@ def test_spread_and_colocated_give_the_same(
         assert (spread[f"{family}_status"] == "ok").all()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_published_sizes(flickr_photos: Path, session: RaySession, tmp_path: Path) -> None:
     """Random weights of ViT-B-32, BLIP-base and GPT-2 small, through the keys that name the published ones."""
     from jobs.bench.random_weights import write_random_captioner, write_random_clip, write_random_language_model

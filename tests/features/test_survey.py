@@ -165,7 +165,7 @@ def test_pictures_that_the_posts_hold_reach_the_family(tmp_path: Path, session: 
     assert frame["visual_status"].tolist() == ["ok", "bad_image", "no_image"] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_ten_million_posts_take_less_than_two_gigabytes(tmp_path: Path, session: RaySession) -> None:
     """A rerun of a family that reads stored captions: 95 of 100 files have it, and all have captions."""
     session.start()

@@ -109,7 +109,7 @@ def test_every_planned_actor_works(gpus: int, tmp_path: Path, monkeypatch: pytes
     assert (table["slow_letters"] == table["title"].str.len()).all()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_a_lost_node_that_the_plan_needs_makes_another_plan(tmp_path: Path) -> None:
     # More than either model finishes before the watch has lost its patience: one that ends leaves its GPU to the other.
