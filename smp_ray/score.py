@@ -81,10 +81,11 @@ def score_source(
         past = predictor.packed.fitted.past
         if together:
             past = past.joined(Past.of_posts(iter_posts(run.workspace, manifest, ["user_id", "posted_at"], PIECE)))
-        count = write_scores(out, predictor, tables, past, level, explain, together)
-        if few and ours and not manifest.counts.get("rejected"):  # whose reasons lie there
-            run.workspace.delete_dir()
-        return count
+        try:
+            return write_scores(out, predictor, tables, past, level, explain, together)
+        finally:
+            if few and ours and not manifest.counts.get("rejected"):  # whose reasons lie there
+                run.workspace.delete_dir()
 
 
 def source_of(predictor: Predictor, posts: str) -> dict[str, Any]:

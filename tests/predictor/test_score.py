@@ -213,6 +213,15 @@ def test_a_frame_as_pandas_reads_the_posts_table(trained: tuple[Path, pd.DataFra
     assert other["image_uri"] == post["image_uri"]
 
 
+def judged_without_one(table: pa.Table, *_: Any) -> pd.DataFrame:
+    """As of a first post on which a model failed."""
+    statuses, errors = (pd.Series([None] * len(table), dtype=object) for _ in range(2))
+    statuses[0], errors[0] = "error", "oops"
+    return pd.DataFrame(
+        {"post_id": table["post_id"].to_pandas(), "perplexity_status": statuses, "perplexity_error": errors}
+    )
+
+
 def test_candidates_of_a_table_are_not_each_others_past(trained: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
     path, _ = trained
     drafts = [{**TESTED[0], "id": f"d{n}", "when": 1_800_000_000 + 3600 * n} for n in range(12)]
@@ -228,6 +237,11 @@ def test_candidates_of_a_table_are_not_each_others_past(trained: tuple[Path, pd.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(predictor, "judge", judged)
             assert score_source(predictor, str(posts), str(out), 0.9, together=together) == 12
+            patch.setattr(predictor, "judge", judged_without_one)
+            if not together:
+                with pytest.raises(DataError, match="post 1: oops"):
+                    score_source(predictor, str(posts), str(out), 0.9, together=together)
+                assert not (tmp_path / "out.parquet.work").exists(), "nothing stays of few posts"
         assert [count - seen[0] for count in seen] == more
         assert seen[0] > 0
 
