@@ -14,12 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 #: Seconds between two lines of a log that is not a terminal.
 LOG_EVERY = 15.0
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+#: What it is given is said as it is: titles and ids may hold :names: of emoji.
+console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(line: str) -> None:
     """One plain line to the user, on standard error."""
-    console.print(line, markup=False, emoji=False)
+    console.print(line, markup=False)
 
 
 class Reporter:

@@ -18,6 +18,7 @@ from smp_ray.cli import app, job
 from smp_ray.config import RayConfig, load_config
 from smp_ray.errors import ConfigError
 from smp_ray.pipeline import open_run
+from smp_ray.progress import say
 from smp_ray.ray_session import RaySession
 from smp_ray.shell import errors, print_summary
 from smp_ray.stage import StageStatus
@@ -157,3 +158,8 @@ def test_what_a_task_of_ray_raised_is_one_line_too(capsys: pytest.CaptureFixture
         raise raised.as_instanceof_cause()
     assert end.value.exit_code == 2
     assert capsys.readouterr().err == "Error: workers: found 9, allowed: 2\n"
+
+
+def test_what_is_said_is_said_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    say("an id :x: [bold]and a path[/bold] /tmp/:id:/a")
+    assert capfd.readouterr().err == "an id :x: [bold]and a path[/bold] /tmp/:id:/a\n"
