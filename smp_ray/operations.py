@@ -9,7 +9,6 @@ from smp_ray.families.registry import find
 from smp_ray.features.forecast import Figures, Forecast, figures_of, forecast, read_figures, write_figures
 from smp_ray.features.placement import place
 from smp_ray.features.store_stage import stored
-from smp_ray.fetch.addresses import remote
 from smp_ray.pipeline import ingested
 from smp_ray.progress import say
 from smp_ray.resources import nodes_of
@@ -19,7 +18,7 @@ from smp_ray.store.compact import is_interrupted, is_scattered
 from smp_ray.store.lease import holding
 from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import read_table
-from smp_ray.store.reader import family_of
+from smp_ray.store.reader import family_of, remote
 
 
 def compact(run: Run) -> None:

@@ -86,10 +86,11 @@ class DecodeStep:
             table = pa.concat_tables(self._fetch(table))
         wants = {family: needed(table, family) for family in self._transforms}
         rows: list[dict[str, Any]] = [{} for _ in range(table.num_rows)]
+        statuses, errors = (table[f"image_{name}"].to_pylist() for name in ("status", "error"))
         for row in np.flatnonzero(np.any(list(wants.values()), axis=0)).tolist():
-            data, status, error = (table[f"image_{name}"][row].as_py() for name in ("bytes", "status", "error"))
+            data = table["image_bytes"][row].as_py()
             if data is None:
-                rows[row] = {"image_status": status, "image_error": error}
+                rows[row] = {"image_status": statuses[row], "image_error": errors[row]}
             else:
                 rows[row] = self._decoded(data, [family for family, want in wants.items() if want[row]])
         return self._with_inputs(table, rows)

@@ -24,12 +24,11 @@ import ray
 
 from smp_ray.families.base import IMAGE
 from smp_ray.families.registry import find, owner_of
-from smp_ray.fetch.addresses import remote
 from smp_ray.schema import ERROR, FAILED_TWICE, STATUSES, TWICE
 from smp_ray.store.join import gathered, locate_sorted
 from smp_ray.store.manifest import Fragment, Manifest
 from smp_ray.store.parquet import in_turn, read_table
-from smp_ray.store.reader import family_of, grouped, index_of
+from smp_ray.store.reader import family_of, grouped, index_of, remote
 from smp_ray.store.workspace import Workspace
 
 MISSING = "missing"

@@ -5,8 +5,6 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from yarl import URL
 
 from smp_ray.fetch.outcome import Refused
@@ -17,11 +15,6 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 class PrivateAddressError(OSError):
     """A name or a literal stands for an address that is not of the public internet."""
-
-
-def remote(uris: pa.ChunkedArray) -> bool:
-    """Whether one of some addresses is on a server, not a path."""
-    return bool(pc.any(pc.match_substring(uris, "://")).as_py())
 
 
 def is_public(address: str) -> bool:

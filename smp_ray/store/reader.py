@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from smp_ray.store.join import gathered, locate_sorted
@@ -129,6 +130,11 @@ def iter_posts(workspace: Workspace, posts: Manifest, columns: list[str] | None,
         with reading(path), pq.ParquetFile(path, filesystem=workspace.filesystem) as file:
             for batch in file.iter_batches(batch_size=rows, columns=columns):
                 yield pa.Table.from_batches([batch])
+
+
+def remote(uris: pa.ChunkedArray) -> bool:
+    """Whether one of some posts' `image_uri` is on a server, not a path."""
+    return bool(pc.any(pc.match_substring(uris, "://")).as_py())
 
 
 def post_row_ids(workspace: Workspace, posts: Manifest) -> np.ndarray:
