@@ -48,8 +48,10 @@ def gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible in ("", "-1", "NoDevFiles") or shutil.which("nvidia-smi") is None:
         return 0
-    lines = _printed("nvidia-smi", "-L").splitlines()
-    listed = sum(line.startswith("GPU ") for line in lines) if visible is None else len(visible.split(","))
+    if visible is None:
+        listed = sum(line.startswith("GPU ") for line in _printed("nvidia-smi", "-L").splitlines())
+    else:
+        listed = len(visible.split(","))
     if not listed:
         return 0
     usable = int(_printed(sys.executable, "-c", "import torch; print(torch.cuda.device_count())") or 0)

@@ -4,8 +4,7 @@ from operator import itemgetter
 from pkgutil import resolve_name
 
 from smp_ray.errors import SmpRayError
-from smp_ray.families.base import IMAGE
-from smp_ray.families.registry import find
+from smp_ray.families.registry import looking
 from smp_ray.features.forecast import Figures, Forecast, figures_of, forecast, read_figures, write_figures
 from smp_ray.features.placement import place
 from smp_ray.features.store_stage import stored
@@ -77,7 +76,7 @@ def plan(run: Run, posts: int | None = None, profile: int | None = None, figures
 
 def _fetches(run: Run, posts: Manifest | None) -> bool:
     """Whether pictures lie on servers: by the first posts, where there are none by the source's settings."""
-    if not any(IMAGE in find(family).reads for family in run.config.features.sections):
+    if not looking(run.config.features.sections):
         return False
     if posts is None:
         values = run.config.source.model_dump().values()

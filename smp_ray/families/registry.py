@@ -61,6 +61,11 @@ def columns_of(names: Iterable[str]) -> dict[str, Column]:
     return {column.name: column for name in names for column in find(name).columns}
 
 
+def looking(names: Iterable[str]) -> list[str]:
+    """Those of some families that look at pictures."""
+    return [name for name in names if IMAGE in find(name).reads]
+
+
 def owner_of(column: str) -> str | None:
     """Name of the family that has a column; None for what is no family's."""
     return next((name for name, family in families().items() if column in columns_of([name])), None)

@@ -17,8 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from smp_ray.errors import FeaturePassError, UnreachableError
-from smp_ray.families.base import IMAGE
-from smp_ray.families.registry import find
+from smp_ray.families.registry import looking
 from smp_ray.features.actors import PassSpec, actor_class, choose, decode
 from smp_ray.features.decode import FetchStep
 from smp_ray.features.pace import at_most
@@ -115,7 +114,7 @@ def run_pass(
         dataset = ray.data.read_parquet(
             paths,
             filesystem=workspace.filesystem,
-            columns=[*READ_COLUMNS, *(PICTURES if _looking(spec) else [])],
+            columns=[*READ_COLUMNS, *(PICTURES if looking(key.family for key in spec.families) else [])],
             partitioning=None,
             include_paths=True,
             override_num_blocks=max(len(paths), math.ceil(total / rows)),
@@ -136,11 +135,6 @@ def run_pass(
             raise kind(f"the feature pass stopped: {line}") from error
 
 
-def _looking(spec: PassSpec) -> list[str]:
-    """The families that look at pictures."""
-    return [key.family for key in spec.families if IMAGE in find(key.family).reads]
-
-
 def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int, rows: int) -> Dataset:
     dataset = dataset.map_batches(
         partial(choose, spec=spec),
@@ -153,7 +147,7 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int,
     if placement.fetchers:
         dataset = dataset.map_batches(
             FetchStep,
-            fn_constructor_args=(spec.images, _looking(spec)),
+            fn_constructor_args=(spec.images, looking(key.family for key in spec.families)),
             batch_format="pyarrow",
             batch_size=None,
             compute=ActorPoolStrategy(
@@ -180,9 +174,7 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int,
         # run would end up in one actor.
         keys = [key for key in spec.families if key.family in pool.families]
         device = "cuda" if pool.threads is None else "cpu"
-        batch = max(
-            (1 if IMAGE in find(key.family).reads else 4) * at_most(key.pinned.batch_size, device) for key in keys
-        )
+        batch = max((1 if looking([key.family]) else 4) * at_most(key.pinned.batch_size, device) for key in keys)
         dataset = dataset.map_batches(
             actor_class(pool.families),
             fn_constructor_args=arguments,

@@ -17,8 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from smp_ray.errors import ConfigError, one_line
-from smp_ray.families.base import IMAGE
-from smp_ray.families.registry import find
+from smp_ray.families.registry import find, looking
 from smp_ray.features.placement import GPU_SPEED
 from smp_ray.features.pools import DECODE_SECONDS, IO_CPUS, Placement, Pool
 
@@ -125,7 +124,7 @@ class Forecast:
         actors = Counter[int]()
         for pool in self.plan.pools:
             actors.update(dict(pool.where))
-        families = [name for pool in self.plan.pools for name in pool.families if IMAGE in find(name).reads]
+        families = looking(name for pool in self.plan.pools for name in pool.families)
         handed = len(families) * _PIXELS if self.plan.decode_cpus else 0
         return max(actors.values()) * _AT_WORK * handed + _ELSE
 
@@ -161,7 +160,7 @@ def forecast(plan: Placement, figures: Figures, posts: int) -> Forecast:
     inside = plan.decode_cpus is None
     for pool in plan.pools:
         found = [figures.of(name, find(name).cost, pool.threads is None) for name in pool.families]
-        if inside and any(IMAGE in find(name).reads for name in pool.families):
+        if inside and looking(pool.families):
             found.append(figures.of(DECODING, DECODE_SECONDS, False))
         seconds = sum(each for each, _ in found) + figures.other
         where = _where(plan, pool.where)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from smp_ray.config import FeaturesConfig
 from smp_ray.errors import ConfigError
-from smp_ray.families.base import IMAGE, FamilySettings
-from smp_ray.families.registry import find
+from smp_ray.families.base import FamilySettings
+from smp_ray.families.registry import find, looking
 from smp_ray.features.packing import Crew, Need, pack
 from smp_ray.features.pools import IO_CPUS, Placement, Pool, helpers
 from smp_ray.resources import Node, described
@@ -77,7 +77,7 @@ def _plan(settings: FeaturesConfig, families: Sequence[str], nodes: Sequence[Nod
     accelerated = [family for family in families if settings.section(family).num_gpus != 0]
     hosts = _hosts(settings, accelerated, nodes)
     kind, reason = _choose(settings, accelerated, hosts)
-    decodes = any(IMAGE in find(family).reads for family in families)
+    decodes = bool(looking(families))
     total = sum(node.cpus for node in nodes)
     fetchers = max(1, int(total / _CPUS_PER_FETCHER)) if remote else 0
     free = max(0.25, total - max(2 * IO_CPUS, total * _IO_SHARE) - fetchers * IO_CPUS)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from smp_ray.config import ImagesConfig
 from smp_ray.families.base import IMAGE, ImageTransform
 from smp_ray.families.keys import FamilyKey, naming
-from smp_ray.families.registry import find
+from smp_ray.families.registry import find, looking
 from smp_ray.features.compute import FamilyStep
 from smp_ray.features.decode import DecodeStep
 from smp_ray.features.pace import Pace, at_most
@@ -44,7 +44,7 @@ def family_step(key: FamilyKey, device: str, threads: int | None, tell: Callable
 @lru_cache(maxsize=2)
 def decode_step(images: ImagesConfig, families: tuple[FamilyKey, ...]) -> DecodeStep | None:
     """What decodes for those families that look at the image; None where none does."""
-    keys = [key for key in families if IMAGE in find(key.family).reads]
+    keys = [key for key in families if looking([key.family])]
     found = {key.family: transform for key in keys if (transform := transform_of(key)) is not None}
     return DecodeStep(images, found) if found else None
 

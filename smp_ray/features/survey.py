@@ -22,8 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from smp_ray.families.base import IMAGE
-from smp_ray.families.registry import find, owner_of
+from smp_ray.families.registry import find, looking, owner_of
 from smp_ray.schema import ERROR, FAILED_TWICE, STATUSES, TWICE
 from smp_ray.store.join import gathered, locate_sorted
 from smp_ray.store.manifest import Fragment, Manifest
@@ -66,22 +65,20 @@ class Known:
         wanted = np.any([found[name].to_numpy() for name in flags[:-1]], axis=0)
         for column, files in self.files.items():
             number, position = (found[f"{column}_{what}"].to_numpy() for what in ("fragment", "position"))
-            # A worker's current folder is another.
-            uri = self.workspace.root if self.workspace.is_local else self.workspace.uri
-            tables = partial(_stored_column, uri, files, column)
+            tables = partial(_stored_column, self.workspace, files, column)
             empty = pa.table({column: pa.nulls(0)})
             table = table.append_column(column, gathered(tables, np.where(wanted, number, -1), position, empty)[column])
         return table
 
 
-def _stored_column(uri: str, files: list[str], column: str, numbers: list[int]) -> Iterator[pa.Table]:
-    return (_read_column(uri, files[number], column) for number in numbers)
+def _stored_column(workspace: Workspace, files: list[str], column: str, numbers: list[int]) -> Iterator[pa.Table]:
+    return (_read_column(workspace, files[number], column) for number in numbers)
 
 
 @lru_cache(maxsize=4)
-def _read_column(uri: str, path: str, column: str) -> pa.Table:
+def _read_column(workspace: Workspace, path: str, column: str) -> pa.Table:
     """A column of one file: blocks that follow each other mostly ask the same few."""
-    return read_table(Workspace.open(uri), path, [column])
+    return read_table(workspace, path, [column])
 
 
 @dataclass
@@ -153,7 +150,7 @@ def survey(
 def survey_part(question: Question, posts: Sequence[Fragment]) -> tuple[Survey, pa.Table | None]:
     """The survey of the posts of some files, and its part of `Known`."""
     workspace, again = question.workspace, question.again
-    looks = bool(again) and any(IMAGE in find(family).reads for family in question.files)
+    looks = bool(again) and bool(looking(question.files))
     read = list(in_turn(lambda fragment: _posts_of(workspace, fragment, looks), posts))
     ends = np.cumsum([len(ids) for ids, _ in read])
     found = Survey(remote=any(remote for _, remote in read))

@@ -130,10 +130,7 @@ class ClipSource:
         """The hub repository of a built-in name's tokenizer, where it is another than that of the weights; else ""."""
         if self.kind in ("folder", "repository"):
             return ""
-        import open_clip
-
-        text = (open_clip.get_model_config(_built_in(self.model)) or {}).get("text_cfg", {})
-        named = str(text.get("hf_tokenizer_name") or "")
+        named = str(self.config()["model_cfg"].get("text_cfg", {}).get("hf_tokenizer_name") or "")
         return "" if named == self.place else named
 
     def _folder(self, weights: bool = False) -> Path:

@@ -6,8 +6,7 @@ import pandas as pd
 
 from smp_ray.analysis.intervals import correlations, measures_by_interval, popularity_intervals, trend
 from smp_ray.analysis.quality_rules import ANY_RULE, cleaning_by_interval, cleaning_rules, reasons
-from smp_ray.families.base import IMAGE
-from smp_ray.families.registry import families, find
+from smp_ray.families.registry import families, find, looking
 from smp_ray.report import figures
 from smp_ray.report.inputs import Inputs
 
@@ -21,7 +20,7 @@ _WORDS = {
 def cleaning(inputs: Inputs) -> tuple[dict[str, Any], pd.Series]:
     """What the section shows, and which posts are kept for the analysis: bool, on the index of `inputs.frame`."""
     settings, frame = inputs.config.report, inputs.frame
-    statuses = [f"{name}_status" for name in inputs.store if IMAGE in find(name).reads]
+    statuses = [f"{name}_status" for name in looking(inputs.store)]
     found = reasons(frame, settings.cleaning, statuses)
     removed = found.any(axis=1)
     rules = inputs.publish("cleaning_rules", cleaning_rules(found))

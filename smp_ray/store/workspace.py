@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -71,7 +71,7 @@ class Place:
     problem: ClassVar[type[SmpRayError]] = WorkspaceError
 
     uri: str
-    filesystem: pafs.FileSystem
+    filesystem: pafs.FileSystem = field(hash=False)  # has no hash; compared all the same
     root: str
 
     @classmethod

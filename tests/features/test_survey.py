@@ -130,6 +130,17 @@ def test_pictures_are_looked_for_where_a_family_sees_them(tmp_path: Path) -> Non
         assert known is None  # everything is needed, or nobody asks
 
 
+def test_a_worker_in_another_folder_finds_a_workspace_of_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace.open("run")
+    caption = family(workspace, "caption", 0, [(0, "ok", None)])
+    monkeypatch.chdir("/")
+    column = next(iter(surveys._stored_column(workspace, [caption.path], "caption_status", [0])))
+    assert column["caption_status"].to_pylist() == ["ok"]
+
+
 def test_captions_are_read_from_where_they_lie(
     tmp_path: Path, session: RaySession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

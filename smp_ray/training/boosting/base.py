@@ -92,6 +92,13 @@ class Predictor(ABC):
     def begin(self, data: Any, params: dict[str, Any]) -> Growing:
         """A model of no rounds on prepared data, with complete parameters."""
 
+    def together(self, params: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Complete parameters under which processes with a part of the posts each grow one model; None: it cannot.
+
+        `network` is what `ray.train.lightgbm.get_network_params` says of the processes.
+        """
+        return None
+
     @abstractmethod
     def load(self, text: str) -> Model:
         """The inverse of `Growing.text`."""

@@ -96,6 +96,10 @@ class LightGBM(Predictor):
         """A booster of no trees."""
         return _Booster(*data, params)
 
+    def together(self, params: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Each process bins and counts its own posts, and they add up their histograms."""
+        return {**params, "tree_learner": "data_parallel", "pre_partition": True, **network}
+
     def load(self, text: str) -> Model:
         """From LightGBM's own text."""
         return _Trees(lgb.Booster(model_str=text))

@@ -65,9 +65,8 @@ class Together:
         rank = ray.train.get_context().get_world_rank()
         own, row_ids = load_final(self.workspace, self.matrix, rank, self.workers)
         popularity: np.ndarray = self.splits.popularity[locate(row_ids, self.splits.row_ids)]
-        # Each process bins and counts its own posts, and they add up their histograms.
-        network = ray.train.lightgbm.get_network_params()
-        shared = {**params, "tree_learner": "data_parallel", "pre_partition": True, **network}
+        shared = predictor.together(params, ray.train.lightgbm.get_network_params())
+        assert shared is not None  # else the tune stage has refused
         text = fit(predictor, own, popularity, shared, rounds).text()
         if rank == 0:  # all have the same
             self.workspace.write(text.encode(), self.folder, RUNS, _MODEL)

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from smp_ray.config import CPUS_PER_TRIAL, LIGHTGBM, Choice, SearchRange
+from smp_ray.config import CPUS_PER_TRIAL, Choice, SearchRange
 from smp_ray.errors import ConfigError, SmpRayError
 from smp_ray.evaluation.metrics import METRICS
 from smp_ray.progress import Reporter
@@ -137,7 +137,7 @@ def _together(run: Run, folder: str, matrix: Manifest, splits: Splits) -> Togeth
     if workers == 1:
         return None
     setting = f"training.boosting.workers is {workers}"
-    if settings.predictor != LIGHTGBM:
+    if find(settings.predictor).together({}, {}) is None:
         raise ConfigError(f"{setting}, but the predictor {settings.predictor} trains in one process")
     cpus, nodes = run.session.cpus_of(settings.tune.cpus_per_trial, CPUS_PER_TRIAL), run.session.nodes()
     if (room := sum(int(node.cpus // cpus) for node in nodes)) < workers:
