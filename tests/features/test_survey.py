@@ -134,6 +134,7 @@ def test_a_worker_in_another_folder_finds_a_workspace_of_a_relative_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
     workspace = Workspace.open("run")
     caption = family(workspace, "caption", 0, [(0, "ok", None)])
     monkeypatch.chdir("/")
