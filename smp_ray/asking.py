@@ -85,6 +85,10 @@ def score_command(
         from smp_ray.predictor.scoring import Predictor
 
         loaded = Predictor.load(predictor, where or ())
+        if level > (highest := loaded.packed.contents.uncertainty.highest_level):
+            say(
+                f"intervals hold fewer labels than {level:.0%}: so few were learned from that {highest:.1%} is the most"
+            )
         if posts is not None:
             from smp_ray.score import score_source
 

@@ -127,7 +127,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "evaluate", "SRC, MAE and MAPE of all that is committed, with intervals: metrics.json.",
         "smp_ray.training.measure:measure", reads=("splits",), uses=("baselines", "tune", "ablate"), labels=True,
-        settings=_of("training.resamples"), alone=True,
+        settings=_of("training.resamples"), alone=True, version=2,
         show="smp_ray.training.measure:show",
     ),
     Stage(
@@ -140,7 +140,7 @@ STAGES: tuple[Stage, ...] = (
         "report", "The HTML report of what is there: report/index.html opens offline, report/*.csv has its numbers.",
         "smp_ray.report.write:write_report", reads=("ingest", "features"), alone=True,
         uses=("splits", "adapt", "matrix", "baselines", "tune", "predict", "ablate", "evaluate"),
-        settings=_of("report", "training.resamples"),
+        settings=_of("report", "training.resamples", "training.tune.objective"), version=2,
     ),
 )  # fmt: skip
 

@@ -227,7 +227,7 @@ def bring_all(run: Run, names: Iterable[str]) -> None:
             continue
         if every and stage.labels and not labelled(run):
             left = ", ".join(other.name for other in run.stages if other.labels)
-            run.tell(f"no post has a popularity, so there is nothing to learn: {left} left out")
+            run.tell(f"no post of split train has a popularity, so there is nothing to learn: {left} left out")
             continue
         stage.bring(run)
         if stage.show:

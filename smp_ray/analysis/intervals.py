@@ -13,7 +13,15 @@ import pandas as pd
 
 from smp_ray.evaluation.bootstrap import Bootstrap, bounds, user_codes
 
-OVERALL, WITHIN_USERS = "overall", "within users"
+OVERALL, UNCLEANED, WITHIN_USERS = "overall", "before cleaning", "within users"
+#: Intervals of popularity where none are configured.
+_INTERVALS = 7
+
+
+def rounded_quantiles(popularity: Any) -> tuple[float, ...]:
+    """Inner edges of intervals of about as many posts each, to two significant places; one at least."""
+    quantiles = np.nanquantile(np.asarray(popularity, dtype=np.float64), np.arange(1, _INTERVALS) / _INTERVALS)
+    return tuple(sorted({float(f"{edge:.2g}") for edge in quantiles}))
 
 
 def interval_table(edges: Sequence[float]) -> pd.DataFrame:
@@ -60,7 +68,7 @@ def correlations(
     and keep the ranks.
 
     Returns:
-        measure, scope ("overall" or "within users"), spearman, low, high (95 % interval), posts, users; NaN where
+        measure, scope (`OVERALL` or `WITHIN_USERS`), spearman, low, high (95 % interval), posts, users; NaN where
         undefined.
     """
     rows: list[tuple[Any, ...]] = []

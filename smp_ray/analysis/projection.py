@@ -14,8 +14,11 @@ from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
 from sklearn.preprocessing import minmax_scale
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from smp_ray.evaluation.bootstrap import Bootstrap
+from smp_ray.evaluation.bootstrap import Bootstrap, estimates
 
+BEFORE, AFTER = "before", "after"
+#: How far the space after is from the one before, paired.
+DIFFERENCE = "after less before"
 #: (modality, space), as ("title", "after"), to the vectors of all posts, (posts, width); a row of NaN is no vector.
 Vectors = Mapping[tuple[str, str], np.ndarray]
 
@@ -96,19 +99,25 @@ def neighbour_quality(
     those of a fold below 0 as neighbours alone. The time grows with the posts' square.
 
     Returns:
-        modality, space, src, src_low, src_high, mae, mae_low, mae_high (95 % intervals), posts (that were judged), k;
+        modality, space (of a modality with both, also `DIFFERENCE`), src, src_low, src_high, mae, mae_low, mae_high
+        (95 % intervals), posts (that were judged), k;
         NaN where undefined.
     """
-    rows = []
+    judged: dict[tuple[str, str], tuple[np.ndarray, int]] = {}
     for modality, space, present, values in _spaces(vectors):
         taking_part = present & posts[["popularity", "fold"]].notna().all(axis=1).to_numpy()
         own = posts[taking_part].reset_index(drop=True)
         own["predicted"] = _neighbours_mean(values[taking_part].astype(np.float32), own, k, past_only)
-        judged = own[own["predicted"].notna()]
-        bootstrap = Bootstrap(judged["user_id"], resamples, seed)
-        found = bootstrap.estimate(judged["popularity"], judged["predicted"])
+        own = own[own["predicted"].notna()]
+        metrics = Bootstrap(own["user_id"], resamples, seed).metrics(own["popularity"], own["predicted"])
+        judged[modality, space] = metrics, len(own)
+        if space == AFTER and (modality, BEFORE) in judged:  # of the same posts and resamples
+            judged[modality, DIFFERENCE] = metrics - judged[modality, BEFORE][0], len(own)
+    rows = []
+    for (modality, space), (metrics, count) in judged.items():
+        found = estimates(metrics)
         numbers = [value for metric in ("src", "mae") for value in vars(found[metric]).values()]
-        rows.append((modality, space, *numbers, len(judged), k))
+        rows.append((modality, space, *numbers, count, k))
     return pd.DataFrame(rows, columns=_QUALITY_COLUMNS).astype(dict.fromkeys(_QUALITY_COLUMNS[2:8], np.float64))
 
 

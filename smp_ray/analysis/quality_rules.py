@@ -20,6 +20,8 @@ from smp_ray.schema import BAD_IMAGE, NO_IMAGE
 
 #: The last row of `cleaning_rules`.
 ANY_RULE = "any rule"
+#: Rules that look at the image; all others look at the title.
+IMAGE_RULES = {"no_image": NO_IMAGE, "bad_image": BAD_IMAGE}
 _LETTER = r"\p{L}"
 _UNSEEN = r"[\s\p{Z}\p{Cc}\p{Cf}\p{M}]"
 _SYMBOL = r"[^\s\p{Z}\p{Cc}\p{Cf}\p{M}\p{L}\p{N}]"
@@ -31,8 +33,8 @@ def reasons(posts: pd.DataFrame, settings: CleaningConfig, image_statuses: Itera
     Returns:
         On the index of `posts` a boolean column a rule: empty_title, short_title, camera_file_name, no_letters,
         mostly_symbols, duplicate_title (the user gave the same title, whatever its case, at an earlier time or, at the
-        same time, in an earlier row), no_image, bad_image. A rule that is off, or has no image status to look at, has
-        no column.
+        same time, in an earlier row), no_image, bad_image. A rule that is off has no column, nor have those
+        on images where there is no status to look at or no post has an image: then they tell no posts apart.
     """
     titles = posts["title"].astype(object).fillna("").str.strip()
     length = titles.str.len()
@@ -53,8 +55,9 @@ def reasons(posts: pd.DataFrame, settings: CleaningConfig, image_statuses: Itera
         keys = keys[keys["user_id"].notna() & present].sort_values("posted_at", kind="stable")
         found["duplicate_title"] = keys.duplicated(["user_id", "title"]).reindex(posts.index, fill_value=False)
     statuses = posts[list(image_statuses)]
-    for rule, status in (("no_image", NO_IMAGE), ("bad_image", BAD_IMAGE)):
-        if statuses.columns.size and getattr(settings, rule):
+    imageless = (statuses == NO_IMAGE).all(axis=None)  # true of no statuses, too
+    for rule, status in IMAGE_RULES.items():
+        if not imageless and getattr(settings, rule):
             found[rule] = (statuses == status).any(axis=1)
     return found.astype(bool)
 
@@ -81,7 +84,7 @@ def cleaning_by_interval(
     reasons: pd.DataFrame, intervals: pd.Categorical, edges: Sequence[float], users: Any, resamples: int, few: int,
     seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """The share of the labelled posts that any rule removes by popularity interval.
+    """The share of the labelled posts that any of these rules removes by popularity interval.
 
     Returns:
         interval, low, high (bounds of popularity), posts, removed, share, share_low, share_high (95 % interval), few

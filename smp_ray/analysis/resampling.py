@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from smp_ray.evaluation.bootstrap import Bootstrap, bounds
+from smp_ray.evaluation.bootstrap import FEWEST_USERS, Bootstrap, bounds
 
 
 def group_means(values: Any, groups: pd.Categorical, users: Any, resamples: int, seed: int = 0) -> pd.DataFrame:
     """Mean of each group of posts with its 95 % interval; a post without a group takes no part.
 
     Returns:
-        On the groups as index: posts, users, mean, low, high; NaN where there is no such number. A group of one user
-        has no interval, as that says nothing about other users.
+        On the groups as index: posts, users, mean, low, high; NaN where there is no such number. A group of few
+        users has no interval, as that says nothing about other users.
     """
     inside = groups.codes >= 0
     bootstrap = Bootstrap(np.asarray(users, dtype=object)[inside], resamples, seed)
@@ -27,6 +27,6 @@ def group_means(values: Any, groups: pd.Categorical, users: Any, resamples: int,
     with np.errstate(invalid="ignore"):
         means = np.array([of_sums / of_posts for of_sums, of_posts in totals])
     members = (posts > 0).sum(axis=0)
-    low, high = np.where(members >= 2, bounds(means[1:]), np.nan)
+    low, high = np.where(members >= FEWEST_USERS, bounds(means[1:]), np.nan)
     found = {"posts": totals[0][1].astype(np.int64), "users": members, "mean": means[0], "low": low, "high": high}
     return pd.DataFrame(found, index=groups.categories)

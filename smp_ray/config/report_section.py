@@ -36,8 +36,8 @@ class CleaningConfig(Section):
 class ReportConfig(Section):
     """The HTML report."""
 
-    edges: tuple[float, ...] = Field(
-        (2.0, 4.0, 6.0, 8.0, 10.0, 12.0), min_length=1, description="inner edges of the popularity intervals"
+    edges: tuple[float, ...] | None = Field(
+        None, min_length=1, description="inner edges of the popularity intervals; null: rounded quantiles"
     )
     few_posts: int = Field(30, ge=1, description="intervals with fewer are shown as such")
     projection_posts: int = Field(1000, ge=50, le=20_000, description="sample of the t-SNE")
@@ -50,7 +50,7 @@ class ReportConfig(Section):
 
     @field_validator("edges")
     @classmethod
-    def _rising(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
-        if any(low >= high for low, high in itertools.pairwise(edges)):
+    def _rising(cls, edges: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if edges and any(low >= high for low, high in itertools.pairwise(edges)):
             raise ValueError("edges in rising order, each once")
         return edges

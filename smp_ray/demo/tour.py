@@ -19,6 +19,7 @@ SETTINGS: dict[str, Any] = {
         "baselines": ["mean", "user_mean", "lightgbm_default"],
         "ablation": {"candidates": 1},
     },
+    "report": {"edges": [2, 4, 6, 8, 10, 12]},
 }  # fmt: skip
 
 

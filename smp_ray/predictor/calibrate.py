@@ -10,7 +10,7 @@ import numpy as np
 
 from smp_ray.config import LIGHTGBM
 from smp_ray.errors import DataError
-from smp_ray.predictor.uncertainty import ROUNDS, SETTINGS, Uncertainty, coverage, cross_fitted
+from smp_ray.predictor.uncertainty import FEWEST, ROUNDS, SETTINGS, Uncertainty, coverage, cross_fitted
 from smp_ray.run import Run
 from smp_ray.store.join import locate
 from smp_ray.store.manifest import Made, Manifest
@@ -41,7 +41,7 @@ def calibrate(run: Run, folder: str, splits: Manifest, matrix: Manifest, tuned: 
     past_only, seed = folds.kind == "time", run.config.training.tune.seed
     sizes = cross_fitted(lambda x, y: _learned(x, y, seed)[1], values, residuals, fold, past_only)
     sized = np.isfinite(sizes)
-    if sized.sum() < 2:
+    if sized.sum() < FEWEST:
         raise DataError("calibrate: one post is left to make intervals of; take more posts or more folds")
     worth = coverage(residuals, sizes, users, fold, LEVEL, past_only)
     text, _ = _learned(values, np.abs(residuals), seed)
@@ -53,6 +53,8 @@ def calibrate(run: Run, folder: str, splits: Manifest, matrix: Manifest, tuned: 
             f"{LEVEL:.0%} intervals held {worth['covered']:.1%} of {worth['posts']:,} labels, mean width "
             f"{worth['width']:.2f} ({worth['constant_width']:.2f} with one width for all)"
         )
+    if uncertainty.highest_level < LEVEL:
+        note += f"; {uncertainty.posts} residuals are too few for {LEVEL:.0%}: at most {uncertainty.highest_level:.0%}"
     details = {"uncertainty": asdict(uncertainty), "coverage": worth, "sizes": f"{folder}/{SIZES_FILE}"}
     return Made(rows=int(judged.sum()), details=details, note=note)
 

@@ -29,6 +29,8 @@ TRUST = 0.6
 Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
 #: Quantiles that are kept of the scores.
 GRID = 2001
+#: Residuals that sizes or quantiles are made of at least.
+FEWEST = 2
 #: Pairs of posts whose differences are looked at.
 _PAIRS = 200_000
 
@@ -60,10 +62,15 @@ class Uncertainty:
         apart = np.abs(residuals[first] - residuals[second]) / np.hypot(sizes[first], sizes[second])
         return cls(np.quantile(scores, grid).tolist(), np.quantile(apart, grid).tolist(), len(residuals), median)
 
+    @property
+    def highest_level(self) -> float:
+        """The highest level at which as many labels lie within as it says; above it intervals are too narrow."""
+        return 1 - 2 / (self.posts + 1)
+
     def interval(self, prediction: np.ndarray, sizes: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bound at a level (0.9: nine of ten labels lie between), float64 (posts,) each.
 
-        `sizes` are as the model says them.
+        `sizes` are as the model says them. Above the `highest_level` it reaches as far as the largest scores.
         """
         tail = max((1 - level) / 2 - 1 / (self.posts + 1), 0.0)  # as many labels as conformal prediction asks for
         low, high = np.interp([tail, 1 - tail], np.linspace(0, 1, GRID), self.scores)
@@ -108,11 +115,11 @@ def known_before(folds: np.ndarray, fold: int, past_only: bool) -> np.ndarray:
 
 
 def cross_fitted(fit: Fit, values: np.ndarray, residuals: np.ndarray, folds: np.ndarray, past_only: bool) -> np.ndarray:
-    """Sizes of residuals by what was fitted on posts `known_before`, float64 (posts,); NaN where there are none."""
+    """Sizes of residuals by what was fitted on posts `known_before`, float64 (posts,); NaN where they are too few."""
     found = np.full(len(residuals), np.nan)
     for fold in np.unique(folds):
         own, known = folds == fold, known_before(folds, fold, past_only)
-        if known.any():
+        if known.sum() >= FEWEST:
             found[own] = fit(values[known], np.abs(residuals[known]))(values[own])
     return found
 
@@ -130,7 +137,7 @@ def coverage(
     sized, rows = np.isfinite(sizes), []
     for fold in np.unique(folds[sized]):
         own, known = sized & (folds == fold), sized & known_before(folds, fold, past_only)
-        if known.any():
+        if known.sum() >= FEWEST:
             row = [users[own]]
             for size in (sizes, np.ones(len(sizes))):
                 uncertainty = Uncertainty.of(residuals[known], size[known], users[known])

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pyarrow as pa
 
-from smp_ray.analysis.projection import neighbour_quality, project
+from smp_ray.analysis.projection import AFTER, BEFORE, DIFFERENCE, neighbour_quality, project
 from smp_ray.config import embeddings
 from smp_ray.families.base import IMAGE_EMBEDDING, TITLE_EMBEDDING
 from smp_ray.report import figures
@@ -34,11 +34,11 @@ def adaptation(inputs: Inputs) -> dict[str, Any]:
     family, columns = embedder
     posts = _sample(inputs, family, max(settings.projection_posts, _NEIGHBOUR_POSTS))
     table = read_columns(inputs.workspace, inputs.store[family], list(columns), posts["row_id"].to_numpy())
-    spaces = {"before": columns}
+    spaces = {BEFORE: columns}
     adapted, folds = inputs.holding("embeddings"), inputs.holding("splits.parquet")
     if adapted is not None and folds is not None:
         of_role = {column.role: column.name for column in ADAPTED_COLUMNS}
-        spaces["after"] = (of_role[IMAGE_EMBEDDING], of_role[TITLE_EMBEDDING])
+        spaces[AFTER] = (of_role[IMAGE_EMBEDDING], of_role[TITLE_EMBEDDING])
         keyed = table.append_column("row_id", pa.array(posts["row_id"]))
         table = Adapters.of(inputs.workspace, adapted, folds).beside(keyed)
     found = {
@@ -47,7 +47,13 @@ def adaptation(inputs: Inputs) -> dict[str, Any]:
         for space, names in spaces.items()
         if table[names[at]].null_count < len(table)
     }
-    shown: dict[str, Any] = {"embedded": True, "adapted": "after" in spaces, "maps": [], "most": _NEIGHBOUR_POSTS}
+    shown: dict[str, Any] = {
+        "embedded": True,
+        "adapted": AFTER in spaces,
+        "difference": DIFFERENCE,
+        "maps": [],
+        "most": _NEIGHBOUR_POSTS,
+    }
     if folds is not None:
         fold = read_table(inputs.workspace, folds.file("splits.parquet").path, ["row_id", "fold"]).to_pandas()
         table = neighbour_quality(

@@ -4,82 +4,114 @@ Hsu et al., "Revisiting Vision-Language Features Adaptation and Inconsistency fo
 ACM Multimedia 2024 (arXiv 2407.00556). Claims belong to a dataset: one that fails here is a finding, no fault.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from smp_ray.analysis.intervals import OVERALL, WITHIN_USERS
+from smp_ray.analysis.intervals import OVERALL, UNCLEANED, WITHIN_USERS
 from smp_ray.config import ADAPTED
 from smp_ray.evaluation.bootstrap import interval
 from smp_ray.families.registry import columns_of, families
 from smp_ray.report.inputs import Inputs
+from smp_ray.report.quality import TITLE_RULES
 
 HOLDS, REVERSED, UNCLEAR, UNKNOWN = "holds", "the other way round", "not clear here", "not measured here"
+#: There is a value, but of too few users for an interval; and the two metrics contradict each other.
+NO_INTERVAL, DIVIDED = "no interval: too few users", "SRC and {} disagree"
 _NONE = "–"
 
 
-def claims(inputs: Inputs) -> pd.DataFrame:
-    """A row a claim; comes after the sections, whose numbers it takes.
+class Claim(NamedTuple):
+    """A row of the table: all in words, effects with their 95 % intervals."""
 
-    Returns:
-        claim, verdict, effect, within_users, how: all in words, effects with their 95 % intervals.
-    """
-    rows = [*_measures(inputs), *_groups(inputs)]
-    return inputs.publish("claims", pd.DataFrame(rows, columns=["claim", "verdict", "effect", "within_users", "how"]))
+    claim: str
+    verdict: str = UNKNOWN
+    effect: str = _NONE
+    before_cleaning: str = _NONE
+    within_users: str = _NONE
+    how: str = ""
+
+
+def claims(inputs: Inputs) -> pd.DataFrame:
+    """A row a claim, with `Claim`'s columns; comes after the sections, whose numbers it takes."""
+    rows = [*_measures(inputs), _cleaning(inputs), *_groups(inputs)]
+    return inputs.publish("claims", pd.DataFrame(rows, columns=list(Claim._fields)))
 
 
 def judged(value: float | None, low: float | None, high: float | None, sign: int) -> str:
     """What an effect and its interval say of a claim that it has this sign."""
-    if value is None or low is None or high is None or pd.isna([value, low, high]).any():
+    if value is None or pd.isna(value):
         return UNKNOWN
+    if low is None or high is None or pd.isna([low, high]).any():
+        return NO_INTERVAL
     if low <= 0 <= high:
         return UNCLEAR
     return HOLDS if value * sign > 0 else REVERSED
 
 
-def _measures(inputs: Inputs) -> list[tuple[str, str, str, str, str]]:
+def _falls(claim: str, found: pd.DataFrame | None, label: str) -> Claim:
+    """A claim that something falls with popularity, by its correlations in each scope."""
+    how = f"Spearman correlation of the {label} with popularity; the claim is that it falls"
+    if found is None or found.empty:
+        return Claim(claim, how=how)
+    numbers = {row.scope: (row.spearman, row.low, row.high) for row in found.itertuples()}
+    said = judged(*numbers[OVERALL], sign=-1)
+    shown = {scope: interval(value, low, high, 2, signed=True) for scope, (value, low, high) in numbers.items()}
+    return Claim(claim, said, shown[OVERALL], shown.get(UNCLEANED, _NONE), shown[WITHIN_USERS], how)
+
+
+def _measures(inputs: Inputs) -> list[Claim]:
     """Claims that a measure falls with popularity: of each claim, the first measure that has values."""
     found = inputs.published.get("correlations")
-    measures = {name: column.measure for name, column in columns_of(families()).items() if column.measure is not None}
-    rows: dict[str, tuple[str, str, str, str, str]] = {}
-    for name, measure in measures.items():
-        if not measure.claim or rows.get(measure.claim, ("", UNKNOWN))[1] != UNKNOWN:
+    rows: dict[str, Claim] = {}
+    for name, column in columns_of(families()).items():
+        measure = column.measure
+        if measure is None or not measure.claim or rows.get(measure.claim, Claim("")).verdict != UNKNOWN:
             continue
-        said, effects = UNKNOWN, {OVERALL: _NONE, WITHIN_USERS: _NONE}
-        own = None if found is None else found[found["measure"] == name].set_index("scope")
-        if own is not None and len(own):
-            for scope in effects:
-                value, low, high = (float(number) for number in own.loc[scope, ["spearman", "low", "high"]])
-                effects[scope] = interval(value, low, high, digits=2, signed=True)
-                said = judged(value, low, high, sign=-1) if scope == OVERALL else said
-        how = f"Spearman correlation of the {measure.label} with popularity; the claim is that it falls"
-        if said != UNKNOWN or measure.claim not in rows:
-            rows[measure.claim] = (measure.claim, said, effects[OVERALL], effects[WITHIN_USERS], how)
+        own = None if found is None else found[found["measure"] == name]
+        row = _falls(measure.claim, own, measure.label)
+        if row.verdict != UNKNOWN or measure.claim not in rows:
+            rows[measure.claim] = row
     return list(rows.values())
 
 
-def _groups(inputs: Inputs) -> list[tuple[str, str, str, str, str]]:
-    """Claims that groups of columns make predictions better."""
+def _cleaning(inputs: Inputs) -> Claim:
+    """The claim that cleaning drops fewer of the popular posts; cleaning takes part in no other."""
+    found = inputs.published.get("cleaning_correlations")
+    own = None if found is None else found[found["rules"] == TITLE_RULES]
+    return _falls("Low-quality titles are rarer among popular posts", own, "titles that a rule removes (0 or 1)")
+
+
+def _groups(inputs: Inputs) -> list[Claim]:
+    """Claims that groups of columns make predictions better: beside the others they start from, and beside all."""
     pairs = [] if inputs.metrics is None else inputs.metrics["differences"]
     columns = columns_of(families()).values()
     measured = dict.fromkeys(c.group for c in columns if c.measure is not None and c.measure.claim and c.group)
     rows = []
     for group in (ADAPTED, *measured):
-        wanted = [pair for pair in pairs if _is_about(pair, group)]
-        # The adapted embeddings against those that they are made of; else against all other columns together.
-        pair = next((pair for pair in wanted if pair["variant"].endswith(group)), None) if group == ADAPTED else None
-        pair = pair or next((pair for pair in wanted if pair["reference"].endswith(f" - {group}")), None)
-        said, effect, how = UNKNOWN, _NONE, "the ablation has no such pair"
-        if pair is not None:
-            said = judged(**pair["mae"], sign=-1)
-            effect = f"MAE {interval(**pair['mae'], signed=True)}"
-            how = f"`{pair['variant']}` against `{pair['reference']}`, out of fold"
-        words = "Features adapted to popularity" if group == ADAPTED else f"The group {group}"
-        rows.append((f"{words} {'help' if group == ADAPTED else 'helps'} to predict", said, effect, _NONE, how))
+        said = "Features adapted to popularity help" if group == ADAPTED else f"The group {group} helps"
+        added = [pair for pair in pairs if pair["variant"].endswith(f" + {group}")]
+        # The adapted embeddings before all against those that they are made of.
+        added.sort(key=lambda pair: " + " not in pair["reference"])
+        left_out = [pair for pair in pairs if pair["reference"].endswith(f" - {group}")]
+        both = (*added[:1], *left_out[:1])
+        found = [_helps(f"{said} to predict, {_beside(pair)}", pair, inputs.objective) for pair in both]
+        rows += found or [Claim(f"{said} to predict", how="the ablation has no such pair")]
     return rows
 
 
-def _is_about(pair: dict[str, Any], group: str) -> bool:
-    """Whether a pair of the ablation differs by a group: it is in the one alone, or replaces others in it."""
-    added = pair["variant"].endswith(f" + {group}") and " + " in pair["reference"]
-    return bool(added or pair["reference"].endswith(f" - {group}"))
+def _beside(pair: dict[str, Any]) -> str:
+    """What a group of columns is added to, or replaces, in a pair of the ablation."""
+    if " - " in pair["reference"]:
+        return "beside all other columns"
+    beside, _, replaced = pair["reference"].rpartition(" + ")
+    return f"in place of {replaced}" if beside else f"beside {replaced}"
+
+
+def _helps(claim: str, pair: dict[str, Any], objective: str) -> Claim:
+    """A claim that the pair's variant is better than its reference, by SRC and by what models are tuned for."""
+    by_error, by_rank = judged(**pair[objective], sign=-1), judged(**pair["src"], sign=1)
+    verdict = DIVIDED.format(objective.upper()) if {by_error, by_rank} == {HOLDS, REVERSED} else by_error
+    effect = ", ".join(f"{name.upper()} {interval(**pair[name], signed=True)}" for name in ("src", objective))
+    how = f"`{pair['variant']}` against `{pair['reference']}`, out of fold"
+    return Claim(claim, verdict, effect, how=how)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from smp_ray.analysis.intervals import OVERALL
+from smp_ray.analysis.intervals import OVERALL, UNCLEANED
 from smp_ray.evaluation.bootstrap import interval
 from smp_ray.report.inputs import Inputs
 from smp_ray.report.prediction import TUNED, kind
@@ -78,22 +78,25 @@ def _found(inputs: Inputs) -> str:
             shown = interval(value, low, high, digits=2, signed=True)
             parts.append(f"the {measure.label} {said}{because} (Spearman {shown})")
         if parts:
-            text = ", and ".join(parts)
-            sentences.append(f"{text[0].upper()}{text[1:]}.")
+            cleaned = " (without the low-quality posts)" if (found["scope"] == UNCLEANED).any() else ""
+            sentences.append(f"On these posts{cleaned}, {', and '.join(parts)}.")
     metrics = inputs.metrics or {"variants": {}}
     tuned = [name for name, values in metrics["variants"].items() if kind(inputs, values) == TUNED]
-    sentences += [tuned_in_words(metrics, name) for name in tuned]
+    sentences += [tuned_in_words(metrics, name, inputs.objective) for name in tuned]
     return " ".join(sentences) or "Nothing was measured yet that could be held against popularity."
 
 
-def tuned_in_words(metrics: dict[str, Any], name: str) -> str:
-    """How well a tuned variant predicts, beside LightGBM as it comes, and beside the mean where it is no better."""
-    pooled = metrics["variants"][name]["pooled"]
-    src, mae = interval(**pooled["src"]), interval(**pooled["mae"])
-    text = f"Out of fold, the tuned model predicts with SRC {src} and MAE {mae}"
+def tuned_in_words(metrics: dict[str, Any], name: str, objective: str) -> str:
+    """How well a tuned variant predicts, beside LightGBM as it comes, and beside the mean where it is no better.
+
+    `objective` is what it was tuned for and is judged by, "mae" or "mape".
+    """
+    pooled, judge = metrics["variants"][name]["pooled"], objective.upper()
+    src, error = interval(**pooled["src"]), interval(**pooled[objective])
+    text = f"Out of fold, the tuned model predicts with SRC {src} and {judge} {error}"
     for pair in metrics["differences"]:
-        found, reference = verdict(**pair["mae"]), _REFERENCES.get(pair["reference"])
+        found, reference = verdict(**pair[objective]), _REFERENCES.get(pair["reference"])
         expected = pair["reference"] == "mean" and found == "better"  # goes without saying
         if pair["variant"] == name and reference and found in _COMPARED and not expected:
-            text += f", {_COMPARED[found]} {reference} (MAE {interval(**pair['mae'], signed=True)})"
+            text += f", {_COMPARED[found]} {reference} ({judge} {interval(**pair[objective], signed=True)})"
     return f"{text}."

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from smp_ray.analysis.intervals import rounded_quantiles
 from smp_ray.config import Config
 from smp_ray.families.base import Measure
 from smp_ray.families.registry import columns_of
@@ -88,6 +89,11 @@ class Inputs:
         topics = pd.Series({name: self.measures[name].topic for name in known}, dtype=object)
         return topics[topics != ""].drop_duplicates().index.tolist()
 
+    @cached_property
+    def edges(self) -> tuple[float, ...]:
+        """Inner edges of the popularity intervals of labelled posts."""
+        return self.config.report.edges or rounded_quantiles(self.frame["popularity"])
+
     @property
     def labelled(self) -> bool:
         """Whether any post has a popularity."""
@@ -106,6 +112,11 @@ class Inputs:
     def sweep(self) -> Manifest | None:
         """The sweep and its final model."""
         return self.holding("trials.parquet")
+
+    @property
+    def objective(self) -> str:
+        """What models are tuned for and compared by: "mae" or "mape"."""
+        return self.config.training.tune.objective
 
     @cached_property
     def predictions(self) -> pd.DataFrame | None:

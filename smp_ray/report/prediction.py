@@ -1,6 +1,7 @@
 """Prediction: every variant with its intervals, predicted against true, where the errors are, what the model uses."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import plotly.graph_objects as go
 from smp_ray.analysis.contributions import importances, importances_by_group
 from smp_ray.analysis.intervals import popularity_intervals
 from smp_ray.analysis.residuals import by_category, by_user_posts, errors_by
+from smp_ray.evaluation.bootstrap import Bootstrap
 from smp_ray.report import figures
 from smp_ray.report.inputs import Inputs
 from smp_ray.report.wording import number, plain
@@ -32,6 +34,8 @@ def prediction(inputs: Inputs) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     if inputs.metrics is not None:
         shown |= _variants(inputs, inputs.metrics)
+        if (found := _held_out(inputs)) is not None:
+            shown["held_out"] = found
     if inputs.judged is not None:
         shown |= {"scatter": _scatter(inputs, inputs.judged), "errors": _errors(inputs, inputs.judged)}
     return shown | _importance(inputs)
@@ -43,14 +47,30 @@ def _variants(inputs: Inputs, metrics: dict[str, Any]) -> dict[str, Any]:
     inputs.publish("metrics", frame)
     kinds = [kind(inputs, values) for _, values in variants]
     colours = [figures.OTHER if name == TUNED else figures.MAIN for name in kinds]
+    matrix = inputs.holding("final.parquet")
+    warnings = [*metrics["protocol"]["warnings"], *(matrix.details.get("warnings", ()) if matrix else ())]
     shown = {
-        "protocol": metrics["protocol"], "variants": frame.assign(kind=kinds), "ablated": ABLATION in kinds,
+        "protocol": metrics["protocol"], "warnings": warnings, "objective": inputs.objective,
+        "variants": frame.assign(kind=kinds), "ablated": ABLATION in kinds,
         "cautions": {name: values["caution"] for name, values in variants if "caution" in values},
         "variants_plot": figures.ranked(frame["variant"], frame["mae"], "MAE", colours, frame, points=True),
     }  # fmt: skip
     if pairs := metrics["differences"]:
         shown["differences"] = inputs.publish("differences", _estimates(pairs))
     return shown
+
+
+def _held_out(inputs: Inputs) -> dict[str, Any] | None:
+    """How well labelled posts are predicted that nothing was learned from, as those of split `test`."""
+    found = inputs.predictions
+    own = None if found is None else found[(found["source"] == "model") & found["popularity"].notna()]
+    if own is None or own.empty:
+        return None
+    bootstrap = Bootstrap(own["user_id"], inputs.resamples(len(own)), inputs.config.report.seed)
+    metrics = {name: asdict(one) for name, one in bootstrap.estimate(own["popularity"], own["prediction"]).items()}
+    names = {"variant": "final models", "from": "labelled posts that nothing was learned from"}
+    frame = inputs.publish("held_out", _estimates([{**names, **metrics}]))
+    return {"posts": len(own), "users": own["user_id"].nunique(), "found": frame.iloc[0].to_dict()}
 
 
 def kind(inputs: Inputs, variant: Mapping[str, Any]) -> str:
@@ -95,7 +115,7 @@ def _errors(inputs: Inputs, judged: pd.DataFrame) -> dict[str, Any]:
     settings = inputs.config.report
     user_posts = judged["user_id"].map(inputs.frame["user_id"].value_counts())
     groupings = {
-        "interval": ("popularity", popularity_intervals(judged["popularity"], settings.edges)),
+        "interval": ("popularity", popularity_intervals(judged["popularity"], inputs.edges)),
         "user_posts": ("number of the user's posts", by_user_posts(user_posts)),
         "category": ("category", by_category(judged["category"])),
     }

@@ -2,14 +2,24 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from smp_ray.analysis.intervals import correlations, measures_by_interval, popularity_intervals, trend
-from smp_ray.analysis.quality_rules import ANY_RULE, cleaning_by_interval, cleaning_rules, reasons
+from smp_ray.analysis.intervals import (
+    OVERALL,
+    UNCLEANED,
+    correlations,
+    measures_by_interval,
+    popularity_intervals,
+    trend,
+)
+from smp_ray.analysis.quality_rules import ANY_RULE, IMAGE_RULES, cleaning_by_interval, cleaning_rules, reasons
 from smp_ray.families.registry import families, find, looking
 from smp_ray.report import figures
 from smp_ray.report.inputs import Inputs
 
+#: The rules on titles, as the numbers name them.
+TITLE_RULES = "title"
 _WORDS = {
     "empty_title": "empty title", "short_title": "too short a title", "camera_file_name": "camera file name",
     "no_letters": "no letters", "mostly_symbols": "mostly symbols or emoji",
@@ -28,26 +38,40 @@ def cleaning(inputs: Inputs) -> tuple[dict[str, Any], pd.Series]:
     alone = rules[rules["rule"] != ANY_RULE]
     shown: dict[str, Any] = {
         "removed": int(removed.sum()), "rules": rules, "alone": alone,
-        "by_image": not {"no_image", "bad_image"}.isdisjoint(found.columns),
+        "by_image": not found.columns.intersection(list(IMAGE_RULES)).empty, "shares": {},
         "rules_plot": figures.ranked(alone["name"], alone["posts"], "posts removed"),
     }  # fmt: skip
     if inputs.labelled:
-        intervals = popularity_intervals(frame["popularity"], settings.edges)
-        shares = cleaning_by_interval(
-            found, intervals, settings.edges, frame["user_id"], inputs.resamples(len(frame)), settings.few_posts,
-            settings.seed,
-        )  # fmt: skip
-        shown["shares"] = inputs.publish("cleaning_by_interval", shares)
-        shown["shares_plot"] = figures.columns(
-            shares, "share", "popularity", "share removed", tickformat=".0%", rangemode="tozero"
-        )
+        users, resamples = frame["user_id"], inputs.resamples(len(frame))
+        intervals, judged = popularity_intervals(frame["popularity"], inputs.edges), []
+        for kind, rules in _kinds(found).items():
+            shares = cleaning_by_interval(
+                rules, intervals, inputs.edges, users, resamples, settings.few_posts, settings.seed
+            )
+            plot = figures.columns(
+                shares, "share", "popularity", "share removed", tickformat=".0%", rangemode="tozero"
+            )  # fmt: skip
+            shown["shares"][kind] = (shares, plot)
+            hit = frame[["popularity"]].assign(**{kind: rules.any(axis=1).astype(np.float64)})
+            judged.append(correlations(hit, [kind], users, resamples, settings.seed))
+        shares = pd.concat([shares.assign(rules=kind) for kind, (shares, _) in shown["shares"].items()])
+        inputs.publish("cleaning_by_interval", shares)
+        inputs.publish("cleaning_correlations", pd.concat(judged).rename(columns={"measure": "rules"}))
     return shown, ~removed
+
+
+def _kinds(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rules on titles, and those on images where there are any."""
+    images = found.columns.isin(list(IMAGE_RULES))
+    kinds = {TITLE_RULES: found.loc[:, ~images], "image": found.loc[:, images]}
+    return {kind: rules for kind, rules in kinds.items() if rules.columns.size}
 
 
 def quality(inputs: Inputs, kept: pd.Series) -> dict[str, Any]:
     """What the section shows, on the labelled posts that are `kept`, bool on the index of `inputs.frame`."""
     labelled = inputs.frame["popularity"].notna()
-    posts = inputs.frame[labelled & kept] if (labelled & kept).any() else inputs.frame[labelled]
+    every = inputs.frame[labelled]
+    posts = every[kept[labelled]] if (labelled & kept).any() else every
     known = inputs.measured(posts)
     constant = [name for name in known if len(posts) > 1 and posts[name].nunique() == 1]
     measures = [name for name in known if name not in constant]
@@ -59,17 +83,30 @@ def quality(inputs: Inputs, kept: pd.Series) -> dict[str, Any]:
     if not measures:
         return shown
     settings = inputs.config.report
-    users, few, seed, edges = posts["user_id"], settings.few_posts, settings.seed, settings.edges
+    users, few, seed, edges = posts["user_id"], settings.few_posts, settings.seed, inputs.edges
     resamples = shown["resamples"] = inputs.resamples(len(posts))
     intervals = popularity_intervals(posts["popularity"], edges)
-    shown["correlations"] = inputs.publish("correlations", correlations(posts, measures, users, resamples, seed))
+    found = [correlations(posts, measures, users, resamples, seed)]
+    if len(posts) < len(every):
+        before = correlations(every, measures, every["user_id"], inputs.resamples(len(every)), seed)
+        found.append(before[before["scope"] == OVERALL].assign(scope=UNCLEANED))
+    order = pd.concat(found).sort_values("measure", key=lambda names: names.map(measures.index), kind="stable")
+    shown["correlations"] = inputs.publish("correlations", order)
     summary = inputs.publish("measures_by_interval", measures_by_interval(posts, measures, intervals, edges, few))
-    slopes = inputs.publish("trend", trend(posts, measures, intervals, users, resamples, few, seed))
+    logs = {
+        name: np.log(posts[name].where(posts[name] > 0)) for name in measures if inputs.measures[name].scale == "log"
+    }
+    slopes = trend(posts.assign(**logs), measures, intervals, users, resamples, few, seed)
+    # What changes on a log scale changes by a factor.
+    factors = slopes["measure"].isin(logs)
+    slopes.loc[factors, ["slope", "low", "high"]] = np.exp(slopes.loc[factors, ["slope", "low", "high"]])
+    inputs.publish("trend", slopes.assign(unit=np.where(factors, "factor", "difference")))
     for name, slope in zip(measures, slopes.to_dict("records"), strict=True):
         measure, frame = inputs.measures[name], summary[summary["measure"] == name]
         log = measure.scale == "log"
         plot = figures.boxes(frame, f"{measure.label} (log scale)" if log else measure.label, log)
-        shown["measures"].append({"name": name, "label": measure.label, "frame": frame, "slope": slope, "plot": plot})
+        one = {"name": name, "label": measure.label, "log": log, "frame": frame, "slope": slope, "plot": plot}
+        shown["measures"].append(one)
     return shown
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from smp_ray.evaluation.bootstrap import interval
+from smp_ray.evaluation.bootstrap import FEWEST_USERS, interval
 from smp_ray.report import wording
 from smp_ray.report.adaptation import adaptation
 from smp_ray.report.claims import claims
@@ -51,7 +51,8 @@ def _page(inputs: Inputs) -> str:
     }  # fmt: skip
     return templates().get_template("page.html.jinja").render(
         head=head(inputs), claims=claims(inputs), sections=sections, posts=len(inputs.frame),
-        settings=inputs.config.report, labelled=inputs.labelled, measures=inputs.measures, plotly=get_plotlyjs(),
+        settings=inputs.config.report, labelled=inputs.labelled, measures=inputs.measures,
+        fewest=FEWEST_USERS, resamples=inputs.resamples(len(inputs.frame)), plotly=get_plotlyjs(),
     )  # fmt: skip
 
 

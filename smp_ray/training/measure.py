@@ -12,7 +12,7 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from smp_ray.evaluation.bootstrap import Bootstrap, estimates
-from smp_ray.evaluation.metrics import by_fold
+from smp_ray.evaluation.metrics import METRICS, by_fold
 from smp_ray.progress import Reporter, console
 from smp_ray.run import Run
 from smp_ray.store.manifest import Made, Manifest
@@ -47,6 +47,9 @@ def measure(run: Run, folder: str, splits: Manifest, used: dict[str, Manifest | 
                 predicted = read_out_of_fold(run.workspace, artefact, folds, variant)[judged]
                 resampled[variant] = bootstrap.metrics(labels, predicted)
                 parts = by_fold(labels, predicted, folds.folds[judged])
+                # The same for all posts of a fold orders none; pooled it would order the folds' own mean labels.
+                if all(part["src"] is None for part in parts):
+                    resampled[variant][:, METRICS.index("src")] = np.nan
                 variants[variant] = {"from": name, "pooled": _plain(resampled[variant]), "folds": parts}
                 variants[variant] |= {"caution": own[variant]["caution"]} if "caution" in own[variant] else {}
                 reporter.update(len(variants), total)

@@ -12,6 +12,7 @@ from smp_ray.analysis.intervals import (
     interval_table,
     measures_by_interval,
     popularity_intervals,
+    rounded_quantiles,
     trend,
 )
 from smp_ray.evaluation.bootstrap import Bootstrap
@@ -163,3 +164,12 @@ def test_trend_needs_two_intervals() -> None:
     assert trend(frame, ["up"], intervals, list("abcd"), 20, few=1)["slope"].tolist() == [-3.0]
     assert trend(frame.iloc[:0], ["up"], popularity_intervals([], EDGES), [], 20, few=1)["slope"].isna().all()
     assert list(trend(frame, [], intervals, list("abcd"), 20, few=1).columns) == ["measure", "slope", "low", "high"]
+
+
+def test_edges_of_any_label_hold_about_as_many_posts_each() -> None:
+    rates = np.random.default_rng(0).beta(2, 40, 700)
+    edges = rounded_quantiles(np.append(rates, np.nan))
+    counts = pd.Series(popularity_intervals(rates, edges)).value_counts()
+    assert len(counts) == 7
+    assert counts.between(60, 140).all()
+    assert rounded_quantiles([0.0] * 99 + [5.0]) == (0.0,)

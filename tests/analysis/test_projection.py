@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import mean_absolute_error
 
-from smp_ray.analysis.projection import Vectors, neighbour_quality, project
+from smp_ray.analysis.projection import AFTER, BEFORE, DIFFERENCE, Vectors, neighbour_quality, project
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -116,3 +116,12 @@ def test_nothing_to_judge(labelled: pd.DataFrame, vectors: Vectors) -> None:
     assert one["mae"].notna().all()
     assert one["mae_low"].isna().all()
     assert neighbour_quality(labelled, {}, 5, 20).empty
+
+
+def test_after_and_before_are_compared_post_by_post(labelled: pd.DataFrame, vectors: Vectors) -> None:
+    both = {("image", BEFORE): vectors["image", "raw"], ("image", AFTER): vectors["image", "near"]}
+    found = neighbour_quality(labelled, both, 5, 200).set_index("space")
+    assert found.index.tolist() == [BEFORE, AFTER, DIFFERENCE]
+    paired = found.loc[DIFFERENCE]
+    assert paired["mae"] == pytest.approx(found.loc[AFTER, "mae"] - found.loc[BEFORE, "mae"])
+    assert paired["mae_high"] < 0 < paired["src_low"]  # planted: popularity lies in the one alone

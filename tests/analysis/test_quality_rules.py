@@ -185,3 +185,11 @@ def test_no_posts_and_no_labels() -> None:
     unlabelled = popularity_intervals(np.full(10, np.nan), (2.0,))
     table = cleaning_by_interval(reasons(frame, SETTINGS), unlabelled, (2.0,), frame["user_id"], 10, few=1)
     assert table["posts"].tolist() == table["removed"].tolist() == [0, 0]
+
+
+def test_pictures_that_no_post_has_are_no_rule() -> None:
+    settings = CleaningConfig()
+    two = posts(["one title", "another title"], clip_status=["no_image", "no_image"])
+    assert not {"no_image", "bad_image"} & set(reasons(two, settings, ["clip_status"]).columns)
+    one = two.assign(clip_status=["no_image", "ok"])
+    assert reasons(one, settings, ["clip_status"])["no_image"].tolist() == [True, False]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error
 
-from smp_ray.evaluation.bootstrap import Bootstrap, Estimate, bounds, estimates, interval, user_codes
+from smp_ray.evaluation.bootstrap import FEWEST_USERS, Bootstrap, Estimate, bounds, estimates, interval, user_codes
 from smp_ray.evaluation.metrics import METRICS, score
 from tests.evaluation.test_metrics import exactly, posts
 
@@ -211,3 +211,25 @@ def test_bounds_leave_out_what_is_undefined() -> None:
 )  # fmt: skip
 def test_an_estimate_in_words(value: float | None, low: float | None, high: float | None, shown: str) -> None:
     assert interval(value, low, high, signed=True) == shown
+
+
+def test_few_users_have_no_interval() -> None:
+    rng = np.random.default_rng(0)
+    for users in (FEWEST_USERS - 1, FEWEST_USERS):
+        of = np.repeat(np.arange(users), 20)
+        found = Bootstrap(of, 50).estimate(rng.normal(size=len(of)), rng.normal(size=len(of)))
+        assert (found["mae"].low is None) == (users < FEWEST_USERS)
+        assert found["mae"].value is not None
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shown"),
+    [
+        ((-0.0002, -0.00031, -0.00009), "-0.00020 [-0.00031, -0.00009]"),
+        ((0.012, 0.001, 0.02), "0.012 [0.001, 0.020]"),
+        ((0.0, 0.0, 0.0), "0.000 [0.000, 0.000]"), ((0.004, None, None), "0.0040"), ((None, None, None), "undefined"),
+        ((12.5, 11.0, 14.25), "12.500 [11.000, 14.250]"),
+    ],
+)  # fmt: skip
+def test_small_numbers_have_digits_enough(numbers: tuple[float | None, ...], shown: str) -> None:
+    assert interval(*numbers) == shown

@@ -75,3 +75,26 @@ def test_posts_of_one_user_differ_less_than_posts_of_any_two() -> None:
         <= own.apart(own.sized(sizes[first]), own.sized(sizes[second]), 0.9)
     )
     assert share == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_fold_that_too_few_posts_tell_of_has_no_interval() -> None:
+    residuals, sizes, users = np.array([1.0, -1.0, 2.0, 0.5, -2.0]), np.ones(5), np.arange(5)
+    folds = np.array([0, 0, 0, 0, 1])
+    sized = cross_fitted(lambda x, y: lambda rows: np.ones(len(rows)), residuals[:, None], residuals, folds, False)
+    assert np.isnan(sized).tolist() == [True] * 4 + [False]
+    assert coverage(residuals, sizes, users, folds, 0.9, past_only=False)["posts"] == 1
+
+
+def test_few_posts_hold_no_high_level() -> None:
+    """Of 19 residuals 90 % are held, of 18 fewer: what lies outside of the largest is then more than 10 %."""
+    rng = np.random.default_rng(0)
+    assert [Uncertainty.of(rng.normal(size=n), np.ones(n), np.arange(n)).highest_level >= 0.9 for n in (18, 19)] == [
+        False, True,
+    ]  # fmt: skip
+    inside = []
+    for _ in range(400):
+        low, high = Uncertainty.of(rng.normal(size=10), np.ones(10), np.arange(10)).interval(
+            np.zeros(1), np.ones(1), 0.95
+        )
+        inside.append(low[0] <= rng.normal() <= high[0])
+    assert np.mean(inside) == pytest.approx(1 - 2 / 11, abs=0.05)

@@ -62,14 +62,14 @@ def test_3d_maps_are_drawn_by_webgl(page: Page) -> None:
 
 def test_a_figure_answers_to_hovering(page: Page) -> None:
     place = page.evaluate(
-        """(() => { const bar = document.querySelectorAll('#cleaning_by_interval .point path')[2];
+        """(() => { const bar = document.querySelectorAll('#cleaning_by_interval_image .point path')[2];
         bar.scrollIntoView({block: 'center'}); const box = bar.getBoundingClientRect();
         return [box.x + box.width / 2, box.y + box.height / 2]; })()"""
     )
-    assert page.evaluate("document.querySelectorAll('#cleaning_by_interval .hoverlayer text').length") == 0
+    assert page.evaluate("document.querySelectorAll('#cleaning_by_interval_image .hoverlayer text').length") == 0
     page.point_at(*place)
-    page.until("document.querySelectorAll('#cleaning_by_interval .hoverlayer text').length > 0")
-    assert "%" in page.evaluate("document.querySelector('#cleaning_by_interval .hoverlayer').textContent")
+    page.until("document.querySelectorAll('#cleaning_by_interval_image .hoverlayer text').length > 0")
+    assert "%" in page.evaluate("document.querySelector('#cleaning_by_interval_image .hoverlayer').textContent")
 
 
 def test_markup_in_a_title_is_shown_as_text_and_never_run(page: Page) -> None:

@@ -62,7 +62,7 @@ def test_a_family_from_outside_is_shown_everywhere(tmp_path: Path) -> None:
     assert '<div class="plot" id="mean_brightness"' in html
     assert "brightness of the picture (log scale)" in html
     assert "Brightness is the mean of all pixels." in html
-    assert "The brightness of the picture falls with popularity, so popular ones are darker (Spearman -1.00" in html
+    assert "the brightness of the picture falls with popularity, so popular ones are darker (Spearman -1.00" in html
     assert "<h3>Largest brightness of the picture</h3>" in html
     assert "<h3>Smallest brightness of the picture</h3>" in html
     assert "bright 1" in html
@@ -104,13 +104,13 @@ def test_what_is_not_described_has_no_description(tmp_path: Path) -> None:
 def test_the_next_measure_speaks_for_a_topic_whose_first_has_no_values(tmp_path: Path) -> None:
     written = write_world(tmp_path, posts=60, training=False)
     html = written.report()
-    assert "The similarity of title and caption " in _found(html)
+    assert "the similarity of title and caption " in _found(html)
     assert "similarity of image" not in _found(html)
     assert "Least consistent title and caption" in html
     _empty(written, "clip", "similarity_title_caption", "similarity_image_caption")
     html = written.report()
     assert "Not shown: similarity of title and caption, similarity of image and caption (no post has a value)." in html
-    assert "The similarity of image and title " in _found(html)
+    assert "the similarity of image and title " in _found(html)
     assert "Least consistent image and title" in html
     assert "Least consistent title and caption" not in html
 

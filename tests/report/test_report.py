@@ -23,6 +23,7 @@ from smp_ray.report import inputs
 from smp_ray.report.head import tuned_in_words
 from smp_ray.report.wording import number
 from smp_ray.report.write import templates
+from smp_ray.store.parquet import read_table, write_table
 from tests.report.worlds import LINK, SCRIPT, Written, write_world
 
 SECTIONS = ("cleaning", "quality", "adaptation", "prediction", "sweep", "posts")
@@ -102,7 +103,7 @@ def test_a_variant_that_is_no_result_is_told_from_the_tuned_model(html: str, wri
 def test_a_model_that_is_no_better_than_the_mean_is_called_so(mae: float, low: float, high: float, said: str) -> None:
     pooled = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in ("src", "mae")}
     pair = {"variant": "tuned", "reference": "mean", "mae": {"value": mae, "low": low, "high": high}}
-    text = tuned_in_words({"variants": {"tuned": {"pooled": pooled}}, "differences": [pair]}, "tuned")
+    text = tuned_in_words({"variants": {"tuned": {"pooled": pooled}}, "differences": [pair]}, "tuned", "mae")
     assert ("the mean of all posts" in text) == bool(said)
     assert f"{said} the mean of all posts (MAE +" in text or not said
 
@@ -317,3 +318,46 @@ def test_of_many_posts_whole_users_are_sampled(tmp_path: Path, monkeypatch: pyte
     assert set(looked_at.predictions["row_id"]) <= set(looked_at.frame["row_id"])
     nobody = pa.table({"user_id": pa.nulls(1000, pa.string()), "row_id": np.arange(1000)})
     assert 400 < len(inputs.sampled(nobody, 0.5)) < 600
+
+
+def test_labelled_posts_that_nothing_was_learned_from_are_judged_apart(html: str, tmp_path: Path) -> None:
+    assert "were not learned" not in html  # in this world the others have no label
+    written = write_world(tmp_path)
+    manifest = written.used["predict"]
+    assert manifest is not None
+    path = manifest.details["predictions"]
+    table = read_table(written.workspace, path)
+    source = ["model" if number % 3 == 0 else "out_of_fold" for number in range(len(table))]
+    write_table(written.workspace, path, table.set_column(table.schema.get_field_index("source"), "source", [source]))
+    page = written.report()
+    own = table.to_pandas()[np.array(source) == "model"].dropna(subset=["popularity"])
+    found = pd.read_csv(written.folder / "held_out.csv").iloc[0]
+    assert found["mae"] == pytest.approx((own["prediction"] - own["popularity"]).abs().mean())
+    assert f"{len(own)} labelled posts of" in page
+
+
+def test_a_column_that_seems_to_hold_the_label_is_told(tmp_path: Path) -> None:
+    written = write_world(tmp_path)
+    manifest = written.used["matrix"]
+    assert manifest is not None
+    manifest.details["warnings"] = ["likes orders the posts as the label does: does it hold the label?"]
+    assert "Mind: likes orders the posts" in written.report()
+
+
+def test_a_model_is_compared_by_what_it_was_tuned_for() -> None:
+    pooled = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in ("src", "mae", "mape")}
+    errors = {name: {"value": at, "low": at - 0.01, "high": at + 0.01} for name, at in (("mae", 0.1), ("mape", -0.1))}
+    pair = {"variant": "tuned", "reference": "lightgbm_default", **errors}
+    text = tuned_in_words({"variants": {"tuned": {"pooled": pooled}}, "differences": [pair]}, "tuned", "mape")
+    assert "better than LightGBM as it comes (MAPE -0.100" in text
+
+
+def test_the_trend_of_a_log_scale_is_a_factor(tmp_path: Path) -> None:
+    written = write_world(tmp_path, training=False)
+    small = written.config.report.model_copy(update={"few_posts": 5})
+    written.config = written.config.model_copy(update={"report": small})
+    html = written.report()
+    trend = pd.read_csv(written.folder / "trend.csv").set_index("measure")
+    assert trend.loc["title_perplexity", "unit"] == "factor"
+    assert 0 < trend.loc["title_perplexity", "slope"] < 1  # planted: it falls
+    assert "is multiplied by" in html

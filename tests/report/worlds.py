@@ -79,7 +79,10 @@ def write_world(folder: Path, posts: int = 120, training: bool = True, labels: b
     committed.details["synthetic"] = True
     raw = {
         "workspace": str(folder), "source": {"kind": "demo"}, "training": {"resamples": 100, "tune": {"space": SPACE}},
-        "report": {"projection_posts": 60, "neighbours": 5, "shap_posts": 50, "gallery_posts": 4},
+        "report": {
+            "edges": [2, 4, 6, 8, 10, 12], "projection_posts": 60, "neighbours": 5, "shap_posts": 50,
+            "gallery_posts": 4,
+        },
     }  # fmt: skip
     written = Written(build_config(raw), world.workspace, committed, families, {}, world)
     captions = [f"a picture of {LINK}" if n < 2 else f"caption {n}" for n in range(posts)]

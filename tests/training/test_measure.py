@@ -110,3 +110,19 @@ def test_the_tables_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert "flattered, against" not in said
     assert "flattered: chosen on its own folds" in said
     assert str(tmp_path / "metrics.json") in said.replace("\n", "")
+
+
+def test_what_orders_no_posts_of_a_fold_has_no_rank_correlation(tmp_path: Path) -> None:
+    """Pooled, a mean for each fold would order the folds, and that against their own labels."""
+    run, folds = run_in(tmp_path), small_splits()
+    splits = commit_small(run.workspace)["splits"]
+    constant = np.where(folds.judged, np.maximum(folds.folds, 0).astype(float), np.nan)
+    fragment = write_out_of_fold(run.workspace, "plain/key", folds, {"mean": constant, "good": predicted(folds, 0)})
+    details = {"variants": {name: {"column": name} for name in ("mean", "good")}, "pairs": [["good", "mean"]]}
+    plain = run.workspace.commit(Manifest("plain", "key", {}, fragments=[fragment], details=details))
+    measure(run, "evaluate", splits, {"plain": plain})
+    metrics = run.workspace.read_json("metrics.json")
+    nothing = {"value": None, "low": None, "high": None}
+    assert metrics["variants"]["mean"]["pooled"]["src"] == nothing == metrics["differences"][0]["src"]
+    assert metrics["variants"]["mean"]["pooled"]["mae"]["value"] > 0
+    assert metrics["variants"]["good"]["pooled"]["src"]["value"] > 0
