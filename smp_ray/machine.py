@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from smp_ray.errors import ConfigError
 from smp_ray.progress import say
 
 #: Where a container's limit of memory stands, by the version of its control groups.
@@ -52,8 +53,8 @@ def gpus() -> int:
         listed = sum(line.startswith("GPU ") for line in _printed("nvidia-smi", "-L").splitlines())
     else:
         listed = len(visible.split(","))
-    if not listed:
-        return 0
+    if not listed or (visible or "").startswith("MIG-"):
+        return listed  # torch sees one instance of a MIG device in a process, and Ray gives each actor its own
     usable = int(_printed(sys.executable, "-c", "import torch; print(torch.cuda.device_count())") or 0)
     if usable < listed:
         say(f"of {listed} GPUs torch can use {usable}: is the driver new enough, and torch made for CUDA?")
@@ -61,4 +62,9 @@ def gpus() -> int:
 
 
 def _printed(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout.strip()
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"{command[0]}, which was asked for the GPUs of this machine, gave no answer in a minute; set ray.num_gpus"
+        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from smp_ray import machine
 from smp_ray.config import RayConfig
+from smp_ray.errors import ConfigError
 from smp_ray.ray_session import RaySession
 
 
@@ -49,6 +51,24 @@ def test_gpus_that_torch_cannot_use_do_not_count(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert machine.gpus() == found
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_instances_of_a_mig_device_all_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch sees one of them in a process, whatever there is: it is not asked."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
+    monkeypatch.setattr("sys.executable", "/no/such/python")
+    assert machine.gpus() == 2
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_gpus_that_give_no_answer_end_with_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(command: tuple[str, ...], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 60)
+
+    monkeypatch.setattr("subprocess.run", silent)
+    with pytest.raises(ConfigError, match=r"gave no answer in a minute; set ray\.num_gpus"):
+        machine.gpus()
 
 
 def test_a_local_ray_is_told_of_the_memory_that_is_there() -> None:

@@ -44,7 +44,9 @@ class FamilySettings(Section):
     """What the config section of every family has. These keys say how it is computed, never what comes out."""
 
     batch_size: BatchSize = Field(64, le=8192, description="inputs a call of the model; auto: found while it computes")
-    num_gpus: float | None = Field(0.0, ge=0, le=64, description="GPUs an actor takes; null: decided by placement")
+    num_gpus: float | None = Field(
+        0.0, ge=0, le=64, description="GPUs an actor takes (no built-in model uses more than one); null: by placement"
+    )
     num_cpus: float | None = Field(None, gt=0, le=1024, description="CPUs an actor takes; null: by placement")
     min_actors: int = Field(1, ge=1, le=10_000, description="actors that must start (spread placement)")
     max_actors: int | None = Field(None, ge=1, le=10_000, description="upper bound of the pool; null: by resources")
@@ -73,7 +75,9 @@ class ModelSettings(FamilySettings):
 
     model: str = Field("embedded", min_length=1, description="'embedded', a folder or its s3:// address, or a hub id")
     revision: str | None = Field(None, description="commit of a hub model; null: the newest, which is recorded")
-    num_gpus: float | None = Field(None, ge=0, le=64, description="GPUs an actor takes; null: decided by placement")
+    num_gpus: float | None = Field(
+        None, ge=0, le=64, description="GPUs an actor takes (no built-in model uses more than one); null: by placement"
+    )
     dtype: Dtype = Field("auto", description="auto: float32 on a CPU, on a GPU what suits the model")
 
 

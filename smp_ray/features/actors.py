@@ -16,6 +16,7 @@ from smp_ray.features.compute import needed
 from smp_ray.features.ledger import LOADS, Step, asked, guarded
 from smp_ray.features.steps import decode_step, family_step, with_all_read
 from smp_ray.features.survey import Known
+from smp_ray.models.device import keep_to
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ class ModelActor:
         self._worker = ray.get_runtime_context().get_actor_id()
         if asked(spec.ledger.loading.remote(self._worker), 1) > LOADS:
             raise ModelError(f"{self._stage}: a worker died {LOADS} times while it loaded the models (out of memory?)")
+        share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0)
+        if threads is None and 0 < share < 1:
+            keep_to(share)
         self._steps = []
         if inside and (decoding := decode_step(spec.images, spec.families)) is not None:
             self._steps.append(Step("decoding", decoding, decoding.killed))
@@ -103,7 +107,7 @@ class ModelActor:
         return table
 
     def _tell(self, line: str) -> None:
-        self._spec.ledger.note.remote(line)
+        asked(self._spec.ledger.note.remote(line), None)  # waited for: it may be this worker's last word
 
 
 def actor_class(families: tuple[str, ...]) -> type[ModelActor]:

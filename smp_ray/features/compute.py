@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from smp_ray.errors import FamilyError, SmpRayError, one_line
 from smp_ray.families.base import IMAGE, Family, ImageTransform
 from smp_ray.features.pace import Pace
+from smp_ray.models.device import give_back, is_full
 from smp_ray.schema import BAD_IMAGE, ERROR, KILLED, NO_IMAGE, NO_TEXT, OK, TWICE
 from smp_ray.store.join import taken
 
@@ -127,13 +128,15 @@ class FamilyStep:
             try:
                 tables.append(columns_of(self.model, own, part))
             except Exception as error:
-                if type(error).__name__ == "AcceleratorError":
+                full = is_full(error)
+                if type(error).__name__ == "AcceleratorError" and not full:
                     # After such an error of a GPU (an illegal access, a failed memory cell) nothing computes in this
                     # process any more. A new one takes over, which computes the posts of this one alone.
-                    logger.exception("%s: the GPU failed; the worker ends", self.model.name)
+                    self.tell(f"{self.model.name}: the GPU failed, its worker ends ({reason(error)})")
                     os._exit(1)
-                if type(error).__name__ != "OutOfMemoryError" or len(part) == 1:
+                if not full or len(part) == 1:
                     raise
+                give_back()
                 self.pace.too_many(len(part))
                 limit = self.pace.size
                 self.tell(f"{self.model.name}: out of GPU memory; from now on at most {limit} inputs at a time")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from smp_ray.errors import FeaturePassError, UnreachableError
+from smp_ray.errors import FeaturePassError, LostNodesError, UnreachableError
 from smp_ray.families.registry import looking
 from smp_ray.features.actors import PassSpec, actor_class, choose, decode
 from smp_ray.features.decode import FetchStep
@@ -24,7 +24,7 @@ from smp_ray.features.pace import at_most
 from smp_ray.features.pools import IO_CPUS, Placement
 from smp_ray.schema import UNREACHABLE
 from smp_ray.store.manifest import Fragment
-from smp_ray.store.parquet import in_turn
+from smp_ray.store.parquet import in_turn, read_table
 from smp_ray.store.reader import PASS_NOTE, new_pass
 from smp_ray.store.workspace import Workspace, asked_again
 
@@ -40,6 +40,8 @@ READ_BLOCKS = 4096
 LEAST_TASK = 8
 #: What Ray prints between an error in a task and the one that it wraps it in; and what Ray Data adds to each message.
 WRAPPED, ADDED = "\n\nThe above exception was the direct cause", r"(?:^|\n)Failed to .+ after \d+/\d+ attempts"
+#: Ray's error where a lost task's second run gives another number of blocks: pictures come as they are there.
+REPLAYED = "StreamingGeneratorReplayInconsistentError"
 #: Blocks whose pictures one actor fetches at once.
 FETCHED_BLOCKS = 32
 
@@ -72,16 +74,20 @@ def written(workspace: Workspace, folder: str, but: Container[str] = ()) -> list
 
 def forget_unreachable(workspace: Workspace, folder: str, families: Iterable[str]) -> None:
     """Take out of the files of a pass what they say of posts whose picture could not be had for now."""
-    for fragment in written(workspace, folder):
+    names = [f"{family}_status" for family in families]
+
+    def says_so(fragment: Fragment) -> Fragment | None:
+        statuses = read_table(workspace, fragment.path, names)
+        return fragment if any(pc.any(pc.equal(one, UNREACHABLE)).as_py() for one in statuses.columns) else None
+
+    for fragment in filter(None, in_turn(says_so, written(workspace, folder))):
         table = pq.read_table(workspace.path(fragment.path), filesystem=workspace.filesystem, partitioning=None)
-        kept = table
-        for name in (f"{family}_status" for family in families):
-            lost = pc.fill_null(pc.equal(kept[name], UNREACHABLE), False)
-            kept = kept.set_column(kept.column_names.index(name), name, pc.if_else(lost, None, kept[name]))
-        if not kept.equals(table):
-            whole = pa.BufferOutputStream()
-            pq.write_table(kept, whole, compression="zstd")
-            workspace.write(whole.getvalue().to_pybytes(), fragment.path)  # a manifest may name the file already
+        for name in names:
+            lost = pc.fill_null(pc.equal(table[name], UNREACHABLE), False)
+            table = table.set_column(table.column_names.index(name), name, pc.if_else(lost, None, table[name]))
+        whole = pa.BufferOutputStream()
+        pq.write_table(table, whole, compression="zstd")
+        workspace.write(whole.getvalue().to_pybytes(), fragment.path)  # a manifest may name the file already
 
 
 def run_pass(
@@ -174,7 +180,9 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int,
         # run would end up in one actor.
         keys = [key for key in spec.families if key.family in pool.families]
         device = "cuda" if pool.threads is None else "cpu"
-        batch = max((1 if looking([key.family]) else 4) * at_most(key.pinned.batch_size, device) for key in keys)
+        # Not where there are pictures among them: four times as many pixels would wait at every actor.
+        passes = 1 if looking(pool.families) else 4
+        batch = passes * max(at_most(key.pinned.batch_size, device) for key in keys)
         dataset = dataset.map_batches(
             actor_class(pool.families),
             fn_constructor_args=arguments,
@@ -206,6 +214,8 @@ def explain(error: BaseException) -> tuple[type[FeaturePassError], str]:
     current: BaseException | None = error
     while current is not None and len(texts) < 20:
         texts.append(str(current))
+        if REPLAYED in f"{type(current).__name__} {current}":
+            return LostNodesError, "a worker that fetched pictures was lost; what is finished is kept"
         if isinstance(current, BaseExceptionGroup):
             current = current.exceptions[0]
         else:

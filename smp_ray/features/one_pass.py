@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from smp_ray.config import FeaturesConfig
 from smp_ray.errors import FeaturePassError, LostNodesError, SmpRayError, UnreachableError, one_line
 from smp_ray.families.keys import FamilyKey
 from smp_ray.families.registry import find
@@ -15,6 +16,7 @@ from smp_ray.features.actors import PassSpec
 from smp_ray.features.feature_pass import begin_pass, forget_unreachable, run_pass, written
 from smp_ray.features.ledger import asked, start_ledger
 from smp_ray.features.placement import place
+from smp_ray.features.pools import Placement
 from smp_ray.features.store_stage import counted, retried
 from smp_ray.features.survey import MISSING, Survey, survey
 from smp_ray.features.watch import enough_nodes
@@ -68,6 +70,11 @@ def compute(
     manifests |= _publish(run.workspace, keys, ended=True)
     covered = survey(run.workspace, posts, {name: manifests[name].fragments for name in missing}).counts
     if lost := {name: counts[MISSING] for name, counts in covered.items() if MISSING in counts}:
+        if max(lost.values()) < max(todo.values()):
+            # Pictures come in the order in which they are there. Where a fetching worker is lost, Ray asks another for
+            # what it had not handed on yet, by number, and gets other posts: some come twice, and some not at all.
+            say(f"features: {counted(lost)} left over, of workers that were lost")
+            return compute(run, posts, manifests, missing, began)
         raise FeaturePassError(f"after the pass {counted(lost)} have no row; run again")
     for name, counts in covered.items():
         made = manifests[name]
@@ -126,6 +133,11 @@ def _compute(
     """Run the pass, show how far it is, publish what it has finished, and return what its workers counted."""
     settings, names = run.config.features, tuple(keys)
     placement = place(settings, names, run.session.nodes(), before.remote)
+    if lost := without_gpu(settings, keys, placement):
+        raise FeaturePassError(
+            f"{', '.join(lost)}: begun on GPUs, of which the cluster has none any more; run again when it has, "
+            "or say in ray.cluster what it may grow to"
+        )
     say(f"features: {placement.describe()}")
     ledger = start_ledger(time.time() - (time.monotonic() - began))
     widths = {name: find(name).width(key.pinned) for name, key in keys.items()}
@@ -157,6 +169,13 @@ def _compute(
         raise
     ask()
     return {**last, "workers": workers, "colocated": placement.kind == "colocated", "device": placement.device}
+
+
+def without_gpu(settings: FeaturesConfig, keys: Mapping[str, FamilyKey], placement: Placement) -> list[str]:
+    """Families whose `dtype: auto` was taken for a GPU and which have none in this plan."""
+    on_cpu = {family for pool in placement.pools if not pool.need.gpus for family in pool.families}
+    automatic = [name for name in keys if getattr(settings.section(name), "dtype", None) == "auto"]
+    return [name for name in automatic if name in on_cpu and getattr(keys[name].pinned, "dtype", "") != "float32"]
 
 
 @contextmanager

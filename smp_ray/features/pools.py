@@ -90,9 +90,10 @@ class Placement:
 
     @property
     def bundles(self) -> list[dict[str, float]]:
-        """All that it takes, as the autoscaler is asked for it."""
+        """What it takes, as the autoscaler is asked for it; for more decoders than one Ray Data asks."""
         pools = [pool.need.bundle for pool in self.pools for _ in range(pool.actors)]
-        return [crew.need.bundle for crew in helpers(self.fetchers, self.decode_cpus)] + pools
+        helping = helpers(self.fetchers, self.decode_cpus)
+        return [crew.need.bundle for crew in helping for _ in range(crew.least)] + pools
 
 
 def helpers(fetchers: int, decode_cpus: float | None) -> list[Crew]:

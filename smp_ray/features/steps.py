@@ -5,6 +5,7 @@ The actors of a pass are made of these steps; few posts go through them in one p
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,10 @@ def transform_of(key: FamilyKey) -> ImageTransform | None:
 def family_step(key: FamilyKey, device: str, threads: int | None, tell: Callable[[str], None]) -> FamilyStep:
     """A family with its model loaded, see `Family`; what is to be said goes to `tell`."""
     transform, family = transform_of(key), find(key.family)
-    settings = key.pinned.model_copy(update={"batch_size": at_most(key.pinned.batch_size, device)})
+    update: dict[str, Any] = {"batch_size": at_most(key.pinned.batch_size, device)}
+    if device == "cpu" and getattr(key.pinned, "dtype", None) == "float16":
+        update["dtype"] = "float32"  # of a GPU's family, on a CPU: some four to fourteen times as fast, and more exact
+    settings = key.pinned.model_copy(update=update)
     with naming(key.family):
         model = family(settings, device, threads)
     fields = family.fields(family.width(key.pinned))

@@ -31,17 +31,17 @@ def show_rate(rows_per_second: float) -> None:
 
 
 def gpu_memory() -> int:
-    """Bytes that tensors of this process take on its GPU, 0 without one; the most of them counts anew from here."""
+    """Bytes that torch holds of this process's GPU, 0 without one; the most of them counts anew from here."""
     if (cuda := _cuda()) is None:
         return 0
     cuda.reset_peak_memory_stats()
-    return int(cuda.memory_allocated())
+    return int(cuda.memory_reserved())
 
 
 def most_gpu_memory() -> int:
-    """Most bytes that tensors of this process took on its GPU since it was last asked what they take."""
+    """Most bytes that torch held of this process's GPU since it was last asked what it holds."""
     cuda = _cuda()
-    return 0 if cuda is None else int(cuda.max_memory_allocated())
+    return 0 if cuda is None else int(cuda.max_memory_reserved())
 
 
 def _cuda() -> Any:

@@ -74,11 +74,11 @@ class Fetcher:
 
     async def _ask(self, uris: Sequence[str | None], room: asyncio.Semaphore, found: _Found) -> None:
         async def one(place: int, uri: str | None) -> None:
-            await room.acquire()
             found.put((place, await self._fetched(uri) if uri else NO_ADDRESS))
 
         async with asyncio.TaskGroup() as group:
             for place, uri in enumerate(uris):
+                await room.acquire()
                 group.create_task(one(place, uri))
 
     async def _fetched(self, uri: str) -> Fetched:

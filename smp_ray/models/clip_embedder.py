@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 CACHED_WORDS = 100_000
 
 _PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+#: For models of which open_clip's fp16 and bf16 would leave parts in float32, which then do not fit together.
+_WHOLE = {"float32": "fp32", "float16": "pure_fp16", "bfloat16": "pure_bf16"}
 
 
 def clip_width(settings: ClipSettings) -> int:
@@ -97,11 +99,14 @@ class ClipEmbedder:
 
         self.device, self._dtype = prepare(settings.dtype, device, threads)
         self._batch_size = settings.batch_size
-        model_arguments, tokenizer_arguments = clip_source(settings).arguments()
+        source = clip_source(settings)
+        model_arguments, tokenizer_arguments = source.arguments()
+        config = source.config()["model_cfg"]
+        whole = "multimodal_cfg" in config or "hf_model_name" in config.get("text_cfg", {})
         with explained(settings.model):
             self._model = open_clip.create_model(
                 **model_arguments,
-                precision=_PRECISION[str(self._dtype).removeprefix("torch.")],
+                precision=(_WHOLE if whole else _PRECISION)[str(self._dtype).removeprefix("torch.")],
                 device=self.device,
                 pretrained_text=False,
                 require_pretrained=True,
@@ -113,9 +118,9 @@ class ClipEmbedder:
         self._cut_text = CutText.of(self._model)
         self.width = clip_width(settings)
         self._context = int(getattr(self._tokenizer, "context_length", None) or 77)
-        config = self._model.visual.preprocess_cfg
-        self._mean = torch.tensor(config["mean"], device=self.device).view(1, 3, 1, 1)
-        self._std = torch.tensor(config["std"], device=self.device).view(1, 3, 1, 1)
+        colours = self._model.visual.preprocess_cfg
+        self._mean = torch.tensor(colours["mean"], device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(colours["std"], device=self.device).view(1, 3, 1, 1)
 
     def embed_images(self, pixels: np.ndarray) -> np.ndarray:
         """Embed images that `ClipTransform.pixels` prepared.

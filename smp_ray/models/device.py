@@ -16,6 +16,35 @@ def onto(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+#: What CUDA itself takes of a GPU for each process, roughly: not measured.
+_CONTEXT = 5e8
+
+
+def keep_to(share: float) -> None:
+    """Let this process take no more of its GPU than its share, so that the others on it find theirs."""
+    import torch
+
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(max(share - _CONTEXT / total, share / 2))
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a GPU's memory is full, in the words of torch, CUDA or one of its libraries."""
+    said = str(error).lower()
+    kind = type(error).__name__
+    return kind == "OutOfMemoryError" or (
+        kind in ("AcceleratorError", "RuntimeError") and ("out of memory" in said or "alloc_failed" in said)
+    )
+
+
+def give_back() -> None:
+    """Give back what torch keeps of a GPU's memory for later."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def collected(parts: Sequence[torch.Tensor]) -> np.ndarray:
     """What forward passes gave, one below the other; a GPU is waited for once and not after each."""
     import torch

@@ -103,8 +103,11 @@ def test_a_gpu_that_failed_takes_its_process_along(monkeypatch: pytest.MonkeyPat
         raise SystemExit(status)
 
     monkeypatch.setattr("os._exit", leave)
+    model, said = Broken(), []
     with pytest.raises(SystemExit, match="1"):
-        run(Broken(), posts("1", "2"))
+        FamilyStep(model, model.fields(2), None, Pace(), said.append)(posts("1", "2"))
+    assert len(said) == 1
+    assert "an illegal memory access" in said[0]
 
 
 def test_own_errors_are_not_swallowed() -> None:
@@ -161,11 +164,18 @@ def test_what_depends_on_a_missing_vector_is_missing() -> None:
     assert np.isnan(cosines[1])
 
 
-def test_what_does_not_fit_into_the_gpu_is_halved_for_good_and_said_once() -> None:
+@pytest.mark.parametrize(
+    "full",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_into_the_gpu_is_halved_for_good_and_said_once(full: Exception) -> None:
     class Large(Reciprocal):
         def compute(self, *inputs: list[Any]) -> dict[str, Any]:
             if len(inputs[0]) > 3:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise full
             return super().compute(*inputs)
 
     model, said = Large(), []

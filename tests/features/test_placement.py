@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from smp_ray.config import FeaturesConfig, NodeGroup
 from smp_ray.config.features_section import features_class
 from smp_ray.errors import ConfigError
+from smp_ray.families.keys import FamilyKey
+from smp_ray.features.one_pass import without_gpu
 from smp_ray.features.packing import Crew, Need, Room, pack
 from smp_ray.features.placement import place
 from smp_ray.features.pools import IO_CPUS, Placement
@@ -232,6 +234,7 @@ def test_a_cluster_that_grows_begins_with_what_is_there() -> None:
     assert some is not None
     assert [pool.initial for pool in some.pools] == [3, 1, 1]
     assert Counter(bundle.get("GPU") for bundle in plan.bundles)[1.0] == 8
+    assert sum(bundle == {"CPU": IO_CPUS} for bundle in plan.bundles) == 2 + plan.fetchers
     # As many actors as may fetch are not needed to begin.
     fetching = place(settings(), ALL, nodes_of([NodeGroup(nodes=100, cpus=64), *gpus]), remote=True)
     assert fetching.fetchers > 800
@@ -249,3 +252,14 @@ def test_a_hundred_gpus_are_planned_at_once() -> None:
     plan = place(settings(), (*ALL, "visual"), [Node(96, 8)] * 13 + [Node(64)] * 200, remote=True)
     assert time.monotonic() - began < 5
     assert sum(pool.actors * pool.need.gpus for pool in plan.pools) == 104
+
+
+def test_a_pass_begun_on_gpus_does_not_go_on_without_them() -> None:
+    """Its dtypes were chosen for GPUs; on CPUs the same would take days, and nobody would know why."""
+    section = settings().clip
+    keys = {"clip": FamilyKey("clip", "key", {}, {}, {}, section.model_copy(update={"dtype": "float16"}))}
+    with_gpus, without = (place(settings(), ["clip"], nodes) for nodes in ([Node(16, 1)], [Node(16)]))
+    assert without_gpu(settings(), keys, with_gpus) == []
+    assert without_gpu(settings(), keys, without) == ["clip"]
+    asked_for = settings(clip={"dtype": "float16"})  # by the user, who gets it
+    assert without_gpu(asked_for, keys, without) == []

@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from smp_ray.config import build_config
+from smp_ray.families.clip import ClipSettings
 from smp_ray.families.keys import family_keys
-from smp_ray.features.steps import Here
+from smp_ray.features.steps import Here, family_step
+from smp_ray.models.clip_embedder import ClipEmbedder
 from smp_ray.schema import POSTS
+from tests.models.tiny import write_clip_folder
 
 
 def test_clip_without_captions_a_few_posts_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +42,14 @@ def test_clip_without_captions_a_few_posts_at_a_time(tmp_path: Path, monkeypatch
     for name in ("similarity_image_title", "clip_title"):
         values = [np.array(found[name].to_pylist()[:5], dtype=float) for found in (whole, parts)]
         np.testing.assert_allclose(*values, atol=1e-3)
+
+
+def test_half_precision_of_a_gpu_is_whole_on_a_cpu(tmp_path: Path) -> None:
+    """It is much faster there, and nearer to the truth; what is stored keeps its name."""
+    section = ClipSettings(model=str(write_clip_folder(tmp_path)), dtype="float16")
+    key = family_keys({"clip": section}, {}, lambda _: False)["clip"]
+    step = family_step(key, "cpu", 1, print)
+    texts = ["a red kite", "a blue boat"]
+    whole = ClipEmbedder(section.model_copy(update={"dtype": "float32"}), device="cpu").embed_texts(texts)
+    found = step.model.compute([None, None], texts, [None, None])
+    np.testing.assert_array_equal(np.stack(found["clip_title"]), whole)

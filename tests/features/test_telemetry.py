@@ -37,10 +37,10 @@ class Card:
     def is_initialized(self) -> bool:
         return True
 
-    def memory_allocated(self) -> int:
+    def memory_reserved(self) -> int:
         return self.taken
 
-    def max_memory_allocated(self) -> int:
+    def max_memory_reserved(self) -> int:
         return self.most
 
     def reset_peak_memory_stats(self) -> None:
@@ -50,7 +50,7 @@ class Card:
 def test_a_step_takes_its_own_model_and_tensors(session: RaySession, monkeypatch: pytest.MonkeyPatch) -> None:
     session.start()
     card = Card()
-    for name in ("is_initialized", "memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"):
+    for name in ("is_initialized", "memory_reserved", "max_memory_reserved", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, getattr(card, name))
 
     def loaded(name: str, model: int, tensors: int) -> Step:

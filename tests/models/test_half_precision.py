@@ -21,8 +21,9 @@ HALVES = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 
 
 @HALVES
-def test_clip(tmp_path, dtype):
-    folder = str(write_clip_folder(tmp_path))
+@pytest.mark.parametrize("kind", ["clip", "coca", "hf"])
+def test_clip(tmp_path, kind, dtype):
+    folder = str(write_clip_folder(tmp_path, own_tokenizer=kind == "hf", kind=kind))
     pixels = np.stack([ClipTransform(ClipSettings(model=folder)).pixels(image) for image in pictures(4)])
     exact = ClipEmbedder(ClipSettings(model=folder), device="cpu")
     half = ClipEmbedder(ClipSettings(model=folder, dtype=dtype), device="cpu")

@@ -6,11 +6,13 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import XLMRobertaConfig
 
 # Models this small only wait for a second thread, above all on a busy machine.
 torch.set_num_threads(1)
@@ -26,8 +28,11 @@ HARD_TEXTS = [
 ]  # fmt: skip
 
 
-def write_clip_folder(folder: Path, own_tokenizer: bool = False, **preprocess: object) -> Path:
-    """An open_clip `local-dir:` folder of about 2 M parameters, with open_clip's tokenizer or one of its own."""
+def write_clip_folder(folder: Path, own_tokenizer: bool = False, kind: str = "clip", **preprocess: object) -> Path:
+    """An open_clip `local-dir:` folder of about 2 M parameters, with open_clip's tokenizer or one of its own.
+
+    `kind` is "clip", "coca" or "hf": the last has a text tower of transformers, and a tokenizer of its own.
+    """
     import open_clip
     from safetensors.torch import save_file
 
@@ -39,19 +44,31 @@ def write_clip_folder(folder: Path, own_tokenizer: bool = False, **preprocess: o
         for name in ("config.json", "generation_config.json", "model.safetensors"):
             (folder / name).unlink()
         text |= {"vocab_size": 2000, "hf_tokenizer_name": "gpt2", "tokenizer_kwargs": {"pad_token": "<|endoftext|>"}}
+    model_cfg: dict[str, Any] = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+        "text_cfg": text,
+    }
+    if kind == "coca":
+        model_cfg["multimodal_cfg"] = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+        model_cfg["vision_cfg"] |= {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+        text |= {"embed_cls": True, "output_tokens": True}
+    if kind == "hf":
+        tower = XLMRobertaConfig(
+            vocab_size=2000, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+        )
+        tower.save_pretrained(folder / "tower")
+        own = {name: text[name] for name in ("hf_tokenizer_name", "tokenizer_kwargs", "context_length")}
+        model_cfg["text_cfg"] = {"hf_model_name": str(folder / "tower"), "hf_proj_type": "mlp", **own}
     config = {
-        "model_cfg": {
-            "embed_dim": 16,
-            "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
-            "text_cfg": text,
-        },
+        "model_cfg": model_cfg | ({} if kind == "clip" else {"custom_text": True}),
         "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], **preprocess},
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
     save_file(
         {key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
     )
