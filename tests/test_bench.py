@@ -69,5 +69,5 @@ def test_models_alone_by_batch_fed_and_by_arithmetic(
     forward.main()
     said = capsys.readouterr().out
     assert "By arithmetic, not measured" in said
-    rate = forward.ASSUMED * forward.CARDS["T4"] * 1e12 / took["operations"]
+    rate = forward.ASSUMED * forward.CARDS["T4"][0] * 1e12 / took["operations"]
     assert f"| small CLIP | {rate:,.0f}/s" in said

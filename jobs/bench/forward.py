@@ -32,8 +32,13 @@ from smp_ray.families.base import IMAGE
 from smp_ray.families.registry import find
 from smp_ray.models.images import decode
 
-#: Dense peak of published data sheets in 16 bits, 10^12 operations a second.
-CARDS = {"T4": 65, "L4": 121, "A10G": 70, "A100": 312, "H100 SXM": 989}
+#: Dense peaks of published data sheets, 10^12 operations a second: float16, bfloat16 and float32 (without TF32). A T4
+#: has no bfloat16 and computes it in float32.
+CARDS = {
+    "T4": (65, 8.1, 8.1), "L4": (121, 121, 30.3), "A10G": (70, 70, 35), "A100": (312, 312, 19.5),
+    "H100 SXM": (989, 989, 67),
+}  # fmt: skip
+_DTYPES = ("float16", "bfloat16", "float32")
 #: What of a peak such models reach, as assumed in the arithmetic.
 ASSUMED = 0.35
 SIZES = {"cpu": (4, 8, 16, 32), "cuda": (16, 32, 64, 128, 256, 512)}
@@ -62,7 +67,8 @@ def main() -> None:
     found: dict[str, Any] = {"device": torch.cuda.get_device_name() if device == "cuda" else "CPU", "models": {}}
     for name in given.models:
         model = Loaded(name, given.out / "models", posts, device, 1 if given.arithmetic else given.threads)
-        took = {"operations": model.operations(), "decoding": model.decoding()}
+        took: dict[str, Any] = {"operations": model.operations(), "decoding": model.decoding()}
+        took["gpu_dtype"] = model.gpu_dtype
         if not given.arithmetic:
             peak = matrix_rate(device, model.dtype)
             took |= model.measured(sizes, given.decoders)
@@ -98,7 +104,8 @@ class Loaded:
     def __init__(self, name: str, models: Path, posts: Path, device: str, threads: int | None) -> None:
         family, section = MODELS[name](models)
         self._family, self.device, self._threads = find(family), device, threads
-        self.dtype = self._family.gpu_dtype if device == "cuda" else "float32"
+        self.gpu_dtype = self._family.gpu_dtype
+        self.dtype = self.gpu_dtype if device == "cuda" else "float32"
         self._section = {**section, "dtype": self.dtype}
         self._pictures, self._titles = read_posts(posts)
         self._model = self._loaded(1)
@@ -211,7 +218,8 @@ def arithmetic(models: dict[str, Any]) -> str:
     lines = [f"By arithmetic, not measured: {ASSUMED:.0%} of a card's published peak.", ""]
     lines += [f"| model | {' | '.join(CARDS)} |", f"| --- |{' --- |' * len(CARDS)}"]
     for name, took in models.items():
-        rates = [ASSUMED * peak * 1e12 / took["operations"] for peak in CARDS.values()]
+        kind = _DTYPES.index(took["gpu_dtype"])
+        rates = [ASSUMED * peaks[kind] * 1e12 / took["operations"] for peaks in CARDS.values()]
         cells = [f"{rate:,.0f}/s, {rate * took['decoding']:.1f} cores" for rate in rates]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -20,6 +19,7 @@ from smp_ray.errors import ConfigError, one_line
 from smp_ray.families.registry import find, looking
 from smp_ray.features.placement import GPU_SPEED
 from smp_ray.features.pools import DECODE_SECONDS, IO_CPUS, Placement, Pool
+from smp_ray.store.workspace import Place
 
 DECODING = "decoding"
 #: Pictures that a fetching actor has a second, of a server nearby.
@@ -188,20 +188,31 @@ def figures_of(stats: Mapping[str, Any], post_bytes: float) -> Figures:
 
 
 def read_figures(path: str) -> Figures:
-    """Figures of a JSON file, as `write_figures` made it or by hand.
+    """Figures of a JSON file, here or at an address, as `write_figures` made it or by hand.
 
     Raises:
         ConfigError: there is no such file, or it holds something else.
     """
     try:
-        return TypeAdapter(Figures).validate_json(Path(path).read_text(encoding="utf-8"))
+        place = Place.open(path)
+        with place.filesystem.open_input_stream(place.root) as file:
+            return TypeAdapter(Figures).validate_json(file.readall())
     except (OSError, ValueError) as error:
         raise ConfigError(f"--figures {path}: {one_line(error, 200)}") from None
 
 
 def write_figures(figures: Figures, path: str) -> None:
-    """Keep figures for another plan."""
-    Path(path).write_text(json.dumps(asdict(figures), indent=1), encoding="utf-8")
+    """Keep figures for another plan.
+
+    Raises:
+        ConfigError: they cannot be written there.
+    """
+    try:
+        place = Place.open(path)
+        with place.filesystem.open_output_stream(place.root) as file:
+            file.write(json.dumps(asdict(figures), indent=1).encode())
+    except OSError as error:
+        raise ConfigError(f"--figures {path}: {one_line(error, 200)}") from None
 
 
 def _where(plan: Placement, where: Sequence[tuple[int, int]]) -> str:

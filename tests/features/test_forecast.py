@@ -161,3 +161,12 @@ def test_the_sample_runs_as_fast_as_planned(tmp_path: Path) -> None:
         if abs(expected - found) <= 0.2 * found:
             return
     raise AssertionError(f"planned and found, posts/s: {tried}")
+
+
+def test_figures_are_kept_and_read_at_an_address(tmp_path: Path) -> None:
+    """A job's own folder goes with it: its figures lie where the workspace does."""
+    figures, address = Figures("L4", {"clip": 0.01}), (tmp_path / "figures.json").as_uri()
+    write_figures(figures, address)
+    assert read_figures(address) == read_figures(str(tmp_path / "figures.json")) == figures
+    with pytest.raises(ConfigError, match="--figures"):
+        write_figures(figures, str(tmp_path / "no" / "such" / "folder.json"))
