@@ -1,7 +1,5 @@
 """The commands that make a predictor one file, ask it about posts, and check what was made for a challenge."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import pandas as pd

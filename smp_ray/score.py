@@ -1,7 +1,5 @@
 """Scoring the posts of a source: few in this process, many by a feature pass on Ray in a workspace that goes on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

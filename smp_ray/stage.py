@@ -148,7 +148,7 @@ class Stage:
         wall = time.monotonic() - began
         read = {name: self._identity(run, artefact) for name, artefact in inputs.items()}
         manifest = Manifest(
-            stage=self.place, fingerprint=key, config=self.settings(run.config), inputs=read, models=made.models,
+            stage=self.place, fingerprint=key, config=self.settings(run.config), inputs=read,
             rows=made.rows, counts=made.counts, wall_seconds=round(wall, 3),
             rows_per_second=round(made.rows / max(wall, 1e-9), 3), fragments=made.fragments,
             details={"note": made.note, **made.details},

@@ -228,12 +228,7 @@ class Family(ABC):
 
     @classmethod
     def fields(cls, width: int = 0) -> list[pa.Field]:
-        """The stored columns, status and error last."""
-        return stored_fields(cls.name, cls.columns, width)
-
-
-def stored_fields(name: str, columns: Sequence[Column], width: int = 0) -> list[pa.Field]:
-    """Arrow fields of a family's columns with its status and error; `width` is that of its vectors."""
-    vector = pa.list_(pa.float16(), width)
-    own = [pa.field(column.name, vector if column.type is None else column.type) for column in columns]
-    return [*own, pa.field(f"{name}_status", pa.string()), pa.field(f"{name}_error", pa.string())]
+        """The stored columns, status and error last; `width` is that of its vectors."""
+        vector = pa.list_(pa.float16(), width)
+        own = [pa.field(column.name, vector if column.type is None else column.type) for column in cls.columns]
+        return [*own, pa.field(f"{cls.name}_status", pa.string()), pa.field(f"{cls.name}_error", pa.string())]

@@ -4,8 +4,6 @@ A step's rate is its workers over their seconds a post; a pass is as fast as its
 measured by a pass (`profile`), or is a family's own rough number, which every line then says.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

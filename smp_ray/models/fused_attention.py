@@ -4,8 +4,6 @@ A picture of 577 tokens has 12 x 12 x 577 x 577 scores (192 MB in float32): on o
 time without them, and only the order of additions is another. BLIP-2, InstructBLIP and GIT's tower are fused already.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The calibrate stage: how far predictions may be off, learned from what they were off out of fold."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """Posts given as a pandas frame, or on the command line, as rows of the posts table that a predictor knows."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A fitted predictor as one file, for other machines and other posts; `unpack` says what it holds."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Contributions are SHAP values: what a column adds to the mean prediction, in the
 nothing one by one (the parts of an embedding, of reduced text) count together.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@ types of the columns that posts had), `adapters.safetensors`, `encoder.safetenso
 `model-<i>.txt`. It holds no post: of the users there are numbers, times and popularity, for those who post again.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import zipfile

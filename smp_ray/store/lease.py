@@ -5,8 +5,6 @@ is written on condition, with a heartbeat: a holder that has not been heard of f
 (clocks that differ by more than that break the promise). A server without conditional writes gives no lease.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

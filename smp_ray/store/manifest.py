@@ -72,7 +72,6 @@ class Made:
     counts: dict[str, int] = field(default_factory=dict)
     fragments: list[Fragment] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
-    models: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
 

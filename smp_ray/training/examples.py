@@ -69,7 +69,7 @@ def gather(run: Run, folder: str, posts: Manifest, store: dict[str, Manifest]) -
 
 def example_files(labelled: Manifest, part: str) -> list[Fragment]:
     """The files of one part: `POSTS`, or a family, in order."""
-    return [fragment for fragment in labelled.fragments if _part_of(fragment.path) == part]
+    return [fragment for fragment in labelled.fragments if fragment.path.rpartition("/")[2].rpartition("-")[0] == part]
 
 
 def example_pieces(workspace: Workspace, labelled: Manifest, parts: Sequence[str]) -> Iterator[pa.Table]:
@@ -97,10 +97,6 @@ def spread(users: np.ndarray, moments: np.ndarray, count: int) -> np.ndarray:
     """
     order = np.lexsort((moments, users))
     return np.sort(order[np.arange(count) * len(order) // count])
-
-
-def _part_of(path: str) -> str:
-    return path.rpartition("/")[2].rpartition("-")[0]
 
 
 def _wanted(table: pa.Table) -> pa.Table:

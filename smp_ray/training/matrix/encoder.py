@@ -131,7 +131,7 @@ class Encoder:
         self.families = dict(columns.families)
         self.numbers = informative({name: values[training] for name, values in columns.numbers.items()})
         for name, values in columns.categories.items():
-            counts = occurrences(values[training])
+            counts = pd.Series(values[training], dtype=object).value_counts().sort_index().to_dict()
             if len(counts) + (sum(counts.values()) < len(training)) > 1:
                 self.counts[name] = counts
         for name, vectors in columns.vectors.items():
@@ -183,11 +183,6 @@ class Encoder:
         starts = range(0, len(vectors), PIECE)
         pieces = [(vectors[start : start + PIECE].astype(np.float32) - mean) @ components.T for start in starts]
         return np.concatenate(pieces), "pc"
-
-
-def occurrences(values: np.ndarray) -> dict[str, int]:
-    """How many posts have each text (user, category), in the order of the texts; None is left out."""
-    return pd.Series(values, dtype=object).value_counts().sort_index().to_dict()
 
 
 def informative(numbers: Mapping[str, np.ndarray]) -> list[str]:

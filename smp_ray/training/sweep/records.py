@@ -4,7 +4,7 @@ It is written by the driver when the trial has ended, so a trial with a record i
 sweep that is started again takes the records and tries as many more as are lacking.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from smp_ray.store.workspace import Workspace
@@ -46,11 +46,6 @@ def read_records(workspace: Workspace, folder: str) -> dict[int, TrialRecord]:
     names = [workspace.relative(info.path) for info in workspace.files(folder, "trials")]
     found = [TrialRecord(**workspace.read_json(name)) for name in names if name.endswith(".json")]
     return {record.number: record for record in found}
-
-
-def write_record(workspace: Workspace, folder: str, record: TrialRecord) -> None:
-    """Store a record: the trial is over."""
-    workspace.write_json(asdict(record), folder, "trials", f"{record.number:05d}.json")
 
 
 def clock(records: dict[int, TrialRecord]) -> float:

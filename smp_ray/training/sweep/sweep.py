@@ -5,19 +5,18 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 
-from smp_ray.config import CPUS_PER_TRIAL, TuneConfig
-from smp_ray.errors import SmpRayError
+from smp_ray.config import TuneConfig
 from smp_ray.progress import Reporter, polled
 from smp_ray.resources import Node
 from smp_ray.store.workspace import Workspace
-from smp_ray.training.sweep.records import TrialRecord, clock, write_record
+from smp_ray.training.sweep.records import TrialRecord, clock
 from smp_ray.training.sweep.search import OBJECTIVE, Suggestions
 from smp_ray.training.sweep.trial import PROGRESS, RECORD, FoldTrial, SweepTask
 
@@ -55,26 +54,13 @@ class Recorder(tune.Callback):
         seconds = (trial.last_result or {}).get("time_total_s", 0.0)
         started = round(time.time() - seconds - self.began, 3)
         record = TrialRecord(**trial.config, **result, seconds=round(seconds, 3), started_after_seconds=started)
-        write_record(self.workspace, self.folder, record)
+        self.workspace.write_json(asdict(record), self.folder, "trials", f"{record.number:05d}.json")
         self.records[record.number] = record
 
 
 def trials_at_once(settings: TuneConfig, nodes: Sequence[Node]) -> int:
-    """How many trials the cluster's CPUs hold side by side, `max_concurrent` at most.
-
-    Args:
-        settings: the sweep's.
-        nodes: of the cluster.
-
-    Raises:
-        SmpRayError: not even one fits.
-    """
+    """How many trials the cluster's CPUs hold side by side, `max_concurrent` at most; at least one fits."""
     fit = sum(node.threads // settings.cpus_per_trial for node in nodes)
-    if not fit:
-        raise SmpRayError(
-            f"{CPUS_PER_TRIAL} is {settings.cpus_per_trial}, but the largest node has "
-            f"{max((node.threads for node in nodes), default=0)} CPUs; set it lower"
-        )
     return min(fit, settings.max_concurrent or fit, settings.trials)
 
 

@@ -61,6 +61,7 @@ def tune(run: Run, folder: str, matrix: Manifest, splits: Manifest) -> Made:
     workspace, folds = run.workspace, load_splits(run.workspace, splits)
     together = _together(run, folder, matrix, folds)
     check_labels([folds.popularity[folds.validation(fold)] for fold in range(folds.count)], settings.objective)
+    run.session.cpus_of(settings.cpus_per_trial, CPUS_PER_TRIAL)  # refused where no node has so many
     concurrency, records = trials_at_once(settings, run.session.nodes()), read_records(workspace, folder)
     resumed = len(records)
     task = SweepTask(predictor, settings, ray.remote(num_cpus=0.5)(load_folds).remote(workspace, matrix, folds))
