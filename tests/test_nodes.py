@@ -71,7 +71,7 @@ def ask(env: dict[str, str], workspace: str) -> subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, "-c", ASK, workspace], env=env, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_a_folder_that_not_all_nodes_share_is_refused(cluster: dict[str, str], tmp_path: Path) -> None:
     shared = ask(cluster, str(tmp_path / "shared"))

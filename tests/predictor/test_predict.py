@@ -28,8 +28,9 @@ def predicted(session: RaySession, config: Config) -> tuple[Run, pd.DataFrame, l
     return run, frame, [post["post_id"] for post in submitted]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["user", "time"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("user", marks=pytest.mark.slow), pytest.param("time", marks=pytest.mark.thorough)]
+)
 def test_new_posts_train_nothing_and_move_no_prediction(tmp_path: Path, session: RaySession, kind: str) -> None:
     learned, before = rows(90), rows(8, 200, label=False)
     first, there, _ = predicted(session, config(tmp_path, learned + before, kind))

@@ -256,7 +256,7 @@ def command(tmp_path: Path, raw: str, workspace: str) -> list[str]:
     return [sys.executable, "-m", "smp_ray.cli", "ingest", str(tmp_path / "config.yaml")]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_killed_driver_keeps_the_finished_files(tmp_path: Path, workspace: Workspace) -> None:
     ids = {f"f{number}": [f"{number}-{row}" for row in range(30_000)] for number in range(8)}
     raw = str(folder_with(tmp_path / "raw", ids))

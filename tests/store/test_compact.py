@@ -96,7 +96,7 @@ def test_few_files_hold_the_same_rows_and_nothing_is_stale(
     assert capsys.readouterr().err == "compact: nothing to do, no family lies in many small files\n"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_rows_of_posts_that_are_gone_drop_out_and_others_stay(run_of: Callable[..., Run], tmp_path: Path) -> None:
     for posts in (40, 50, 60):
         run_stages(run_of(posts), ["features"])

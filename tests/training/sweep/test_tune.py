@@ -223,7 +223,7 @@ def test_all_trials_failed(tmp_path: Path, session: RaySession) -> None:
     assert not (folder_of(config) / "trials").exists()  # the next run tries them again
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_time_budget_ends_the_sweep_with_a_model(tmp_path: Path, session: RaySession) -> None:
     config = config_of(
         tmp_path,
@@ -313,7 +313,9 @@ def test_a_sweep_killed_three_times_ends_with_all_trials_and_none_twice(tmp_path
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, session: RaySession) -> None:
     session.start()
-    with pytest.raises(SmpRayError, match=r"a task takes 512 CPUs, but the largest node has \d+; lower training\.tune\.cpus_per_trial"):
+    with pytest.raises(
+        SmpRayError, match=r"a task takes 512 CPUs, but the largest node has \d+; lower training\.tune\.cpus_per_trial"
+    ):
         run_tune(config_of(tmp_path, cpus_per_trial=512), session)
     assert trials_at_once(TuneConfig(), session.nodes()) == session.nodes()[0].cores  # not Ray's logical CPUs
     assert trials_at_once(TuneConfig(max_concurrent=1), session.nodes()) == 1
