@@ -180,9 +180,9 @@ def _compute(dataset: Dataset, spec: PassSpec, placement: Placement, posts: int,
         # run would end up in one actor.
         keys = [key for key in spec.families if key.family in pool.families]
         device = "cuda" if pool.threads is None else "cpu"
-        # Not where there are pictures among them: four times as many pixels would wait at every actor.
-        passes = 1 if looking(pool.families) else 4
-        batch = passes * max(at_most(key.pinned.batch_size, device) for key in keys)
+        # Not where pixels are handed on: four times as many would wait at every actor.
+        passes = 1 if looking(pool.families) and not inside else 4
+        batch = max((1 if looking([key.family]) else passes) * at_most(key.pinned.batch_size, device) for key in keys)
         dataset = dataset.map_batches(
             actor_class(pool.families),
             fn_constructor_args=arguments,

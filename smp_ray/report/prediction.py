@@ -36,6 +36,8 @@ def prediction(inputs: Inputs) -> dict[str, Any]:
         shown |= _variants(inputs, inputs.metrics)
         if (found := _held_out(inputs)) is not None:
             shown["held_out"] = found
+        if (calibrated := inputs.holding("coverage")) is not None and calibrated.details["coverage"]:
+            shown["intervals"] = calibrated.details["coverage"]
     if inputs.judged is not None:
         shown |= {"scatter": _scatter(inputs, inputs.judged), "errors": _errors(inputs, inputs.judged)}
     return shown | _importance(inputs)

@@ -23,6 +23,7 @@ from smp_ray.report import inputs
 from smp_ray.report.head import tuned_in_words
 from smp_ray.report.wording import number
 from smp_ray.report.write import templates
+from smp_ray.store.manifest import Manifest
 from smp_ray.store.parquet import read_table, write_table
 from tests.report.worlds import LINK, SCRIPT, Written, write_world
 
@@ -361,3 +362,10 @@ def test_the_trend_of_a_log_scale_is_a_factor(tmp_path: Path) -> None:
     assert trend.loc["title_perplexity", "unit"] == "factor"
     assert 0 < trend.loc["title_perplexity", "slope"] < 1  # planted: it falls
     assert "is multiplied by" in html
+
+
+def test_what_intervals_hold_is_said(tmp_path: Path) -> None:
+    written = write_world(tmp_path)
+    coverage = {"level": 0.9, "posts": 108, "covered": 0.889, "width": 4.25, "constant_width": 4.5}
+    written.used["calibrate"] = Manifest("calibrate", "key", {}, details={"coverage": coverage})
+    assert "90% held 88.9% of 108 labels" in " ".join(written.report().split())
