@@ -32,7 +32,8 @@ from smp_ray.config import ImagesConfig
 from smp_ray.families.clip import ClipSettings
 from smp_ray.fetch import Fetcher
 from smp_ray.models.clip_embedder import ClipTransform
-from smp_ray.models.images import content_hash, decode
+from smp_ray.models.images import decode
+from smp_ray.store.manifest import content_of
 
 PICTURES, SIDE, PROCESSES, THREADS, ROUNDS = 2100, 224, 2, 32, 3
 SPAWN = multiprocessing.get_context("spawn")
@@ -91,7 +92,7 @@ def one(uris: list[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for _, found in fetcher.fetch(uris):
         if found.data is not None:
-            content_hash(found.data)
+            content_of(found.data)
             transform.pixels(decode(found.data, 10**8))
         counts[found.reason or found.status] += 1
     return counts

@@ -12,8 +12,9 @@ from smp_ray.errors import FamilyError, SmpRayError, UnreachableError
 from smp_ray.families.base import ImageTransform
 from smp_ray.features.compute import needed, reason
 from smp_ray.fetch import Answers, Fetcher
-from smp_ray.models.images import BadImage, content_hash, decode
+from smp_ray.models.images import BadImage, decode
 from smp_ray.schema import BAD_IMAGE, ERROR, KILLED, OK
+from smp_ray.store.manifest import content_of
 
 #: Pictures that are handed on together, as soon as they are there.
 TOGETHER = 16
@@ -116,7 +117,7 @@ class DecodeStep:
             image = decode(data, self._settings.max_pixels, self._settings.jpeg_side)
         except BadImage as error:
             return {"image_status": BAD_IMAGE, "image_error": str(error)}
-        found: dict[str, Any] = {"image_status": OK, "image_hash": content_hash(data)}
+        found: dict[str, Any] = {"image_status": OK, "image_hash": content_of(data)}
         for family in families:
             transform = self._transforms[family]
             try:

@@ -6,7 +6,6 @@ orientation is applied; colour profiles are ignored, as the published image proc
 """
 
 import contextlib
-import hashlib
 import io
 import warnings
 
@@ -41,11 +40,6 @@ class BadImage(ValueError):  # noqa: N818 - it names the status of a post (bad_i
 
 #: Where a decoded image says its width and height before `jpeg_side` made it smaller.
 WHOLE = "smp_ray.whole"
-
-
-def content_hash(data: bytes) -> str:
-    """Identity of an encoded image: 32 hexadecimal digits of BLAKE2b over its bytes."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def decode(data: bytes, max_pixels: int, jpeg_side: int | None = None) -> Image.Image:

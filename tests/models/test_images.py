@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smp_ray.models.images import BadImage, content_hash, decode
+from smp_ray.models.images import BadImage, decode
+from smp_ray.store.manifest import content_of
 from tests.models.tiny import encoded, photographs, pictures
 
 LIMIT = 100_000_000
@@ -244,11 +245,11 @@ def test_threads_do_not_disturb_each_other():
     assert all(np.array_equal(pixels, wanted) for pixels, wanted in zip(found, expected * 40, strict=True))
 
 
-def test_content_hash_is_of_the_bytes():
+def test_content_is_of_the_bytes():
     data = encoded(gradient(), "PNG")
-    assert content_hash(data) == content_hash(bytes(bytearray(data)))
-    assert content_hash(data) != content_hash(data + b"\0")
-    assert len(content_hash(b"")) == 32
+    assert content_of(data) == content_of(bytes(bytearray(data)))
+    assert content_of(data) != content_of(data + b"\0")
+    assert len(content_of(b"")) == 32
 
 
 def test_real_photographs_are_what_pil_makes_of_them():
