@@ -3,7 +3,9 @@
 The actors of a pass are made of these steps; few posts go through them in one process (`Here`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -23,11 +25,27 @@ from smp_ray.models.identity import check_identity
 FEW = 256
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """While models and their libraries are loaded, Python does not look for garbage, and later not among them.
+
+    There is none, and looking costs a sixth of the seconds that importing open_clip takes.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
+
+
 @lru_cache(maxsize=16)
 def transform_of(key: FamilyKey) -> ImageTransform | None:
     """The light half of a family, None where it does not read the image; read once a process, as it takes a while."""
     family = find(key.family)
-    with naming(key.family):
+    with naming(key.family), loading():
         check_identity(family.identity(key.pinned), key.model)
         return family.transform(key.pinned)
 
@@ -39,7 +57,7 @@ def family_step(key: FamilyKey, device: str, threads: int | None, tell: Callable
     if device == "cpu" and getattr(key.pinned, "dtype", None) == "float16":
         update["dtype"] = "float32"  # of a GPU's family, on a CPU: some four to fourteen times as fast, and more exact
     settings = key.pinned.model_copy(update=update)
-    with naming(key.family):
+    with naming(key.family), loading():
         model = family(settings, device, threads)
     fields = family.fields(family.width(key.pinned))
     return FamilyStep(model, fields, transform, Pace(key.pinned.batch_size, device), tell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from PIL import Image
 
 from smp_ray.config import build_config
+from smp_ray.errors import ModelError
 from smp_ray.families.clip import ClipSettings
 from smp_ray.families.keys import family_keys
-from smp_ray.features.steps import Here, family_step
+from smp_ray.features.steps import Here, family_step, loading
 from smp_ray.models.clip_embedder import ClipEmbedder
 from smp_ray.schema import POSTS
 from tests.models.tiny import write_clip_folder
@@ -53,3 +55,13 @@ def test_half_precision_of_a_gpu_is_whole_on_a_cpu(tmp_path: Path) -> None:
     whole = ClipEmbedder(section.model_copy(update={"dtype": "float32"}), device="cpu").embed_texts(texts)
     found = step.model.compute([None, None], texts, [None, None])
     np.testing.assert_array_equal(np.stack(found["clip_title"]), whole)
+
+
+def test_garbage_is_looked_for_again_when_models_are_loaded() -> None:
+    assert gc.isenabled()
+    with loading(), loading():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ModelError), loading():
+        raise ModelError("no such model")
+    assert gc.isenabled()
