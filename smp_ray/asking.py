@@ -80,8 +80,9 @@ def score_command(
 ) -> None:
     """Predict the popularity of posts: of a table or dataset, or of one given here, with an interval and reasons."""
     with errors(debug):
-        from smp_ray.predictor.scoring import Predictor
+        from smp_ray.predictor.scoring import Predictor, check_level
 
+        check_level(level)
         loaded = Predictor.load(predictor, where or ())
         if level > (highest := loaded.packed.contents.uncertainty.highest_level):
             say(
@@ -134,15 +135,18 @@ def candidates(images: list[str], titles: list[str], sets: list[str]) -> pd.Data
 
 def show(scores: pd.DataFrame, level: float) -> None:
     """Scores in the terminal, a post a line and its reasons below."""
+    from smp_ray.evaluation.bootstrap import interval
+
     ranked, width = "behind" in scores, min(60, scores["post_id"].astype(str).str.len().max())
     say(f"predicted popularity, with {level:.0%} intervals" + (", the best first" if ranked else ""))
     for number, (_, row) in enumerate(scores.head(_SHOWN).iterrows()):
-        line = (
-            f"{str(row['post_id'])[:width]:<{width}}  {row['prediction']:6.2f}  [{row['low']:.2f}, {row['high']:.2f}]"
-        )
+        shown = str(row["post_id"])
+        shown = shown if len(shown) <= width else f"{shown[: width - 1]}…"
+        line = f"{shown:<{width}}  {interval(row['prediction'], row['low'], row['high'], 2)}"
         if ranked and number:
             clear = "clearly" if row["clear"] else "not clearly"
-            line += f"  {clear} behind: {row['behind']:.2f} [{row['behind_low']:.2f}, {row['behind_high']:.2f}]"
+            behind = interval(row["behind"], row["behind_low"], row["behind_high"], 2)
+            line += f"  {clear} behind: {behind}"
         say(line)
         for reason in row.get("reasons", ()):
             say(f"    {reason}")

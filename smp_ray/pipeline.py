@@ -94,7 +94,7 @@ STAGES: tuple[Stage, ...] = (
         settings=lambda config: {
             "groups": list(matrix_groups(config)), "seed": config.training.split.seed, **_columns(config)
         },
-        labels=True, ray=True, version=6,
+        labels=True, ray=True, version=7,
     ),
     Stage(
         "baselines", "What the sweep is compared with, on the same folds.", "smp_ray.training.baselines:baselines",

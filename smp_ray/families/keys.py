@@ -18,6 +18,11 @@ STORE_VERSION = 2
 _NAMES = {"model", "revision", "pretrained"}
 
 
+#: The name of models that come with the project, and what they are worth elsewhere.
+EMBEDDED = "embedded"
+SAMPLE_ONLY = "the built-in models of {} know the sample world alone; what they say of other posts means nothing"
+
+
 @dataclass(frozen=True)
 class FamilyKey:
     """What computes a family; workers get it as it is, and find the class themselves.

@@ -42,7 +42,8 @@ class Perplexity(Family):
             ),
         ),
         Column("title_mean_nll", pa.float32(), group="perplexity"),
-        Column("title_token_count", pa.int32(), group="perplexity"),
+        # Not for a predictor: it is the title's length, which the metadata has, and would pass for text quality.
+        Column("title_token_count", pa.int32()),
     )
     by_default = True
     external = "text perplexity under"

@@ -10,12 +10,15 @@ from collections.abc import Iterable
 from pkgutil import resolve_name
 
 from smp_ray.errors import SmpRayError
-from smp_ray.families.keys import FamilyKey, covers
+from smp_ray.families.keys import EMBEDDED, SAMPLE_ONLY, FamilyKey, covers
 from smp_ray.run import Artefact, Run
-from smp_ray.schema import ERROR, FAILED_TWICE
+from smp_ray.schema import ERROR, FAILED_TWICE, NO_IMAGE
 from smp_ray.stage import Stage, StageStatus, changes
 from smp_ray.store.manifest import Manifest, fingerprint
 from smp_ray.store.reader import passes_of
+
+#: Share of the posts that may be without a picture before that is said.
+MOST_BLIND = 0.9
 
 
 class FeatureStage(Stage):
@@ -54,6 +57,13 @@ class FeatureStage(Stage):
             run.tell(f"{self.name}: up to date, {', '.join(run.families)} of {posts.rows:,} posts")
         run.commit(self.name, manifests)
         found = {name: m.details["covers"][posts.fingerprint] for name, m in manifests.items()}
+        untrained = [name for name, key in run.families.items() if key.model.get("name") == EMBEDDED]
+        if untrained and not posts.details.get("synthetic"):
+            run.tell(f"{self.name}: {SAMPLE_ONLY.format(', '.join(untrained))}")
+        blind = {name: counts[NO_IMAGE] for name, counts in found.items() if counts.get(NO_IMAGE)}
+        if blind and max(blind.values()) > MOST_BLIND * posts.rows:
+            why = "do they lie where the source looks for them?"
+            run.tell(f"{self.name}: hardly a post has a picture (no_image: {counted(blind)}); {why}")
         if left := {name: counts[FAILED_TWICE] for name, counts in found.items() if counts.get(FAILED_TWICE)}:
             run.tell(f"{self.name}: posts with an error in two runs, left as they are: {counted(left)} (--retry error)")
         if failed := {name: counts[ERROR] for name, counts in found.items() if counts.get(ERROR)}:

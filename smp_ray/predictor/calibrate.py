@@ -49,7 +49,7 @@ def calibrate(run: Run, folder: str, splits: Manifest, matrix: Manifest, tuned: 
     if worth:
         note = (
             f"{LEVEL:.0%} intervals held {worth['covered']:.1%} of {worth['posts']:,} labels, mean width "
-            f"{worth['width']:.2f} ({worth['constant_width']:.2f} with one width for all)"
+            f"{worth['width']:.3g} ({worth['constant_width']:.3g} with one width for all)"
         )
     if uncertainty.highest_level < LEVEL:
         note += f"; {uncertainty.posts} residuals are too few for {LEVEL:.0%}: at most {uncertainty.highest_level:.0%}"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from smp_ray.evaluation.bootstrap import interval
 from smp_ray.families.registry import columns_of
 from smp_ray.training.boosting.base import Model
 from smp_ray.training.matrix.matrix import Matrix
@@ -37,7 +38,9 @@ def reasons(shap: np.ndarray, matrix: Matrix, families: Sequence[str], most: int
         lines = []
         for name, value in ((str(names[place]), values[place]) for place in strongest):
             shown = _shown(matrix, name, own[single[name]]) if name in single else ""
-            lines.append(f"{labels.get(name, name.replace('_', ' '))}{shown}: {value:+.2f}")
+            lines.append(
+                f"{labels.get(name, name.replace('_', ' '))}{shown}: {interval(value, None, None, 2, signed=True)}"
+            )
         found.append(lines)
     return found
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from smp_ray.analysis.intervals import OVERALL, UNCLEANED
 from smp_ray.evaluation.bootstrap import interval
+from smp_ray.families.keys import EMBEDDED, SAMPLE_ONLY
 from smp_ray.report.inputs import Inputs
 from smp_ray.report.prediction import TUNED, kind
 from smp_ray.report.wording import relation, verdict
@@ -68,11 +69,16 @@ def _found(inputs: Inputs) -> str:
     if not inputs.labelled:
         return "No post has a popularity, so nothing is said about what makes posts popular."
     sentences = []
+    untrained = [name for name, m in inputs.store.items() if m.models.get(name, {}).get("name") == EMBEDDED]
+    if untrained and not inputs.posts.details.get("synthetic"):
+        sentences.append(f"Mind: {SAMPLE_ONLY.format(', '.join(untrained))}.")
     if (found := inputs.published.get("correlations")) is not None:
         overall = found[found["scope"] == OVERALL].set_index("measure")[["spearman", "low", "high"]]
         parts = []
         for name in inputs.speaking(overall.index):
             measure, (value, low, high) = inputs.measures[name], overall.loc[name]
+            if pd.isna(value):
+                continue
             said = relation(value, low, high)
             because = f", {measure.falling}" if measure.falling and said.startswith("falls") else ""
             shown = interval(value, low, high, digits=2, signed=True)

@@ -103,8 +103,8 @@ def _scatter(inputs: Inputs, judged: pd.DataFrame) -> dict[str, Any]:
     titles = [plain(title if isinstance(title, str) else "(no title)", 60) for title in sample["title"]]
     figure.add_trace(
         points(
-            x=sample["popularity"], y=sample["prediction"].round(3), mode="markers", text=titles,
-            hovertemplate="%{text}<br>true %{x}, predicted %{y}<extra></extra>",
+            x=sample["popularity"], y=sample["prediction"], mode="markers", text=titles,
+            hovertemplate="%{text}<br>true %{x}, predicted %{y:.4g}<extra></extra>",
             marker={"size": 5, "color": figures.MAIN, "opacity": 0.45},
         )
     )  # fmt: skip

@@ -47,8 +47,10 @@ def relation(value: float, low: float, high: float) -> str:
 
 def verdict(value: float | None, low: float | None, high: float | None) -> str:
     """What a difference of errors and its interval say."""
-    if value is None or low is None or high is None or pd.isna([value, low, high]).any():
+    if value is None or pd.isna(value):
         return "undefined"
+    if low is None or high is None or pd.isna([low, high]).any():
+        return "no interval"
     if low <= 0 <= high:
         return "no clear difference"
     return "better" if value < 0 else "worse"

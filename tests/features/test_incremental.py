@@ -30,11 +30,16 @@ def rows(count: int) -> list[dict[str, str]]:
     return [{"id": f"p{i}", "title": f"a red boat number {i}", "image": ""} for i in range(count)]
 
 
-def test_changed_model_appended_and_edited_posts(session: RaySession, tmp_path: Path) -> None:
+def test_changed_model_appended_and_edited_posts(
+    session: RaySession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = write_table(tmp_path / "posts.csv", rows(60))
     config = table_config(tmp_path / "run", table)
     first = run_features(config, session)
     assert first.computed == {"caption": 60, "clip": 60, "perplexity": 60}
+    said = capsys.readouterr().err
+    assert "the built-in models of caption, clip, perplexity know the sample world alone" in said
+    assert "hardly a post has a picture (no_image: caption 60, clip 60)" in said
     before = exported(first, tmp_path)
     assert (before["clip_status"] == "no_image").all()
     assert before["clip_title"].notna().all()

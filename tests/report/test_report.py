@@ -369,3 +369,12 @@ def test_what_intervals_hold_is_said(tmp_path: Path) -> None:
     coverage = {"level": 0.9, "posts": 108, "covered": 0.889, "width": 4.25, "constant_width": 4.5}
     written.used["calibrate"] = Manifest("calibrate", "key", {}, details={"coverage": coverage})
     assert "90% held 88.9% of 108 labels" in " ".join(written.report().split())
+
+
+def test_models_that_know_the_sample_world_alone_are_told_first(html: str, tmp_path: Path) -> None:
+    assert "know the sample world alone" not in html  # that world is synthetic itself
+    written = write_world(tmp_path, posts=40)
+    written.posts.details["synthetic"] = False
+    found = re.search('<p class="found">(.*?)</p>', written.report())
+    assert found is not None
+    assert found[1].startswith("Mind: the built-in models of caption")

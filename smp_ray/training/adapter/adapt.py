@@ -41,7 +41,8 @@ def adapt(run: Run, folder: str, labelled: Manifest, splits: Manifest) -> Made:
     progress = run.workspace.read_json(folder, rows.PROGRESS)
     run.workspace.delete_dir(folder, RUNS)
     details = {"embeddings": [image, title], "best": best.to_dict("records"), **progress}
-    learned = f"held-out MAE {best['heldout_mae'].mean():.3f}" if len(best) else "no adapter learned anything"
+    # No figure to quote: the best epoch is chosen on the posts that it is judged on.
+    learned = f"MAE {best['heldout_mae'].mean():.3f} where they stopped" if len(best) else "no adapter learned anything"
     by = f"{progress['workers']} worker{'s' if progress['workers'] > 1 else ''}"
     note = f"{adapter_count(folds)} adapters, {progress['epoch']} epochs by {by}, {learned}"
     return Made(rows=len(folds.row_ids), details=details, note=note)

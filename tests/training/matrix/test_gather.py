@@ -87,7 +87,7 @@ def test_a_family_from_outside(tmp_path: Path) -> None:
     world = World(tmp_path)
     columns, values = with_toy(world, ("metadata", "perplexity", "toy", "toys"))
     numbers = [name for name in columns.numbers if columns.families[name] != "metadata"]
-    stored = ["title_perplexity", "title_mean_nll", "title_token_count"]
+    stored = ["title_perplexity", "title_mean_nll"]  # not the number of tokens, which is the title's length
     assert numbers == [*stored, "toy_surprise", "toy_count", "toy_flag"]
     for name in ("toy_count", "toy_flag"):
         expected = [np.nan if value is None else float(value) for value in values[name]]
