@@ -93,8 +93,12 @@ def grown(
 
     try:
         began = said = time.monotonic()
-        request_resources(bundles=list(bundles))
-        while not enough(there := live_nodes()):
+        while True:
+            # Before each look: Ray Data, once it has run on the cluster, asks every 20 s for what it needs itself, and
+            # with that takes back what anybody else has asked for.
+            request_resources(bundles=list(bundles))
+            if enough(there := live_nodes()):
+                break
             now = time.monotonic()
             if now - began > wait_s:
                 raise SmpRayError(
@@ -105,9 +109,6 @@ def grown(
                 said = now
                 say(f"waiting for nodes, {now - began:.0f} s so far: {what}; the cluster has {described(there)}")
             time.sleep(_LOOK)
-            # Ray Data, once it has run on the cluster, asks every 20 s for what it needs itself, and with that takes
-            # back what anybody else has asked for.
-            request_resources(bundles=list(bundles))
         yield
     finally:
         request_resources(bundles=[])

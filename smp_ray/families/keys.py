@@ -18,9 +18,13 @@ STORE_VERSION = 2
 _NAMES = {"model", "revision", "pretrained"}
 
 
-#: The name of models that come with the project, and what they are worth elsewhere.
-EMBEDDED = "embedded"
-SAMPLE_ONLY = "the built-in models of {} know the sample world alone; what they say of other posts means nothing"
+def warning_of(models: Mapping[str, Mapping[str, Any]], synthetic: bool) -> str:
+    """What to say where families' `models`, identities by family, know the sample world alone and posts are others."""
+    names = [family for family, model in models.items() if model.get("name") == "embedded"]
+    if synthetic or not names:
+        return ""
+    of = ", ".join(names)
+    return f"the built-in models of {of} know the sample world alone; what they say of other posts means nothing"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pkgutil import resolve_name
 
 from smp_ray.errors import SmpRayError
-from smp_ray.families.keys import EMBEDDED, SAMPLE_ONLY, FamilyKey, covers
+from smp_ray.families.keys import FamilyKey, covers, warning_of
 from smp_ray.run import Artefact, Run
 from smp_ray.schema import ERROR, FAILED_TWICE, NO_IMAGE
 from smp_ray.stage import Stage, StageStatus, changes
@@ -57,9 +57,9 @@ class FeatureStage(Stage):
             run.tell(f"{self.name}: up to date, {', '.join(run.families)} of {posts.rows:,} posts")
         run.commit(self.name, manifests)
         found = {name: m.details["covers"][posts.fingerprint] for name, m in manifests.items()}
-        untrained = [name for name, key in run.families.items() if key.model.get("name") == EMBEDDED]
-        if untrained and not posts.details.get("synthetic"):
-            run.tell(f"{self.name}: {SAMPLE_ONLY.format(', '.join(untrained))}")
+        models = {name: key.model for name, key in run.families.items()}
+        if mind := warning_of(models, bool(posts.details.get("synthetic"))):
+            run.tell(f"{self.name}: {mind}")
         blind = {name: counts[NO_IMAGE] for name, counts in found.items() if counts.get(NO_IMAGE)}
         if blind and max(blind.values()) > MOST_BLIND * posts.rows:
             why = "do they lie where the source looks for them?"

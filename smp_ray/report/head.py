@@ -6,7 +6,7 @@ import pandas as pd
 
 from smp_ray.analysis.intervals import OVERALL, UNCLEANED
 from smp_ray.evaluation.bootstrap import interval
-from smp_ray.families.keys import EMBEDDED, SAMPLE_ONLY
+from smp_ray.families.keys import warning_of
 from smp_ray.report.inputs import Inputs
 from smp_ray.report.prediction import TUNED, kind
 from smp_ray.report.wording import relation, verdict
@@ -69,9 +69,9 @@ def _found(inputs: Inputs) -> str:
     if not inputs.labelled:
         return "No post has a popularity, so nothing is said about what makes posts popular."
     sentences = []
-    untrained = [name for name, m in inputs.store.items() if m.models.get(name, {}).get("name") == EMBEDDED]
-    if untrained and not inputs.posts.details.get("synthetic"):
-        sentences.append(f"Mind: {SAMPLE_ONLY.format(', '.join(untrained))}.")
+    models = {name: m.models.get(name, {}) for name, m in inputs.store.items()}
+    if mind := warning_of(models, bool(inputs.posts.details.get("synthetic"))):
+        sentences.append(f"Mind: {mind}.")
     if (found := inputs.published.get("correlations")) is not None:
         overall = found[found["scope"] == OVERALL].set_index("measure")[["spearman", "low", "high"]]
         parts = []
