@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from jobs.bench import forward
+from jobs.bench import forward, variants
 from jobs.bench.__main__ import plot, summary, table
 from jobs.bench.cases import CASES, read_posts, write_posts
 from jobs.bench.contenders import in_batches
@@ -71,3 +72,12 @@ def test_models_alone_by_batch_fed_and_by_arithmetic(
     assert "By arithmetic, not measured" in said
     rate = forward.ASSUMED * forward.CARDS["T4"][0] * 1e12 / took["operations"]
     assert f"| small CLIP | {rate:,.0f}/s" in said
+
+
+def test_variants_of_a_tower_give_what_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda tower, dynamic: tower)  # takes half a minute, and a compiler
+    tower = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Flatten())
+    found = variants.measure(tower, torch.randn(3, 3, 8, 8))
+    assert list(found) == ["as it is", "channels last", "compiled"]
+    assert all(took["rate"] > 0 and took["first"] > 0 and took["differs"] < 1e-5 for took in found.values())
+    assert {took["differs"] for name, took in found.items() if name != "channels last"} == {0.0}

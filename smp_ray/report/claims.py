@@ -14,11 +14,14 @@ from smp_ray.evaluation.bootstrap import interval
 from smp_ray.families.registry import columns_of, families
 from smp_ray.report.inputs import Inputs
 from smp_ray.report.quality import TITLE_RULES
+from smp_ray.report.wording import known_sign
 
 HOLDS, REVERSED, UNCLEAR, UNKNOWN = "holds", "the other way round", "not clear here", "not measured here"
 #: There is a value, but of too few users for an interval; and the two metrics contradict each other.
 NO_INTERVAL, DIVIDED = "no interval: too few users", "SRC and {} disagree"
 _NONE = "–"
+#: Of signs that are not known.
+_SAYS = {"undefined": UNKNOWN, "no interval": NO_INTERVAL, "unclear": UNCLEAR}
 
 
 class Claim(NamedTuple):
@@ -40,13 +43,8 @@ def claims(inputs: Inputs) -> pd.DataFrame:
 
 def judged(value: float | None, low: float | None, high: float | None, sign: int) -> str:
     """What an effect and its interval say of a claim that it has this sign."""
-    if value is None or pd.isna(value):
-        return UNKNOWN
-    if low is None or high is None or pd.isna([low, high]).any():
-        return NO_INTERVAL
-    if low <= 0 <= high:
-        return UNCLEAR
-    return HOLDS if value * sign > 0 else REVERSED
+    known = known_sign(value, low, high)
+    return _SAYS.get(known) or (HOLDS if (known == "positive") == (sign > 0) else REVERSED)
 
 
 def _falls(claim: str, found: pd.DataFrame | None, label: str) -> Claim:

@@ -36,24 +36,33 @@ def listed(names: Iterable[Any], values: Iterable[float], unit: str = "", digits
     return ", ".join(f"{name} {number(value, digits)}{unit}" for name, value in known)
 
 
-def relation(value: float, low: float, high: float) -> str:
-    """What a correlation and its interval say, in two words."""
-    if pd.isna(value) or pd.isna(low):
-        return "is undefined" if pd.isna(value) else "has no interval"
-    if low <= 0 <= high:
-        return "has no clear relation"
-    return "rises with popularity" if value > 0 else "falls with popularity"
-
-
-def verdict(value: float | None, low: float | None, high: float | None) -> str:
-    """What a difference of errors and its interval say."""
+def known_sign(value: float | None, low: float | None, high: float | None) -> str:
+    """What an interval tells of a value's sign: `positive`, `negative`, `unclear`, `no interval` or `undefined`."""
     if value is None or pd.isna(value):
         return "undefined"
     if low is None or high is None or pd.isna([low, high]).any():
         return "no interval"
     if low <= 0 <= high:
-        return "no clear difference"
-    return "better" if value < 0 else "worse"
+        return "unclear"
+    return "positive" if value > 0 else "negative"
+
+
+_RELATIONS = {
+    "undefined": "is undefined", "no interval": "has no interval", "unclear": "has no clear relation",
+    "positive": "rises with popularity", "negative": "falls with popularity",
+}  # fmt: skip
+_VERDICTS = {"unclear": "no clear difference", "positive": "worse", "negative": "better"}
+
+
+def relation(value: float, low: float, high: float) -> str:
+    """What a correlation and its interval say, in two words."""
+    return _RELATIONS[known_sign(value, low, high)]
+
+
+def verdict(value: float | None, low: float | None, high: float | None) -> str:
+    """What a difference of errors and its interval say."""
+    sign = known_sign(value, low, high)
+    return _VERDICTS.get(sign, sign)
 
 
 def numeric(cell: Any) -> bool:
