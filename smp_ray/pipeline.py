@@ -134,7 +134,7 @@ STAGES: tuple[Stage, ...] = (
         "bundle", "All that was learned as one file, which scores posts elsewhere.", "smp_ray.predictor.pack:make",
         folder="predictor",
         reads=("gather", "splits", "adapt", "matrix", "tune", "calibrate"), uses=("evaluate",), labels=True,
-        families=_matrix_parts, settings=_of("features", "source"), version=2,
+        families=_matrix_parts, settings=_of("features", "source"), version=3,
     ),
     Stage(
         "report", "The HTML report of what is there: report/index.html opens offline, report/*.csv has its numbers.",

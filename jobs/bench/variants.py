@@ -37,7 +37,7 @@ def blip() -> tuple[Any, int]:
     """BLIP-base's picture tower as the families run it, and the side of its pictures."""
     from transformers import BlipVisionConfig, BlipVisionModel
 
-    tower = BlipVisionModel(BlipVisionConfig(image_size=384))
+    tower = BlipVisionModel(BlipVisionConfig(image_size=384, initializer_range=0.02))
     fuse_attention(tower)
     return tower, 384
 

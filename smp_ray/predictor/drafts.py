@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from smp_ray.errors import DataError
 from smp_ray.families.registry import find
+from smp_ray.predictor.unpack import EMPTY
 from smp_ray.schema import POSTS
 from smp_ray.sources import values as read
 from smp_ray.sources.table import READINGS
@@ -43,7 +44,7 @@ def posts_of(frame: pd.DataFrame, schema: pa.Schema, families: Sequence[str], te
     given = {str(name): name for name in frame.columns}
     image = IMAGE if IMAGE in given else "image_uri"
     described = {field.name for field in own} - {"row_id", "split", "popularity", "image_uri", "post_id"}
-    said(described - given.keys(), given.keys() - described - {image, "post_id", "popularity"}, tell)
+    said(described - _empty(own) - given.keys(), given.keys() - described - {image, "post_id", "popularity"}, tell)
     columns = {field.name: pa.nulls(len(frame), field.type) for field in own}
     columns["row_id"] = pa.array(np.arange(len(frame)))
     columns["post_id"] = pa.array([str(number + 1) for number in range(len(frame))])
@@ -72,7 +73,11 @@ def aligned(table: pa.Table, schema: pa.Schema, families: Sequence[str], tell: C
     own, features = _own(schema, families), _features(families)
     names = {field.name for field in own}
     there = {name for name in table.column_names if name not in features and table[name].null_count < len(table)}
-    said(names - there - {"row_id", "post_id", "split", "popularity"}, there - names - {"image_bytes"}, tell)
+    said(
+        names - _empty(own) - there - {"row_id", "post_id", "split", "popularity"},
+        there - names - {"image_bytes"},
+        tell,
+    )
     columns = {}
     for field in own:
         try:
@@ -92,6 +97,11 @@ def _own(schema: pa.Schema, families: Sequence[str]) -> list[pa.Field]:
     """What of wide rows are columns of the posts themselves."""
     features = _features(families)
     return [field for field in schema if field.name not in features]
+
+
+def _empty(fields: Sequence[pa.Field]) -> set[str]:
+    """Those that training had no value of, so that nobody misses them."""
+    return {field.name for field in fields if (field.metadata or {}).items() >= EMPTY.items()}
 
 
 def said(lacking: set[str], unknown: set[str], tell: Callable[[str], None]) -> None:

@@ -58,7 +58,8 @@ def make(
         files[unpack.ADAPTERS] = read(adapted.stage, adapted.fingerprint, ADAPTERS)
         embeddings = tuple(adapted.details["embeddings"])
     families = matrix_families(run.config)
-    files[unpack.COLUMNS] = _without_rows(next(example_pieces(run.workspace, gathered, (POSTS, *families))))
+    empty, moments = _seen(run, gathered)
+    files[unpack.COLUMNS] = _without_rows(next(example_pieces(run.workspace, gathered, (POSTS, *families))), empty)
     keys = _with_inputs(run.families, families)
     model = find_predictor(tuned.details["predictor"]).load(files["model-0.txt"].decode())
     measured = run.workspace.read_json(METRICS_FILE) if any(used.values()) else None
@@ -69,7 +70,7 @@ def make(
         embeddings=embeddings, columns=model.columns,
         sizing=load_sizes(files[unpack.SIZES].decode()).columns,
         uncertainty=Uncertainty(**calibrated.details["uncertainty"]),
-        card=_card(run, gathered, splits, calibrated, measured),
+        card=_card(run, moments, splits, calibrated, measured),
         files={name: (len(data), content_of(data)) for name, data in files.items()},
     )  # fmt: skip
     archive = io.BytesIO()
@@ -103,20 +104,29 @@ def _config(run: Run, keys: Mapping[str, FamilyKey]) -> dict[str, Any]:
     return dict(run.config.model_dump(mode="json", exclude={"workspace", "ray"}), features=sections)
 
 
-def _without_rows(table: pa.Table) -> bytes:
+def _seen(run: Run, gathered: Manifest) -> tuple[set[str], list[Any]]:
+    """The posts' own columns that no post has a value in, and times, the first and the last among them."""
+    empty, moments = list[set[str]](), []
+    for table in example_pieces(run.workspace, gathered, [POSTS]):
+        empty.append({name for name in table.column_names if table[name].null_count == len(table)})
+        moments += [value for value in pc.min_max(table["posted_at"]).as_py().values() if value is not None]
+    return set.intersection(*empty), moments
+
+
+def _without_rows(table: pa.Table, empty: set[str]) -> bytes:
     """A Parquet file of a table's columns alone, and of the pictures' addresses, which nothing is learned from."""
+    table = table.slice(0, 0).append_column(POSTS_TABLE.field("image_uri"), pa.nulls(0, pa.string()))
+    fields = [field.with_metadata(unpack.EMPTY) if field.name in empty else field for field in table.schema]
     buffer = io.BytesIO()
-    pq.write_table(table.slice(0, 0).append_column(POSTS_TABLE.field("image_uri"), pa.nulls(0, pa.string())), buffer)
+    pq.write_table(table.cast(pa.schema(fields)), buffer)
     return buffer.getvalue()
 
 
 def _card(
-    run: Run, gathered: Manifest, splits: Manifest, calibrated: Manifest, metrics: Mapping[str, Any] | None
+    run: Run, moments: list[Any], splits: Manifest, calibrated: Manifest, metrics: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """What people should know of it; `metrics` is what the workspace's root has."""
-    folds, moments = load_splits(run.workspace, splits), []
-    for table in example_pieces(run.workspace, gathered, [POSTS]):
-        moments += [value for value in pc.min_max(table["posted_at"]).as_py().values() if value is not None]
+    folds = load_splits(run.workspace, splits)
     labels, source = folds.popularity, run.config.source
     variants = {} if metrics is None else metrics["variants"]
     return {

@@ -32,6 +32,8 @@ from smp_ray.training.past import Past
 
 FACTS, COLUMNS, ADAPTERS, SIZES = "predictor.json", "columns.parquet", "adapters.safetensors", "sizes.txt"
 ENCODER, PAST = "encoder.safetensors", "past.safetensors"
+#: What `COLUMNS` says of a column in which no post of the training had a value.
+EMPTY = {b"empty": b"yes"}
 _NAMES = re.compile(rf"{FACTS}|{COLUMNS}|{ADAPTERS}|{ENCODER}|{PAST}|{SIZES}|model-\d{{1,3}}\.txt")
 #: Bytes that all files of a predictor may have together, and `predictor.json` alone.
 MOST_BYTES, MOST_FACTS = 8 * 2**30, 64 * 2**20
@@ -72,7 +74,7 @@ class Packed:
     """A predictor out of its file.
 
     Attributes:
-        schema: of the wide rows that it was trained on.
+        schema: of the wide rows that it was trained on; fields that were always null have the metadata `EMPTY`.
         sizes: the model of the sizes of residuals.
     """
 

@@ -30,6 +30,7 @@ from smp_ray.fetch.outcome import NO_ADDRESS
 from smp_ray.pipeline import open_run, pack, run_stages
 from smp_ray.predictor.drafts import aligned, posts_of
 from smp_ray.predictor.scoring import Predictor
+from smp_ray.predictor.unpack import EMPTY
 from smp_ray.ray_session import RaySession
 from smp_ray.score import score_source, write_scores
 from smp_ray.store.manifest import Manifest
@@ -158,8 +159,10 @@ def test_columns_of_families_that_others_read_stay() -> None:
     told: list[str] = []
     wide = pa.table({"post_id": ["a"], "colour": ["red"], "caption": ["a boat"], "caption_status": ["ok"]})
     schema = pa.schema([("post_id", pa.string()), ("title", pa.string()), ("clip_status", pa.string())])
+    schema = schema.append(pa.field("concept", pa.string(), metadata=EMPTY))
     found = aligned(wide, schema, ("caption", "clip"), told.append)
-    assert found.to_pylist() == [{"post_id": "a", "title": None, "caption": "a boat", "caption_status": "ok"}]
+    posts = {"post_id": "a", "title": None, "concept": None}
+    assert found.to_pylist() == [{**posts, "caption": "a boat", "caption_status": "ok"}]
     assert [line.rpartition(": ")[2] for line in told] == ["title", "colour"]
 
 
@@ -252,7 +255,9 @@ def test_a_table_says_what_it_lacks_and_what_is_left_out(trained: tuple[Path, pd
     predictor = Predictor.load(str(trained[0]), tell=told.append)
     assert score_source(predictor, str(tmp_path / "drafts.csv"), str(tmp_path / "out.parquet"), 0.9) == 1
     assert "not known to the predictor, and left out: colour" in told
-    assert any(line.startswith("missing in these posts") and "posted_at" in line for line in told)
+    (lacking,) = [line for line in told if line.startswith("missing in these posts")]
+    assert "posted_at" in lacking
+    assert "latitude" not in lacking, "training had none either"
     assert "perplexity_error" in pd.read_parquet(tmp_path / "out.parquet")
 
 
