@@ -140,7 +140,7 @@ STAGES: tuple[Stage, ...] = (
         "report", "The HTML report of what is there: report/index.html opens offline, report/*.csv has its numbers.",
         "smp_ray.report.write:write_report", reads=("ingest", "features"), alone=True,
         uses=("splits", "adapt", "matrix", "baselines", "tune", "calibrate", "predict", "ablate", "evaluate"),
-        settings=_of("report", "training.resamples", "training.tune.objective"), version=2,
+        settings=_of("report", "training.resamples", "training.tune.objective"), version=3,
     ),
 )  # fmt: skip
 

@@ -39,7 +39,11 @@ def problem_lines(error: ValidationError, model: type[BaseModel], path: str, ori
         path: the file, as messages name it.
         origin: dotted keys that were not set in the file -> what set them (`--set`).
     """
-    return [_line(problem, model, path, origin) for problem in error.errors(include_url=False)]
+    problems = error.errors(include_url=False)
+    # pydantic counts an item that does not fit as one that is not there, too.
+    wrong = {found["loc"][:-size] for found in problems for size in range(1, len(found["loc"]))}
+    said = [found for found in problems if found["type"] != "too_short" or found["loc"] not in wrong]
+    return [_line(problem, model, path, origin) for problem in said]
 
 
 def _line(problem: ErrorDetails, model: type[BaseModel], path: str, origin: Mapping[str, str]) -> str:

@@ -134,6 +134,7 @@ def test_a_hundred_gpus_are_planned_within_seconds_and_nothing_is_started(tmp_pa
     assert refused.exit_code == 2
     line = f"--cluster {cluster}: cluster.0.cpus: found 'none', allowed: a valid number"
     assert line in refused.output
+    assert refused.output.count("Error: ") == 1, "the list is not said to be empty as well"
 
 
 def command(*arguments: str) -> str:

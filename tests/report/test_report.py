@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from smp_ray.config import build_config
 from smp_ray.report import inputs
 from smp_ray.report.head import tuned_in_words
 from smp_ray.report.wording import number
@@ -270,6 +271,20 @@ def test_few_posts_and_no_labels(tmp_path: Path, posts: int, labels: bool) -> No
     assert ("No post has a popularity" in html) == (not labels)
     assert (written.folder / "measures_by_interval.csv").exists() == labels
     assert "NaN" not in Elements(html).text
+
+
+def test_where_no_rule_removes_a_post_no_empty_figure_is_drawn(tmp_path: Path) -> None:
+    written = write_world(tmp_path, posts=20)
+    assert 'id="cleaning_rules"' in written.report()
+    off = {"min_characters": 0, "max_symbol_share": 1, "camera_names": [], "no_image": False, "bad_image": False}
+    raw = written.config.model_dump(mode="json")
+    raw["report"]["cleaning"] = {**off, "duplicates": False}
+    written.config = build_config(raw)
+    written.world.columns["title"] = [f"a boat {number}" for number in range(20)]
+    written.posts, _ = written.world.commit()
+    html = written.report()
+    assert "0 of 20 posts (0.0%)" in html
+    assert 'id="cleaning_rules"' not in html
 
 
 def test_a_second_report_leaves_no_numbers_of_the_first(tmp_path: Path) -> None:
