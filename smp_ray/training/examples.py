@@ -87,7 +87,8 @@ def check_labels(labels: np.ndarray) -> None:
     if not np.isfinite(labels).all():
         raise DataError(f"{int((~np.isfinite(labels)).sum()):,} labels are not finite numbers")
     if (labels == labels[0]).all():
-        raise DataError(f"all {len(labels):,} labels are {labels[0]:g}, so there is nothing to learn")
+        same = f"all {len(labels):,} labels are {labels[0]:g}"
+        raise DataError(f"{same}, so there is nothing to learn; `smp-ray report` shows the features")
 
 
 def spread(users: np.ndarray, moments: np.ndarray, count: int) -> np.ndarray:
