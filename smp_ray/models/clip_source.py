@@ -110,7 +110,10 @@ class ClipSource:
             tokenizer: dict[str, Any] = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
             if other := self._tokenizer():
                 tokenizer["revision"] = hub_commit(other, None)
-                hub_folder(other, tokenizer["revision"])  # once a node
+                folder = hub_folder(other, tokenizer["revision"])  # once a node
+                if text.get("hf_model_name") == other:  # open_clip would ask for its configuration by name
+                    own = {"hf_model_name": str(folder), "hf_model_pretrained": False}
+                    model["text_cfg"] = {**text, **own}
             if self.in_repository:
                 # open_clip looks the preprocessing up by the tag, not by the file; the size is the model's own.
                 forced = {key: value for key, value in self.entry.items() if key != "size"}

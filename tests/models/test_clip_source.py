@@ -199,3 +199,20 @@ def test_code_of_a_models_own_is_never_trusted(tmp_path, where):
 def test_what_is_missing_is_named(settings, words):
     with pytest.raises(ModelError, match=words):
         clip_source(ClipSettings(**settings)).identity()
+
+
+def test_a_text_tower_of_another_repository_is_of_the_tokenizers_commit(hub, monkeypatch, tmp_path):
+    made = write_clip_folder(tmp_path / "made", own_tokenizer=True, kind="hf")
+    shutil.rmtree(hub.commits[NEW])
+    left_out = shutil.ignore_patterns("open_clip*", "tower")
+    shutil.copytree(made, hub.commits[NEW], ignore=left_out)
+    shutil.copy(made / "tower" / "config.json", hub.commits[NEW])
+    config = json.loads((made / "open_clip_config.json").read_text())["model_cfg"]
+    config["text_cfg"] |= {"hf_model_name": "someone/model", "hf_tokenizer_name": "someone/model"}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Tiny-hf", config)
+    settings = ClipSettings(model="Tiny-hf", pretrained=str(made / "open_clip_model.safetensors"))
+    found = ClipEmbedder(settings, device="cpu").embed_texts(HARD_TEXTS)
+    expected = ClipEmbedder(ClipSettings(model=str(made)), device="cpu").embed_texts(HARD_TEXTS)
+    np.testing.assert_array_equal(found, expected)
+    assert ("GET", "config.json") in hub.files(NEW)
+    assert hub.looked_up == 1, "what main is now is asked once"
