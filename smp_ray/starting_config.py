@@ -43,6 +43,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "popularity": ("popularity(_?score)?", "score|label|target"),
 }  # fmt: skip
 _COUNT = re.compile(r"(num(ber)?_(of_)?)?(like|view|fav(ou?rite)?|share|retweet|comment|play)s?(_?count)?")
+_DATE = re.compile(r"(19|20)\d\d-\d\d-\d\d")
 _IMAGE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)(\?.*)?$|^https?://", re.IGNORECASE)
 #: What is lost without a column.
 _LACKING = {
@@ -119,17 +120,22 @@ def guess_columns(values: Mapping[str, Sequence[Any]]) -> tuple[dict[str, str], 
 
 
 def _guess_by_content(values: Mapping[str, Sequence[Any]], found: dict[str, str], notes: dict[str, str]) -> None:
-    """Image, title and id where no name tells them; a path of an image may be the id as well."""
-    for key in ("image", "title", "post_id"):
+    """Image, title, id and date where no name tells them.
+
+    A path of an image may be the id as well; of several columns of dates none is taken.
+    """
+    for key in ("image", "title", "post_id", "posted_at"):
         free = [name for name in values if name not in found.values()]
-        if key == "title":
+        if key == "posted_at":
+            free = [name for name in free if all(_empty(value) or _DATE.match(str(value)) for value in values[name])]
+        elif key == "title":
             free = [
                 name for name in free if sum(len(str(value).split()) for value in values[name]) >= 3 * len(values[name])
             ]
         elif key == "post_id" and "image" in found:
             free.append(found["image"])
         good = [name for name in free if _problem(key, values[name]) is None]
-        if key not in found and good:
+        if key not in found and good and (key != "posted_at" or len(good) == 1):
             found[key], notes[key] = good[0], f"by its content; for example {_example(values[good[0]])}"
     if "post_id" not in found and "post_id" not in notes:
         there = ", ".join(map(_scalar, values))

@@ -97,6 +97,16 @@ def test_names_that_tell_nothing_are_guessed_by_content() -> None:
     assert found == {"post_id": "a", "image": "a", "title": "b"}
 
 
+def test_a_date_is_guessed_by_content_where_it_is_the_only_one() -> None:
+    values = {"n": ["a", "b"], "when": ["2024-01-01 10:00", "2024-02-01T10:00:00Z"], "seen": ["", ""], "day": [7, 8]}
+    found, notes = guess_columns(values)
+    assert found["posted_at"] == "when"
+    assert "by its content" in notes["posted_at"]
+    found, notes = guess_columns({**values, "since": ["2010-01-01", "2012-01-01"]})
+    assert "posted_at" not in found
+    assert "not found" in notes["posted_at"]
+
+
 def test_images_elsewhere_than_beside_the_table(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "1.jpg").touch()
