@@ -43,6 +43,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "popularity": ("popularity(_?score)?", "score|label|target"),
 }  # fmt: skip
 _COUNT = re.compile(r"(num(ber)?_(of_)?)?(like|view|fav(ou?rite)?|share|retweet|comment|play)s?(_?count)?")
+_OF_USER = re.compile(r"^(author|owner|user)_|^(?=follow)")
 _DATE = re.compile(r"(19|20)\d\d-\d\d-\d\d")
 _IMAGE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)(\?.*)?$|^https?://", re.IGNORECASE)
 #: What is lost without a column.
@@ -108,7 +109,7 @@ def guess_columns(values: Mapping[str, Sequence[Any]]) -> tuple[dict[str, str], 
             notes[key] = f"not found, so {_LACKING[key]}"
     _guess_by_content(values, found, notes)
     for name in values:
-        key = re.sub("^(author|owner)_|^(?=follow)", "user_", _plain(name))
+        key = _OF_USER.sub("user_", _plain(name))
         new = key.startswith("user_") and key not in READINGS and key not in found and name not in found.values()
         if new and _problem(key, values[name]) is None:
             found[key], notes[key] = name, f"a number of the user; for example {_example(values[name])}"
@@ -120,13 +121,11 @@ def guess_columns(values: Mapping[str, Sequence[Any]]) -> tuple[dict[str, str], 
 
 
 def _guess_by_content(values: Mapping[str, Sequence[Any]], found: dict[str, str], notes: dict[str, str]) -> None:
-    """Image, title, id and date where no name tells them.
-
-    A path of an image may be the id as well; of several columns of dates none is taken.
-    """
+    """Image, title, id (maybe the image's path) and date (the only one, not the user's) where no name tells them."""
     for key in ("image", "title", "post_id", "posted_at"):
         free = [name for name in values if name not in found.values()]
         if key == "posted_at":
+            free = [name for name in free if not _OF_USER.match(_plain(name))]
             free = [name for name in free if all(_empty(value) or _DATE.match(str(value)) for value in values[name])]
         elif key == "title":
             free = [

@@ -102,6 +102,8 @@ def test_a_date_is_guessed_by_content_where_it_is_the_only_one() -> None:
     found, notes = guess_columns(values)
     assert found["posted_at"] == "when"
     assert "by its content" in notes["posted_at"]
+    own = {"n": ["a", "b"], "Author created": ["2010-01-01", "2012-01-01"]}
+    assert "posted_at" not in guess_columns(own)[0], "a date of the user's, not of the post"
     found, notes = guess_columns({**values, "since": ["2010-01-01", "2012-01-01"]})
     assert "posted_at" not in found
     assert "not found" in notes["posted_at"]
