@@ -42,32 +42,22 @@ def blip() -> tuple[Any, int]:
     return tower, 384
 
 
-def variants(tower: Any) -> dict[str, Any]:
-    """The tower in the ways that are compared."""
-    return {
-        "as it is": tower,
-        "channels last": deepcopy(tower).to(memory_format=torch.channels_last),
-        "compiled": torch.compile(deepcopy(tower), dynamic=False),
-    }
-
-
 def measure(tower: Any, pictures: torch.Tensor) -> dict[str, dict[str, float]]:
     """Of each variant: seconds of its first batch, pictures/s of the later ones, the largest difference to the first's.
 
     `pictures` are (n, 3, height, width), in the tower's dtype and on its device.
     """
-    ways = variants(tower.eval())
-    given = dict.fromkeys(ways, pictures)
-    given["channels last"] = pictures.contiguous(memory_format=torch.channels_last)
-    found, outputs = {name: {"first": timed(ways[name], given[name])[0]} for name in ways}, {}
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, way in ways.items():
-            took, outputs[name] = timed(way, given[name])
-            times[name].append(took)
-    for name in ways:
-        found[name]["rate"] = len(pictures) / statistics.median(times[name])
-        found[name]["differs"] = float((outputs[name] - outputs["as it is"]).abs().max())
+    tower, last = tower.eval(), torch.channels_last
+    ways = {
+        "as it is": (tower, pictures),
+        "channels last": (deepcopy(tower).to(memory_format=last), pictures.contiguous(memory_format=last)),
+        "compiled": (torch.compile(deepcopy(tower), dynamic=False), pictures),
+    }
+    found = {name: {"first": timed(*way)[0]} for name, way in ways.items()}
+    rounds = [{name: timed(*way) for name, way in ways.items()} for _ in range(ROUNDS)]
+    for name, took in found.items():
+        took["rate"] = len(pictures) / statistics.median(one[name][0] for one in rounds)
+        took["differs"] = float((rounds[-1][name][1] - rounds[-1]["as it is"][1]).abs().max())
     return found
 
 
@@ -87,11 +77,13 @@ def main() -> None:
     parser.add_argument("--clip", default="ViT-L-14" if cuda else "ViT-B-32", help="a model of open_clip")
     parser.add_argument("--batch", type=int, default=64 if cuda else 8)
     given = parser.parse_args()
-    device, dtype = ("cuda", torch.float16) if cuda else ("cpu", torch.float32)
+    device = "cuda" if cuda else "cpu"
     if not cuda:
         torch.set_num_threads(1)
     print("| tower | variant | pictures/s | first batch | largest difference |\n| --- | --- | --- | --- | --- |")
-    for name, (tower, side) in {given.clip: clip(given.clip), "BLIP-base": blip()}.items():
+    towers = {given.clip: (*clip(given.clip), torch.float16), "BLIP-base": (*blip(), torch.bfloat16)}
+    for name, (tower, side, half) in towers.items():
+        dtype = half if cuda else torch.float32
         pictures = torch.randn(given.batch, 3, side, side, generator=torch.Generator().manual_seed(0))
         for variant, took in measure(tower.to(device, dtype), pictures.to(device, dtype)).items():
             said = f"{took['rate']:.2f} | {took['first']:.1f} s | {took['differs']:.1e}"

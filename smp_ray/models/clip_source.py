@@ -112,8 +112,7 @@ class ClipSource:
                 tokenizer["revision"] = hub_commit(other, None)
                 folder = hub_folder(other, tokenizer["revision"])  # once a node
                 if text.get("hf_model_name") == other:  # open_clip would ask for its configuration by name
-                    own = {"hf_model_name": str(folder), "hf_model_pretrained": False}
-                    model["text_cfg"] = {**text, **own}
+                    model["text_cfg"] = {**text, "hf_model_name": str(folder), "hf_model_pretrained": False}
             if self.in_repository:
                 # open_clip looks the preprocessing up by the tag, not by the file; the size is the model's own.
                 forced = {key: value for key, value in self.entry.items() if key != "size"}
